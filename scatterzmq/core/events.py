@@ -1,0 +1,109 @@
+"""Events: everything that can happen to a peer. `PeerCore.handle(event, now_ms)` is the only way in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..errors import ErrorCode
+from ..graph.plan import Plan
+from ..ids import ClientId, ExecutorId, GraphId, QueueId
+from .messages import ToPeer
+from .values import Block, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived:
+    """A client said something. `blocks`: field -> the rows that came beside a Submit, stored (and kept) already."""
+
+    sender: ClientId
+    message: ToPeer
+    blocks: Mapping[str, Block] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLost:
+    """A client left or its link broke: nothing more is sent to it."""
+
+    client: ClientId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorStarted:
+    """An executor is ready for its first batch."""
+
+    executor: ExecutorId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorLost:
+    """An executor is gone, and whatever it was doing with it.
+
+    crashed: the work may have caused it (signal, exit), so the tasks of its batch come under suspicion.
+    """
+
+    executor: ExecutorId
+    reason: str
+    crashed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphChecked:
+    """The answer to the action CheckGraph. Exactly one of plan and problems says something."""
+
+    request: int
+    plan: Plan | None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emitted:
+    """What one `emit` (or `call`) of a node answered, for the batch positions `rows`.
+
+    output: name of the node's output; "" when a whole block graph ran, then `fields` are that graph's result.
+    fields: output field -> one Value per row, in the order of `rows`.
+    call: the graph to run next with `fields` as its input, whose result comes back on `output`.
+    """
+
+    output: str
+    rows: tuple[int, ...]
+    fields: Mapping[str, tuple[Value, ...]]
+    call: GraphId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsFailed:
+    """Batch positions that failed for one reason. `final`: not to be tried again."""
+
+    rows: tuple[int, ...]
+    code: ErrorCode
+    message: str
+    traceback: str = ""
+    final: bool = False
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFinished:
+    """An executor is through with a batch. Each position is in exactly one of emitted, failed, missing.
+
+    missing: positions with an input that is no longer stored.
+    loaded: the nodes this executor's process has loaded now, as (plan digest, queue); None if unchanged.
+    """
+
+    executor: ExecutorId
+    order: int
+    emitted: tuple[Emitted, ...]
+    failed: tuple[RowsFailed, ...] = ()
+    missing: tuple[int, ...] = ()
+    loaded: tuple[tuple[bytes, QueueId], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """`deadline_ms()` has come."""
+
+
+Event: TypeAlias = (
+    MessageReceived | ClientLost | ExecutorStarted | ExecutorLost | GraphChecked | BatchFinished | TimerFired
+)

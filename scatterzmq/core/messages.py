@@ -1,0 +1,300 @@
+"""The words: what clients and peers say to each other. One frozen dataclass per kind; all batched.
+
+Rules   1. A request with a `mid` is answered once under the same `mid`; a repeated request gets the same answer.
+        2. Tensors are never part of a message object. They travel beside it as columns by field name (one row per
+           task): out of the core as `Send.values`, into the core as `MessageReceived.blocks`.
+        3. Fields are only ever added at the end, with a default (wire/schema.py numbers the kinds).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from ..errors import ErrorCode, ErrorInfo
+from ..graph.formats import Format
+from ..ids import ExecutorId, TaskId
+
+
+class TaskStatus(StrEnum):
+    """Where a task is, as users see it."""
+
+    INIT = "init"
+    WAIT = "wait"
+    BUSY = "busy"
+    READY = "ready"
+    DONE = "done"
+    DEFERRED = "deferred"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more will happen to the task by itself."""
+        return self in _COMPLETE
+
+
+_COMPLETE = frozenset((TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR, TaskStatus.UNKNOWN))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceInfo:
+    """What a client must know of a namespace to submit to it.
+
+    digests: whether inputs need content digests (something in there caches).
+    outputs: the fields of a result with their formats.
+    """
+
+    ns: str
+    digest: bytes
+    entry: str
+    inputs: Format
+    outputs: Format
+    digests: bool
+    description: str = ""
+
+
+# ---- client -> peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadGraph:
+    """Check a definition (JSON text) and make it the current one of its namespace."""
+
+    mid: int
+    definition: str
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """New tasks of one namespace. Beside it: input field -> column, whose row i belongs to ids[i].
+
+    ns, digest: the namespace, and the digest of the plan that the inputs were checked against.
+    nonce: 8 bytes, made once per batch and repeated when the batch is sent again.
+    submit_digests: per task 16 bytes over namespace and inputs; they decide whether a repeated id is the same task.
+    digests: input field -> content digest per task (see core/values.py); empty if nothing in the namespace caches.
+    cache: False keeps these tasks out of the cache.
+    """
+
+    mid: int
+    ns: str
+    digest: bytes
+    nonce: bytes
+    ids: tuple[TaskId, ...]
+    submit_digests: tuple[bytes, ...]
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    cache: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """Tell this client how these tasks end (at once for those that have ended, or are unknown)."""
+
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRead:
+    """The user has seen these results: `ready` becomes `done`."""
+
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Forget everything about these tasks."""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End these tasks as cancelled unless they have ended."""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskTasks:
+    """Where are these tasks?"""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskNamespaces:
+    """Which namespaces are loaded? `ns` asks for one only."""
+
+    mid: int
+    ns: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskDefinition:
+    """The definition of a namespace's current plan."""
+
+    mid: int
+    ns: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskStats:
+    """Queues, executors, tasks, cache of this peer."""
+
+    mid: int
+
+
+# ---- peer -> client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphLoaded:
+    mid: int
+    info: NamespaceInfo
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRefused:
+    """All problems of a definition, one line each."""
+
+    mid: int
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping."""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+    copies: int
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """These tasks were not accepted: nothing is kept of them."""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """How tasks ended. Everything is by position: entry i is about ids[i]. Beside it: result field -> column
+    with one row per task that has a result (ready or done), in the order of those tasks.
+
+    ns: of all of them ("" where statuses say unknown).
+    statuses: ready, done, error or unknown.
+    errors: the last error of a task, also of one that succeeded in a later try; None if there was none.
+    retries / durations_ms: count; acceptance to end.
+    """
+
+    ids: tuple[TaskId, ...]
+    ns: str
+    statuses: tuple[TaskStatus, ...]
+    errors: tuple[ErrorInfo | None, ...]
+    retries: tuple[int, ...]
+    durations_ms: tuple[int, ...]
+    copies: int = 1
+    durable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    mid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The cancel has been applied; the tasks' ends come as Final."""
+
+    mid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReport:
+    """One task as it stands now. `ns` is None for an unknown task. `place` is "ns:graph:node" of its queue or batch, "" elsewhere."""
+
+    id: TaskId
+    status: TaskStatus
+    ns: str | None = None
+    retries: int = 0
+    error: ErrorInfo | None = None
+    duration_ms: int = 0
+    place: str = ""
+    story: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReports:
+    mid: int
+    reports: tuple[TaskReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    mid: int
+    infos: tuple[NamespaceInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """`definition` is None if the namespace is not loaded."""
+
+    mid: int
+    definition: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue, as users see it. `listeners`: executors that have its node loaded."""
+
+    id: str
+    name: str
+    queue_length: int
+    listeners: int
+    weight: float = 0.0
+    pressure: float = 0.0
+    expected_pressure: float = 0.0
+    claimants: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorStats:
+    """One executor: the place it works at ("" when idle) and the places it has loaded."""
+
+    id: ExecutorId
+    place: str
+    loaded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows."""
+
+    mid: int
+    queues: tuple[QueueStats, ...]
+    executors: tuple[ExecutorStats, ...]
+    tasks: Mapping[str, int]
+    counters: Mapping[str, int] = field(default_factory=dict)
+    record_bytes: int = 0
+    cache_entries: int = 0
+    cache_bytes: int = 0
+
+
+ToPeer: TypeAlias = (
+    LoadGraph | Submit | Attach | ResultRead | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
+)
+ToClient: TypeAlias = (
+    GraphLoaded | GraphRefused | Accepted | Refused | Final | Cleared | Cancelled | TaskReports | Namespaces | Definition | Stats
+)
+Message: TypeAlias = ToPeer | ToClient

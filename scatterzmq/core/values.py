@@ -1,0 +1,29 @@
+"""Values: what the core knows of tensors. It never holds their bytes, only where the rows lie.
+
+A `Block` is one field of a batch, stored once, immutable; a `Value` is one row of it. Bytes are attached
+where they leave the core (to an executor, to a client, to another peer).
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..graph.formats import Layout
+from ..ids import BlockId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of one field, stored under `id`.
+
+    nbytes: of all rows.
+    digests: per row blake2b-256 over dtype, shape and bytes, where something caches by content; else empty.
+    """
+
+    id: BlockId
+    layout: Layout
+    nbytes: int
+    digests: tuple[bytes, ...] = ()
+
+
+Value: TypeAlias = tuple[Block, int]
+"""(block, row): a plain tuple, because there are several per task and step."""

@@ -1,0 +1,46 @@
+"""What goes to an executor and what comes back: batches with their bytes. The core sees neither (driver.py translates)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..core.actions import BatchOrder
+from ..core.events import RowsFailed
+from ..ids import ExecutorId, GraphId, QueueId
+from ..wire.tensors import Column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Work:
+    """A batch to run.
+
+    rows: the order's positions that take part (the others lost an input); row i of each column is position rows[i].
+    columns: field -> data, all with len(rows) rows.
+    dead: positions cleared or taken over meanwhile; grows from another thread (`Batch.alive` reads it).
+    """
+
+    order: BatchOrder
+    rows: tuple[int, ...]
+    columns: Mapping[str, Column]
+    dead: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmittedColumns:
+    """As core/events.py Emitted, with bytes. digests: field -> content digest per row, where the plan wants them."""
+
+    output: str
+    rows: tuple[int, ...]
+    columns: Mapping[str, Column]
+    digests: Mapping[str, tuple[bytes, ...]]
+    call: GraphId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Done:
+    """A batch that has run: each position of its work is in exactly one of emitted and failed."""
+
+    executor: ExecutorId
+    order: int
+    emitted: tuple[EmittedColumns, ...]
+    failed: tuple[RowsFailed, ...]
+    loaded: tuple[tuple[bytes, QueueId], ...] | None = None

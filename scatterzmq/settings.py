@@ -1,0 +1,167 @@
+"""Every setting of a peer, with its unit and the reason for its default. Values are checked where they enter.
+
+`Settings.of(mapping)` takes nested sections ({"store": {"bytes": ...}}) and names the key that is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Self, get_type_hints
+
+from .errors import ConfigError
+
+MIB = 1 << 20
+
+
+def setting(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field with bounds: low <= value <= high, or one of `choices`."""
+    return field(default=default, metadata={"low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorSettings:
+    """count: executors per peer; one keeps all cores busy, because torch runs its own threads.
+    batch_size: most tasks per batch; 32 amortises the cost per batch without hurting latency.
+    device: torch device of the executors.
+    kind: "thread" (in this process) or "inline" (in the caller's thread while it waits, for debuggers).
+    max_exec_s: longest time one batch may take before its executor is given up.
+    node_memory_bytes: how much loaded nodes may hold per executor process, by their load cost.
+    """
+
+    count: int = setting(1, low=1, high=1024)
+    batch_size: int = setting(32, low=1, high=65536)
+    device: str = "cpu"
+    kind: str = setting("thread", choices=("thread", "inline"))
+    max_exec_s: float = setting(600.0, low=0.001)
+    node_memory_bytes: int = setting(4096 * MIB, low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """mode: what bounds intermediate tensors: "size" (bytes), "time" (ttl_s), or "both".
+    bytes: of intermediate tensors. ttl_s: how long one is held at most.
+    inline_bytes: tensors up to this size travel with the message that names them.
+    record_bytes: of inputs and results, which are never evicted; when full, enqueueing waits.
+    """
+
+    mode: str = setting("size", choices=("size", "time", "both"))
+    bytes: int = setting(1024 * MIB, low=0)
+    ttl_s: float = setting(600.0, low=0.001)
+    inline_bytes: int = setting(16384, low=0)
+    record_bytes: int = setting(4096 * MIB, low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """max_retries: restarts before a task ends in an error. poison_limit: lost executors before it is poison.
+    result_ttl_s: how long a result is kept that nobody clears.
+    window: tasks a client has under way to be accepted; beyond it enqueueing waits.
+    refuse_after_s: how long a full peer lets a task wait to be accepted before it refuses it.
+    """
+
+    max_retries: int = setting(10, low=0, high=1000)
+    poison_limit: int = setting(3, low=1, high=100)
+    result_ttl_s: float = setting(3600.0, low=0.001)
+    window: int = setting(4096, low=1)
+    refuse_after_s: float = setting(10.0, low=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """enabled: False computes everything. bytes: of cached values, least recently used out first.
+    use_defer: False computes what another task is computing already (hits only).
+    """
+
+    enabled: bool = True
+    bytes: int = setting(256 * MIB, low=0)
+    use_defer: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategySettings:
+    """node, queue: a built-in name or the module of a plug-in (allowed by plugins.allow)."""
+
+    node: str = "simple"
+    queue: str = "simple"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobSettings:
+    """dir: folder of read-only data; None makes one for this run. packages: installed packages whose data files
+    a graph may read (as "package/path/in/it"); "*" allows all.
+    """
+
+    dir: str | None = None
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSettings:
+    """allow: prefixes of modules that may be imported for kinds and plug-ins ("my_package" covers all below it)."""
+
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All sections."""
+
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    strategy: StrategySettings = field(default_factory=StrategySettings)
+    blobs: BlobSettings = field(default_factory=BlobSettings)
+    plugins: PluginSettings = field(default_factory=PluginSettings)
+
+    @classmethod
+    def of(cls, sections: Mapping[str, Any], source: str = "settings") -> Self:
+        """Check and convert. Raises ConfigError naming source, key, what was expected and what came."""
+        return _build(cls, sections, source, "")
+
+
+def _build(cls: Any, given: object, source: str, prefix: str) -> Any:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{source}: {prefix.rstrip('.')}: expected a section of settings, got {given!r}")
+    known = {entry.name: entry for entry in fields(cls)}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {prefix}{key}; known here are {', '.join(sorted(known))}")
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        kind = hints[key]
+        if is_dataclass(kind):
+            values[key] = _build(kind, value, source, f"{prefix}{key}.")
+        else:
+            values[key] = _checked(value, kind, known[key].metadata, f"{source}: {prefix}{key}")
+    return cls(**values)
+
+
+def _checked(value: Any, kind: Any, bounds: Mapping[str, Any], where: str) -> Any:
+    expected = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        str | None: "a text or nothing",
+        tuple[str, ...]: "a list of texts",
+    }[kind]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind == tuple[str, ...]:
+        fits = isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value)
+        value = tuple(value) if fits else value
+    elif kind == str | None:
+        fits = value is None or isinstance(value, str)
+    else:
+        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not fits:
+        raise ConfigError(f"{where}: expected {expected}, got {value!r}")
+    choices, low, high = bounds.get("choices", ()), bounds.get("low"), bounds.get("high")
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
+    if low is not None and not value >= low:
+        raise ConfigError(f"{where}: expected at least {low}, got {value!r}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{where}: expected at most {high}, got {value!r}")
+    return value
