@@ -116,7 +116,8 @@ class Settings:
     @classmethod
     def of(cls, sections: Mapping[str, Any], source: str = "settings") -> Self:
         """Check and convert. Raises ConfigError naming source, key, what was expected and what came."""
-        return _build(cls, sections, source, "")
+        made: Self = _build(cls, sections, source, "")
+        return made
 
 
 def _build(cls: Any, given: object, source: str, prefix: str) -> Any:

@@ -87,6 +87,13 @@ class RowsCancelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetirePlan:
+    """No task uses this plan any more: its nodes may be unloaded."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Something worth telling listeners: a dotted name and a context (executor, task, graph, node, ...)."""
 
@@ -95,5 +102,5 @@ class Report:
 
 
 Action: TypeAlias = (
-    Send | RunBatch | AbandonExecutor | CheckGraph | KeepBlocks | FreeBlocks | RowsCancelled | Report
+    Send | RunBatch | AbandonExecutor | CheckGraph | KeepBlocks | FreeBlocks | RowsCancelled | RetirePlan | Report
 )

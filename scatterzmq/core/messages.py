@@ -295,6 +295,16 @@ ToPeer: TypeAlias = (
     LoadGraph | Submit | Attach | ResultRead | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
 )
 ToClient: TypeAlias = (
-    GraphLoaded | GraphRefused | Accepted | Refused | Final | Cleared | Cancelled | TaskReports | Namespaces | Definition | Stats
+    GraphLoaded
+    | GraphRefused
+    | Accepted
+    | Refused
+    | Final
+    | Cleared
+    | Cancelled
+    | TaskReports
+    | Namespaces
+    | Definition
+    | Stats
 )
 Message: TypeAlias = ToPeer | ToClient

@@ -81,6 +81,12 @@ class FieldFormat:
         """True if every task has the same shape, so that a batch is one tensor."""
         return None not in self.shape
 
+    @cached_property
+    def row_layout(self) -> "Layout | None":
+        """How one task's tensor lies in memory; None if tasks may differ."""
+        shape = tuple(size for size in self.shape if size is not None)
+        return Layout(self.dtype, 1, shape) if self.is_uniform else None
+
     def accepts(self, dtype: DType, shape: Sequence[int]) -> bool:
         """Whether one task's tensor fits."""
         return (

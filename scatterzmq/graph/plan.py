@@ -100,9 +100,9 @@ class Plan:
     digests: bool
 
     def qualified(self, graph: GraphId) -> str:
-        """"ns:graph", as users see it."""
+        """ "ns:graph", as users see it."""
         return f"{self.ns}:{self.graphs[graph].name}"
 
     def place(self, node: NodePlan) -> str:
-        """"ns:graph:node", as users see it."""
+        """ "ns:graph:node", as users see it."""
         return f"{self.ns}:{self.graphs[node.graph].name}:{node.name}"

@@ -1,0 +1,74 @@
+"""Run graphs of PyTorch sub-models on the machines you have.
+
+Everything a user needs is here; it is loaded at its first use, so that `import scatterzmq` is quick and torch stays
+out until a tensor is needed.
+"""
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .errors import (
+    ClusterError,
+    ConfigError,
+    ErrorCode,
+    ErrorContext,
+    ErrorInfo,
+    FormatError,
+    GraphError,
+    ScatterError,
+    TaskError,
+    Timeout,
+)
+
+if TYPE_CHECKING:
+    from .client import AsyncClient, Client, Response, TaskStatus
+    from .ids import TaskId
+    from .local import local
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClusterError",
+    "ConfigError",
+    "ErrorCode",
+    "ErrorContext",
+    "ErrorInfo",
+    "FormatError",
+    "GraphError",
+    "Response",
+    "ScatterError",
+    "TaskError",
+    "TaskId",
+    "TaskStatus",
+    "Timeout",
+    "errors",
+    "local",
+]
+
+_HOMES = MappingProxyType(
+    {
+        "AsyncClient": ".client",
+        "Client": ".client",
+        "Response": ".client",
+        "TaskId": ".ids",
+        "TaskStatus": ".client",
+        "local": ".local",
+    }
+)
+"""Name -> module that has it, for everything that is loaded at its first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,331 @@
+"""Calls: what each call of a client does, written once for threads and for asyncio.
+
+A call is a generator. Where it has to wait it yields a `Wait` and gets back what came, or None when the time ran out;
+client.py blocks there, aio.py awaits. Whatever ends the wait early (ClusterError, cancellation) closes the generator,
+so everything is withdrawn in `finally`.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
+from logging import getLogger
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from ..core.messages import (
+    AskDefinition,
+    AskNamespaces,
+    AskStats,
+    AskTasks,
+    Cancel,
+    Clear,
+    Definition,
+    GraphLoaded,
+    GraphRefused,
+    LoadGraph,
+    NamespaceInfo,
+    Namespaces,
+    Stats,
+    TaskReport,
+    TaskReports,
+    TaskStatus,
+    ToClient,
+    ToPeer,
+)
+from ..errors import GraphError, Timeout
+from ..ids import TaskId
+from .handles import Box, Handle, Item, checked_inputs
+from .response import Response, standing
+from .session import Session
+
+T = TypeVar("T")
+B = TypeVar("B", bound=Box)
+
+LOAD_TIMEOUT_S = 120.0
+"""Checking a definition may import torch and plug-ins, which takes a while the first time."""
+
+
+class Wait(NamedTuple):
+    """A call waits for something in its box, at most so long (None: for ever)."""
+
+    box: Any
+    timeout_s: float | None
+
+
+Steps: TypeAlias = Generator[Wait, Item | None, T]
+
+
+class Calls(Generic[B]):
+    """All calls on one session. `box` makes the kind of box that the caller can wait for."""
+
+    def __init__(
+        self, session: Session, box: Callable[[], B], *, request_timeout_s: float, room_timeout_s: float
+    ) -> None:
+        self.session = session
+        self.box = box
+        self._timeout_s = request_timeout_s
+        self._room_timeout_s = room_timeout_s
+
+    # ---- questions
+
+    def ask(self, make: Callable[..., ToPeer], what: str, timeout_s: float | None = None) -> Steps[ToClient]:
+        """Send one message and wait for its answer. Raises Timeout, saying what was asked."""
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        box = self.box()
+        mid = self.session.request(lambda mid: make(mid=mid), box)
+        try:
+            answer = yield Wait(box, limit_s)
+        finally:
+            self.session.withdraw(box, mid)
+        if answer is None:
+            raise Timeout(f"no answer within {limit_s:g} s to the question for {what}; the peer is busy, or gone")
+        assert not isinstance(answer, (bool, Handle)), "an answer is a message"
+        return answer  # type: ignore[return-value]  # the box never hands out a ClusterError: it is raised
+
+    def infos(self) -> Steps[dict[str, NamespaceInfo]]:
+        """All loaded namespaces, as they are now."""
+        answer = yield from self.ask(AskNamespaces, "the namespaces")
+        assert isinstance(answer, Namespaces)
+        self.session.learn(answer.infos)
+        return {info.ns: info for info in answer.infos}
+
+    def info(self, ns: str) -> Steps[NamespaceInfo]:
+        """One namespace as it is now. Raises GraphError, naming those that are loaded."""
+        infos = yield from self.infos()
+        if ns not in infos:
+            loaded = ", ".join(sorted(infos)) or "none"
+            raise GraphError(f"namespace {ns!r} is not loaded; loaded are: {loaded}. Use load_graph first")
+        return infos[ns]
+
+    def stats(self) -> Steps[Stats]:
+        answer = yield from self.ask(AskStats, "statistics")
+        assert isinstance(answer, Stats)
+        return answer
+
+    def definition(self, ns: str) -> Steps[dict[str, Any]]:
+        answer = yield from self.ask(partial(AskDefinition, ns=ns), f"the definition of {ns!r}")
+        assert isinstance(answer, Definition)
+        if answer.definition is None:
+            yield from self.info(ns)  # says what is loaded instead
+            raise GraphError(f"namespace {ns!r} was loaded only just now; ask again")
+        definition: dict[str, Any] = json.loads(answer.definition)
+        return definition
+
+    def load(self, definition: Mapping[str, Any] | str | PathLike[str], replace: bool) -> Steps[str]:
+        text = definition_text(definition)
+        yield from self.accepted(None, self._timeout_s)  # tasks enqueued before belong to the definition before
+        make = partial(LoadGraph, definition=text, replace=replace)
+        answer = yield from self.ask(make, "a check of the graph", max(LOAD_TIMEOUT_S, self._timeout_s))
+        if isinstance(answer, GraphRefused):
+            problems = answer.problems
+            raise GraphError(
+                problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+            )
+        assert isinstance(answer, GraphLoaded)
+        for warning in answer.warnings:
+            getLogger("scatterzmq").warning("%s", warning)
+        self.session.learn([answer.info])
+        return answer.info.ns
+
+    # ---- tasks
+
+    def enqueue(
+        self, ns: str, fields: Mapping[str, object], task: TaskId | None = None, watcher: Box | None = None
+    ) -> Steps[Handle]:
+        """The way of a task whose namespace is not known yet, or that finds the window full."""
+        session = self.session
+        info = session.info(ns)
+        if info is None:
+            info = yield from self.info(ns)
+        inputs = checked_inputs(info, fields)
+        box = self.box()
+        try:
+            while (handle := session.enqueue(info, inputs, task, watcher, box)) is None:
+                if (yield Wait(box, self._room_timeout_s)) is None:
+                    raise Timeout(
+                        f"{session.pending_count} tasks wait to be accepted and none was for {self._room_timeout_s:g} s; "
+                        "the cluster is full: read and clear results, or add peers"
+                    )
+        finally:
+            session.withdraw(box)
+        return handle
+
+    def accepted(self, seq: int | None, timeout_s: float | None) -> Steps[bool]:
+        """Wait until everything enqueued up to `seq` (None: so far) is accepted or refused; False: it took too long."""
+        box = self.box()
+        if self.session.barrier(seq, box):
+            return True
+        try:
+            return (yield Wait(box, timeout_s)) is not None
+        finally:
+            self.session.withdraw(box)
+
+    def flush(self, timeout_s: float | None) -> Steps[None]:
+        if not (yield from self.accepted(None, timeout_s)):
+            count = self.session.pending_count
+            raise Timeout(f"{count} tasks were not accepted within {timeout_s:g} s; they stay on their way")
+        refusal = self.session.refusal()
+        if refusal is not None:
+            raise refusal
+
+    def confirm(self, handle: Handle) -> Steps[None]:
+        """Wait until one task is accepted. Raises TaskError if it is refused, or Timeout."""
+        if not (yield from self.accepted(handle.seq, self._timeout_s)):
+            raise Timeout(f"task {handle.id} was not accepted within {self._timeout_s:g} s; it stays on its way")
+        error = handle.conflict
+        if error is None and handle.outcome is not None and not handle.outcome.final.copies:
+            error = handle.outcome.error
+        if error is not None:
+            response = self.session.read(handle)
+            assert response is not None, "it was refused"
+            response.ok()
+
+    def arrived(self, task: TaskId) -> Steps[Handle | None]:
+        """What is known of a task, which has been accepted if it is this client's (or stays pending too long)."""
+        handle = self.session.handle(task)
+        if handle is not None and handle.pending:
+            yield from self.accepted(handle.seq, self._timeout_s)
+            handle = self.session.handle(task)
+        return handle
+
+    def reports(self, tasks: Sequence[TaskId]) -> Steps[dict[TaskId, TaskReport]]:
+        make = partial(AskTasks, ids=tuple(tasks))
+        answer = yield from self.ask(make, f"the status of {len(tasks)} tasks")
+        assert isinstance(answer, TaskReports)
+        return {report.id: report for report in answer.reports}
+
+    def status(self, task: TaskId) -> Steps[TaskStatus]:
+        handle = yield from self.arrived(task)
+        if handle is not None:
+            if handle.pending:
+                return TaskStatus.INIT
+            if handle.outcome is not None:
+                self.session.told(task)
+                status = handle.outcome.status
+                return TaskStatus.DONE if handle.read and status is TaskStatus.READY else status
+        return (yield from self.reports([task]))[task].status
+
+    def namespace(self, task: TaskId) -> Steps[str | None]:
+        handle = yield from self.arrived(task)
+        if handle is not None and handle.ns:
+            return handle.ns
+        return (yield from self.reports([task]))[task].ns
+
+    def response(self, task: TaskId) -> Steps[Response]:
+        yield from self.arrived(task)
+        box = self.box()
+        handles = self.session.watch([task], box)
+        try:
+            response = self.session.read(handles[task])
+            if response is None:
+                response = (yield from self.as_it_stands(handles, box))[task]
+        finally:
+            self.session.withdraw(box, handles=handles.values())
+            self.session.tell_reads()
+        return response
+
+    def as_it_stands(self, handles: Mapping[TaskId, Handle], box: Box) -> Steps[dict[TaskId, Response]]:
+        """Responses of watched tasks, ended or not. An end that a report tells of is on its way, so it is waited for."""
+        reports = yield from self.reports(list(handles))
+        responses = {}
+        for task, handle in handles.items():
+            report = reports[task]
+            due = report.status.complete and report.status is not TaskStatus.UNKNOWN and not handle.pending
+            while due and handle.outcome is None:
+                if (yield Wait(box, self._timeout_s)) is None:
+                    raise Timeout(f"the result of task {task} did not come within {self._timeout_s:g} s; ask again")
+            response = self.session.read(handle)
+            if response is None:
+                response = first_steps(handle) if handle.pending else standing(report)
+            responses[task] = response
+        return responses
+
+    def clear(self, task: TaskId) -> Steps[None]:
+        yield from self._settled(task)
+        yield from self.ask(partial(Clear, ids=(task,)), f"clearing task {task}")
+        self.session.forget(task)
+
+    def cancel(self, task: TaskId) -> Steps[None]:
+        yield from self._settled(task)
+        yield from self.ask(partial(Cancel, ids=(task,)), f"cancelling task {task}")
+
+    def _settled(self, task: TaskId) -> Steps[None]:
+        handle = yield from self.arrived(task)
+        if handle is not None and handle.pending:
+            raise Timeout(f"task {task} has not been accepted within {self._timeout_s:g} s, so it cannot be ended yet")
+
+
+class Waiting(Generic[B]):
+    """One `wait_for`: hands out each task once, as they end; at the latest as it stands when the time has run out."""
+
+    def __init__(self, calls: Calls[B], tasks: Iterable[str], timeout_s: float | None) -> None:
+        self._calls = calls
+        self._timeout_s = timeout_s
+        self._box = calls.box()
+        self._open: dict[TaskId, Handle] = {}
+        self._rest: list[tuple[TaskId, Response]] = []
+        self._tasks: list[TaskId] | None = list(dict.fromkeys(map(task_id, tasks)))
+
+    def next(self) -> Steps[tuple[TaskId, Response] | None]:
+        """The next task to hand out; None after the last."""
+        session = self._calls.session
+        if self._tasks is not None:
+            self._open, self._tasks = session.watch(self._tasks, self._box), None
+        while self._open:
+            item = yield Wait(self._box, 0.0)
+            if item is None:
+                session.tell_reads()  # before a wait of unknown length
+                item = yield Wait(self._box, self._timeout_s)
+            if item is None:
+                yield from self._give_up()
+                break
+            assert isinstance(item, Handle)
+            response = session.read(item)
+            if response is not None and self._open.pop(item.id, None) is not None:
+                return item.id, response
+        return self._rest.pop() if self._rest else None
+
+    def close(self) -> None:
+        session = self._calls.session
+        session.withdraw(self._box, handles=self._open.values())
+        session.tell_reads()
+
+    def _give_up(self) -> Steps[None]:
+        session = self._calls.session
+        try:
+            responses = yield from self._calls.as_it_stands(self._open, self._box)
+        except Timeout:
+            # The peer does not even say where they are: then as far as this client knows.
+            responses = {task: session.read(handle) or first_steps(handle) for task, handle in self._open.items()}
+        session.withdraw(self._box, handles=self._open.values())
+        self._rest = list(responses.items())[::-1]
+        self._open = {}
+
+
+def first_steps(handle: Handle) -> Response:
+    """A task of which no peer has said anything yet."""
+    status = TaskStatus.INIT if handle.pending else TaskStatus.WAIT
+    return standing(TaskReport(id=handle.id, status=status, ns=handle.ns or None), copies=0 if handle.pending else 1)
+
+
+def task_id(task: str) -> TaskId:
+    """Raises ValueError, showing the text, if it is no id of a task."""
+    return task if isinstance(task, TaskId) else TaskId.parse(task)
+
+
+def definition_text(definition: Mapping[str, Any] | str | PathLike[str]) -> str:
+    """A definition as JSON text: from a dict, or from the file with this path. Raises GraphError."""
+    if isinstance(definition, Mapping):
+        try:
+            return json.dumps(definition, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GraphError(f"the graph definition is no JSON: {error}; use dicts, lists, texts and numbers") from None
+    if not isinstance(definition, (str, PathLike)):
+        raise GraphError(f"a graph definition is a dict or the path of a JSON file, not {type(definition).__name__}")
+    path = Path(fspath(definition))
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise GraphError(f"cannot read the graph file {str(path)!r}: {reason}") from None

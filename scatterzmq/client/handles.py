@@ -1,0 +1,123 @@
+"""Handles: what a client remembers of a task, and the batches in which tasks leave it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import urandom
+from typing import Protocol, TypeAlias
+
+from ..core.messages import NamespaceInfo, Submit, ToClient
+from ..errors import ClusterError, ErrorInfo, FormatError
+from ..ids import TaskId
+from ..wire.columns import Column, join, row_digests
+from ..wire.tensors import from_value
+from .response import Outcome
+
+BATCH_TASKS_MAX = 256
+BATCH_NBYTES_MAX = 1 << 20
+"""Tasks are sent at the latest when so many, or so many bytes of inputs, have gathered: more gains nothing."""
+
+Columns: TypeAlias = Mapping[str, Column]
+
+
+class Box(Protocol):
+    """Whoever waits for something. `put` never blocks, may be called from any thread, and gets a ClusterError last."""
+
+    def put(self, item: "Item", /) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One task that this client waits for or knows the end of. Changed by the session only, under its lock.
+
+    ns: "" for a task that another client submitted.
+    inputs: field -> one row; None once accepted. nbytes: of all of them.
+    fingerprint: over namespace and inputs; b"" for a task that another client submitted.
+    watchers: told once, when the outcome is known.
+    private: nobody but this client knows the id, so the task is cleared as soon as its outcome is here.
+    seq: counts enqueueings. pending: not accepted yet. sent: on its way to the peer.
+    read: the result has been handed out. abandoned: nobody wants the outcome any more.
+    conflict: the same id was enqueued once more with other inputs, and nobody has been told yet.
+    renewals: how often the namespace was redefined before the task was accepted.
+    """
+
+    id: TaskId
+    ns: str
+    inputs: Columns | None
+    nbytes: int
+    fingerprint: bytes
+    watchers: list[Box] = field(default_factory=list)
+    private: bool = False
+    seq: int = 0
+    pending: bool = False
+    sent: bool = False
+    read: bool = False
+    abandoned: bool = False
+    outcome: Outcome | None = None
+    conflict: ErrorInfo | None = None
+    renewals: int = 0
+
+
+Item: TypeAlias = ToClient | Handle | ClusterError | bool
+"""What waiting parties are told: an answer, a task that has ended, the end of everything, or just that it is time."""
+
+
+@dataclass(slots=True, eq=False)
+class Buffer:
+    """Tasks of one namespace that wait to be sent together."""
+
+    info: NamespaceInfo
+    handles: list[Handle] = field(default_factory=list)
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Tasks that leave together. `inputs` is held here because a handle lets go of its own."""
+
+    info: NamespaceInfo
+    ids: tuple[TaskId, ...]
+    fingerprints: tuple[bytes, ...]
+    inputs: tuple[Columns, ...]
+
+    def message(self, mid: int) -> tuple[Submit, Columns]:
+        """The batch as it goes over the link."""
+        info = self.info
+        columns = {name: join([each[name] for each in self.inputs]) for name in info.inputs}
+        submit = Submit(
+            mid=mid,
+            ns=info.ns,
+            digest=info.digest,
+            nonce=urandom(8),
+            ids=self.ids,
+            submit_digests=self.fingerprints,
+            digests={name: row_digests(column) for name, column in columns.items()} if info.digests else {},
+        )
+        return submit, columns
+
+
+def checked_inputs(info: NamespaceInfo, fields: Mapping[str, object]) -> dict[str, Column]:
+    """One row per input field of a namespace. Raises FormatError naming the field, what it wants and what it got."""
+    formats = info.inputs
+    if fields.keys() != formats.keys():
+        raise FormatError(_wrong_fields(info, fields))
+    return {name: from_value(fields[name], wanted, name) for name, wanted in formats.items()}
+
+
+def misfit(info: NamespaceInfo, inputs: Columns) -> str | None:
+    """Why inputs that were checked against an older definition cannot go to this one; None if they can."""
+    if inputs.keys() != info.inputs.keys():
+        return _wrong_fields(info, inputs)
+    for name, wanted in info.inputs.items():
+        layout = inputs[name].layout
+        if not wanted.accepts(layout.dtype, layout.row_shape(0)):
+            return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(layout.row_shape(0))}"
+    return None
+
+
+def _wrong_fields(info: NamespaceInfo, fields: Mapping[str, object]) -> str:
+    missing = sorted(info.inputs.keys() - fields.keys())
+    unknown = sorted(map(str, fields.keys() - info.inputs.keys()))
+    kinds = (("missing", missing), ("unknown", unknown))
+    wrong = [f"{what} {', '.join(map(repr, names))}" for what, names in kinds if names]
+    expected = ", ".join(f"{name!r} {wanted}" for name, wanted in info.inputs.items()) or "no fields"
+    return f"namespace {info.ns!r}: {' and '.join(wrong)} in the input; expected {expected}"

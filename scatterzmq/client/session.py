@@ -1,0 +1,614 @@
+"""The session: one client's table of tasks, and what goes out and comes in over its link. No sockets, no clock.
+
+Purpose   Any number of threads enqueue, wait and ask; one thread delivers. All state is under one lock, and nothing
+          is called while it is held: not the link, not the waiting parties.
+Rules     1. A task is pending until it is accepted or refused. Pending tasks are bounded (window), in number and bytes.
+          2. Tasks gather in a buffer per namespace. They leave when it is full, when nothing is on its way (so a
+             lone task never waits), or when somebody waits for them. Acceptance sends the rest: no timers.
+          3. Messages leave in the order in which they were staged, whichever thread carries them.
+          4. The first outcome of a task stays, except that a task cleared elsewhere becomes unknown.
+          5. What was read can be asked from the peer again, so only the latest such outcomes are kept.
+          6. Whoever waits has a box. It gets what it waits for, or a ClusterError when the session has ended.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from os import urandom
+from typing import TypeAlias
+
+from ..core.messages import (
+    Accepted,
+    AskNamespaces,
+    Attach,
+    Cancel,
+    Clear,
+    Final,
+    NamespaceInfo,
+    Namespaces,
+    Refused,
+    ResultRead,
+    TaskStatus,
+    ToClient,
+    ToPeer,
+)
+from ..errors import ClusterError, ErrorCode, ErrorContext, ErrorInfo, ScatterError, TaskError
+from ..ids import TaskId
+from ..wire.columns import Column, fingerprint
+from .handles import BATCH_NBYTES_MAX, BATCH_TASKS_MAX, Batch, Box, Buffer, Columns, Handle, Item, misfit
+from .link import Connect
+from .response import Outcome, Response, Rows, ended, local_end
+
+WINDOW_NBYTES = 64 << 20
+KEPT_NBYTES = 64 << 20
+"""Inputs not accepted yet, and read results, that a client holds at most."""
+READS_TOGETHER_MAX = 256
+RENEWALS_MAX = 10
+"""A namespace that is redefined more often than this while one task is being accepted never settles."""
+STALE = "stale:"
+"""How the message of a refusal begins when the namespace was redefined since the inputs were checked."""
+
+Wakes: TypeAlias = list[tuple[Box, Item]]
+
+
+class Session:
+    """See the module. Every method may be called from any thread, and none blocks."""
+
+    def __init__(self, connect: Connect, *, window: int) -> None:
+        assert window > 0, "a client without a window could never enqueue"
+        self._window = window
+        self._lock = threading.Lock()
+        self._carrying = threading.Lock()
+        self._delivering = threading.local()
+        self._outbox: deque[tuple[ToPeer, Columns] | Batch] = deque()
+        self._mids = count(1)
+        self._fresh_ids: deque[TaskId] = deque()
+        self._infos: dict[str, NamespaceInfo] = {}
+        self._tasks: dict[TaskId, Handle] = {}
+        self._pending: OrderedDict[TaskId, Handle] = OrderedDict()
+        self._pending_nbytes = 0
+        self._unanswered = 0
+        self._seq = 0
+        self._buffers: dict[str, Buffer] = {}
+        self._replies: dict[int, Box] = {}
+        self._barriers: list[tuple[int, Box]] = []
+        self._room: list[Box] = []
+        self._refusals: dict[TaskId, ErrorInfo] = {}
+        self._reads: list[TaskId] = []
+        self._kept: OrderedDict[TaskId, int] = OrderedDict()
+        self._kept_nbytes = 0
+        self._fault: ClusterError | None = None
+        self.link = connect(self)
+
+    # ---- tasks out
+
+    def new_id(self) -> TaskId:
+        """A random id nobody has had before."""
+        try:
+            return self._fresh_ids.popleft()
+        except IndexError:
+            drawn = urandom(16 * BATCH_TASKS_MAX).hex()
+            self._fresh_ids.extend(TaskId("T" + drawn[start : start + 32]) for start in range(32, len(drawn), 32))
+            return TaskId("T" + drawn[:32])
+
+    def enqueue(
+        self,
+        info: NamespaceInfo,
+        inputs: Mapping[str, Column],
+        task: TaskId | None = None,
+        watcher: Box | None = None,
+        room: Box | None = None,
+    ) -> Handle | None:
+        """Take a task; None if the window is full: then `room` is told when it is worth another try.
+
+        task: an id the user has chosen. watcher: told of the outcome; then the task is private.
+        Raises ClusterError once the session has ended.
+        """
+        nbytes = 0
+        for column in inputs.values():
+            nbytes += len(column.data)
+        handle = Handle(task or self.new_id(), info.ns, inputs, nbytes, fingerprint(info.ns, inputs, 0))
+        if watcher is not None:
+            handle.watchers.append(watcher)
+            handle.private = True
+        with self._lock:
+            if self._fault is not None:
+                raise _again(self._fault)
+            pending = self._pending
+            full = len(pending) >= self._window or self._pending_nbytes + nbytes > WINDOW_NBYTES
+            # A delivering thread is let through: it cannot wait for an answer that it would have to bring itself.
+            if full and pending and not self.in_delivery:
+                if room is not None:
+                    self._room.append(room)
+                return None
+            if task is not None:
+                known = self._tasks.get(task)
+                if known is not None and not self._replaces(handle, known):
+                    return known
+            self._seq += 1
+            handle.seq = self._seq
+            handle.pending = True
+            self._tasks[handle.id] = pending[handle.id] = handle
+            self._pending_nbytes += nbytes
+            self._gather(handle, info)
+        if self._outbox:
+            self._carry()
+        return handle
+
+    def push(self) -> None:
+        """Send what has gathered."""
+        with self._lock:
+            self._take_all()
+        self._carry()
+
+    def barrier(self, seq: int | None, box: Box) -> bool:
+        """True if everything enqueued up to `seq` (None: so far) has been accepted or refused; else tells the box."""
+        with self._lock:
+            if self._fault is not None:
+                raise _again(self._fault)
+            self._take_all()
+            seq = self._seq if seq is None else seq
+            done = self._oldest() > seq
+            if not done:
+                self._barriers.append((seq, box))
+        self._carry()
+        return done
+
+    def abandon(self, handle: Handle) -> bool:
+        """Nobody wants a private task any more: end and forget it. False if that is so already, or it has ended."""
+        with self._lock:
+            if handle.outcome is not None or handle.abandoned:
+                return False
+            handle.abandoned = True
+            handle.watchers = []
+            if not handle.pending:  # else as soon as it is accepted
+                self._discard((handle,))
+        self._carry()
+        return True
+
+    # ---- questions out
+
+    def request(self, make: Callable[[int], ToPeer], box: Box) -> int:
+        """Send a message whose answer goes to the box; returns its number. Raises ClusterError at the end."""
+        mid = next(self._mids)
+        with self._lock:
+            if self._fault is not None:
+                raise _again(self._fault)
+            self._replies[mid] = box
+            self._stage(make(mid))
+        self._carry()
+        return mid
+
+    def withdraw(self, box: Box, mid: int | None = None, handles: Iterable[Handle] = ()) -> None:
+        """The box waits no more: for an answer, for these tasks, for acceptance or room."""
+        with self._lock:
+            if mid is not None:
+                self._replies.pop(mid, None)
+            self._barriers = [entry for entry in self._barriers if entry[1] is not box]
+            self._room = [entry for entry in self._room if entry is not box]
+            for handle in handles:
+                if box in handle.watchers:
+                    handle.watchers.remove(box)
+                foreign = not handle.fingerprint and handle.outcome is None and not handle.watchers
+                if foreign and self._tasks.get(handle.id) is handle:
+                    del self._tasks[handle.id]
+
+    def watch(self, tasks: Sequence[TaskId], box: Box) -> dict[TaskId, Handle]:
+        """Tell the box of each task that ends, at once of those that have. Tasks of other clients are attached to."""
+        strangers: list[TaskId] = []
+        handles: dict[TaskId, Handle] = {}
+        over: list[Handle] = []
+        with self._lock:
+            if self._fault is not None:
+                raise _again(self._fault)
+            self._take_all()
+            for task in tasks:
+                handle = self._tasks.get(task)
+                if handle is None:
+                    handle = self._tasks[task] = Handle(task, "", None, 0, b"")
+                    strangers.append(task)
+                elif not handle.fingerprint and handle.outcome is None:
+                    strangers.append(task)  # asking again is free, and heals an answer that was lost
+                handles[task] = handle
+                if handle.outcome is not None or handle.conflict is not None:
+                    over.append(handle)
+                else:
+                    handle.watchers.append(box)
+            if strangers:
+                self._stage(Attach(ids=tuple(strangers)))
+        self._carry()
+        for handle in over:
+            box.put(handle)
+        return handles
+
+    # ---- what is known
+
+    def handle(self, task: TaskId) -> Handle | None:
+        return self._tasks.get(task)
+
+    def info(self, ns: str) -> NamespaceInfo | None:
+        """A namespace as this client last saw it; None if it never did."""
+        return self._infos.get(ns)
+
+    def learn(self, infos: Iterable[NamespaceInfo]) -> None:
+        with self._lock:
+            self._infos.update((info.ns, info) for info in infos)
+
+    def read(self, handle: Handle) -> Response | None:
+        """Hand out the end of a task, once per reading; None while it has not ended. The peer learns of it with the
+        next message (or `tell_reads`).
+        """
+        with self._lock:
+            self._refusals.pop(handle.id, None)
+            conflict, handle.conflict = handle.conflict, None
+            outcome, read = handle.outcome, handle.read
+            if conflict is not None:
+                outcome = local_end(handle.id, handle.ns, TaskStatus.ERROR, conflict)
+            elif outcome is None:
+                return None
+            elif not read:
+                handle.read = True
+                if outcome.status is TaskStatus.READY and not handle.private:
+                    self._reads.append(handle.id)
+                self._keep(handle, outcome)
+            if len(self._reads) >= READS_TOGETHER_MAX:
+                self._stage_reads()
+        if self._outbox:
+            self._carry()
+        return ended(handle.id, handle.ns or None, outcome, read=read)
+
+    def tell_reads(self) -> None:
+        """Let the peer know what has been read."""
+        with self._lock:
+            self._stage_reads()
+        self._carry()
+
+    def refusal(self) -> TaskError | None:
+        """The first task that was refused without anybody having been told. Says so once, for all of them."""
+        with self._lock:
+            refusals, self._refusals = self._refusals, {}
+            for task in refusals:
+                handle = self._tasks.get(task)
+                if handle is not None:
+                    handle.conflict = None
+        for task, error in refusals.items():
+            return TaskError(task, error)
+        return None
+
+    def told(self, task: TaskId) -> None:
+        """The user has learned that this task was refused."""
+        with self._lock:
+            self._refusals.pop(task, None)
+
+    def forget(self, task: TaskId) -> None:
+        """A task was cleared: whoever waits for it is told that it is unknown."""
+        wakes: Wakes = []
+        with self._lock:
+            handle = self._tasks.get(task)
+            if handle is not None:
+                handle.outcome = local_end(task, handle.ns, TaskStatus.UNKNOWN, None)
+                handle.conflict = None
+                self._drop(handle, wakes)
+            self._refusals.pop(task, None)
+        _wake(wakes)
+
+    @property
+    def pending_count(self) -> int:
+        return len(self._pending)
+
+    @property
+    def in_delivery(self) -> bool:
+        """Whether this thread is delivering: then it must not wait, since what it would wait for comes by itself."""
+        return getattr(self._delivering, "depth", 0) > 0
+
+    # ---- in
+
+    def __call__(self, message: ToClient, columns: Mapping[str, Column], /) -> None:
+        """A message has come. Runs callbacks of futures, therefore without the lock."""
+        depth = getattr(self._delivering, "depth", 0)
+        self._delivering.depth = depth + 1
+        try:
+            match message:
+                case Accepted():
+                    wakes = self._accepted(message)
+                case Final():
+                    wakes = self._ended(message, columns)
+                case Refused():
+                    wakes = self._refused(message)
+                case _:
+                    with self._lock:
+                        box = self._replies.pop(message.mid, None)
+                    wakes = [] if box is None else [(box, message)]  # nobody waits: the answer came too late
+            self._carry()
+            _wake(wakes)
+        finally:
+            self._delivering.depth = depth
+
+    def lost(self, reason: str, /) -> None:
+        """The link is gone for good."""
+        self.end(ClusterError(reason))
+
+    def end(self, fault: ClusterError) -> None:
+        """Nothing goes out or comes in any more; everything that waits fails with the fault."""
+        with self._lock:
+            if self._fault is not None:
+                return
+            self._fault = fault
+            boxes = [*self._replies.values(), *(box for _, box in self._barriers), *self._room]
+            for handle in self._tasks.values():
+                boxes += handle.watchers
+                handle.watchers = []
+            self._replies, self._barriers, self._room, self._buffers = {}, [], [], {}
+            self._outbox.clear()
+        _wake([(box, fault) for box in boxes])
+
+    @property
+    def fault(self) -> ClusterError | None:
+        return self._fault
+
+    def _accepted(self, message: Accepted) -> Wakes:
+        wakes: Wakes = []
+        unwanted = []
+        with self._lock:
+            for task in message.ids:
+                handle = self._pending.get(task)
+                if handle is not None:
+                    self._settle(handle)
+                    if handle.abandoned:
+                        unwanted.append(handle)
+            self._discard(unwanted)
+            self._after_settling(wakes)
+        return wakes
+
+    def _ended(self, message: Final, columns: Mapping[str, Column]) -> Wakes:
+        wakes: Wakes = []
+        over = []
+        rows, row = Rows(columns), 0
+        with self._lock:
+            for index, (task, status) in enumerate(zip(message.ids, message.statuses, strict=True)):
+                has_result = status is TaskStatus.READY or status is TaskStatus.DONE
+                handle = self._tasks.get(task)
+                if handle is not None and not (handle.pending and status is TaskStatus.UNKNOWN):
+                    # An unknown pending task: the answer to an older question, as its submission is still on its way.
+                    if handle.pending:
+                        self._settle(handle)
+                    if handle.outcome is None or status is TaskStatus.UNKNOWN:
+                        handle.outcome = Outcome(message, index, rows if has_result else None, row)
+                        if status is TaskStatus.UNKNOWN:
+                            self._drop(handle, wakes)
+                        elif handle.private:
+                            over.append(handle)
+                            self._drop(handle, wakes)
+                        elif handle.watchers:
+                            wakes += [(box, handle) for box in handle.watchers]
+                            handle.watchers = []
+                row += has_result
+            if over:
+                self._stage(Clear(mid=next(self._mids), ids=tuple(handle.id for handle in over)))
+            self._after_settling(wakes)
+        return wakes
+
+    def _refused(self, message: Refused) -> Wakes:
+        wakes: Wakes = []
+        with self._lock:
+            handles = [self._pending[task] for task in message.ids if task in self._pending]
+            if not handles:
+                return wakes
+            if message.code is ErrorCode.REFUSED and message.message.startswith(STALE):
+                for handle in handles:
+                    self._unanswered -= handle.sent
+                    handle.sent = False
+                mid = next(self._mids)
+                self._replies[mid] = _Renewal(self, handles)
+                self._stage(AskNamespaces(mid=mid, ns=handles[0].ns))
+            else:
+                for handle in handles:
+                    self._refuse(handle, message.code, message.message, wakes)
+            self._after_settling(wakes)
+        return wakes
+
+    def resubmit(self, info: NamespaceInfo | None, handles: Iterable[Handle]) -> None:
+        """Send tasks again whose namespace was redefined, where their inputs still fit. None: it is gone."""
+        wakes: Wakes = []
+        with self._lock:
+            if self._fault is not None:
+                return
+            if info is not None:
+                self._infos[info.ns] = info
+            for handle in handles:
+                if not handle.pending:
+                    continue
+                handle.renewals += 1
+                assert handle.inputs is not None, "a pending task has its inputs"
+                gone = f"namespace {handle.ns!r} is not loaded any more"
+                reason = gone if info is None else misfit(info, handle.inputs)
+                if reason is None and handle.renewals > RENEWALS_MAX:
+                    reason = f"namespace {handle.ns!r} was redefined {RENEWALS_MAX} times while the task was submitted"
+                if info is None or reason is not None:
+                    why = f"the namespace was redefined: {reason}; enqueue the task again to fit"
+                    self._refuse(handle, ErrorCode.REFUSED, why, wakes)
+                else:
+                    self._gather(handle, info)
+            self._after_settling(wakes)
+        self._carry()
+        _wake(wakes)
+
+    # ---- under the lock
+
+    def _replaces(self, handle: Handle, known: Handle) -> bool:
+        """Whether a task with an id that is in the table already is to be submitted."""
+        if not known.fingerprint or (known.outcome is not None and not known.outcome.final.copies):
+            # Another client's, or it was refused, so that nothing is kept of it: the peer decides.
+            handle.watchers += known.watchers
+            self._kept_nbytes -= self._kept.pop(known.id, 0)
+            return True
+        if known.fingerprint != handle.fingerprint:
+            text = f"task {known.id} was enqueued already with other inputs; give each task an id of its own"
+            context = ErrorContext(task=known.id)
+            known.conflict = ErrorInfo(code=ErrorCode.CONFLICT, message=text, context=context)
+            self._refusals[known.id] = known.conflict
+        return False
+
+    def _gather(self, handle: Handle, info: NamespaceInfo) -> None:
+        buffer = self._buffers.get(info.ns)
+        if buffer is not None and buffer.info.digest != info.digest:
+            self._take(buffer)
+            buffer = None
+        if buffer is None:
+            buffer = self._buffers[info.ns] = Buffer(info)
+        buffer.handles.append(handle)
+        buffer.nbytes += handle.nbytes
+        if not self._unanswered or len(buffer.handles) >= BATCH_TASKS_MAX or buffer.nbytes >= BATCH_NBYTES_MAX:
+            self._take(buffer)
+
+    def _take(self, buffer: Buffer) -> None:
+        del self._buffers[buffer.info.ns]
+        leaving = []
+        for handle in buffer.handles:
+            if handle.pending and handle.abandoned:
+                self._settle(handle)
+                self._tasks.pop(handle.id, None)
+            elif handle.pending:
+                handle.sent = True
+                leaving.append(handle)
+        if leaving:
+            self._unanswered += len(leaving)
+            ids = tuple([handle.id for handle in leaving])
+            fingerprints = tuple([handle.fingerprint for handle in leaving])
+            inputs = tuple([handle.inputs for handle in leaving if handle.inputs is not None])
+            self._outbox.append(Batch(buffer.info, ids, fingerprints, inputs))
+
+    def _take_all(self) -> None:
+        if self._buffers:
+            for buffer in list(self._buffers.values()):
+                self._take(buffer)
+
+    def _settle(self, handle: Handle) -> None:
+        """Accepted, refused or ended: it is pending no more."""
+        del self._pending[handle.id]
+        self._pending_nbytes -= handle.nbytes
+        self._unanswered -= handle.sent
+        handle.pending = handle.sent = False
+        handle.inputs = None
+
+    def _after_settling(self, wakes: Wakes) -> None:
+        if not self._unanswered:
+            self._take_all()
+        if self._barriers:
+            oldest = self._oldest()
+            wakes += [(box, True) for seq, box in self._barriers if oldest > seq]
+            self._barriers = [entry for entry in self._barriers if oldest <= entry[0]]
+        if self._room and len(self._pending) < self._window:
+            wakes += [(box, True) for box in self._room]
+            self._room = []
+
+    def _oldest(self) -> float:
+        """The number of the oldest pending task."""
+        for handle in self._pending.values():
+            return handle.seq
+        return float("inf")
+
+    def _refuse(self, handle: Handle, code: ErrorCode, message: str, wakes: Wakes) -> None:
+        self._settle(handle)
+        error = ErrorInfo(code=code, message=message, context=ErrorContext(task=handle.id))
+        if handle.outcome is not None:
+            handle.conflict = error
+            return
+        handle.outcome = local_end(handle.id, handle.ns, TaskStatus.ERROR, error)
+        if handle.private:
+            self._drop(handle, wakes)
+            return
+        self._refusals[handle.id] = error
+        wakes += [(box, handle) for box in handle.watchers]
+        handle.watchers = []
+
+    def _discard(self, handles: Sequence[Handle]) -> None:
+        """End tasks and forget them everywhere, without waiting for it."""
+        if handles:
+            ids = tuple(handle.id for handle in handles)
+            for handle in handles:
+                self._tasks.pop(handle.id, None)
+            if self._fault is None:
+                self._stage(Cancel(mid=next(self._mids), ids=ids))
+                self._stage(Clear(mid=next(self._mids), ids=ids))
+
+    def _drop(self, handle: Handle, wakes: Wakes) -> None:
+        """Out of the table; whoever waits is told the outcome."""
+        if self._tasks.get(handle.id) is handle:
+            del self._tasks[handle.id]
+        self._kept_nbytes -= self._kept.pop(handle.id, 0)
+        wakes += [(box, handle) for box in handle.watchers]
+        handle.watchers = []
+
+    def _keep(self, handle: Handle, outcome: Outcome) -> None:
+        """Count a read outcome, and let go of the oldest ones beyond what may be kept."""
+        if self._tasks.get(handle.id) is not handle:
+            return
+        nbytes = 0 if outcome.rows is None else outcome.rows.row_nbytes
+        self._kept[handle.id] = nbytes
+        self._kept_nbytes += nbytes
+        while len(self._kept) > self._window or (self._kept_nbytes > KEPT_NBYTES and len(self._kept) > 1):
+            task, nbytes = self._kept.popitem(last=False)
+            self._kept_nbytes -= nbytes
+            self._tasks.pop(task, None)
+
+    def _stage_reads(self) -> None:
+        if self._reads:
+            self._outbox.append((ResultRead(ids=tuple(self._reads)), {}))
+            self._reads = []
+
+    def _stage(self, message: ToPeer) -> None:
+        self._stage_reads()
+        self._outbox.append((message, {}))
+
+    # ---- without the lock
+
+    def _carry(self) -> None:
+        """Send what is staged. One thread carries at a time, so the order stays; the others leave theirs to it, also
+        a delivery that happens within `send`.
+        """
+        while self._outbox and self._carrying.acquire(blocking=False):
+            try:
+                while self._outbox:
+                    try:
+                        staged = self._outbox.popleft()
+                    except IndexError:  # the session has ended meanwhile
+                        break
+                    message, columns = staged.message(next(self._mids)) if isinstance(staged, Batch) else staged
+                    self.link.send(message, columns)
+            except ClusterError as error:
+                self.end(error)
+            finally:
+                self._carrying.release()
+
+
+class _Renewal:
+    """Waits for the new definition of a namespace, on behalf of tasks that were refused because of it."""
+
+    def __init__(self, session: Session, handles: Sequence[Handle]) -> None:
+        self._session = session
+        self._handles = handles
+
+    def put(self, item: Item, /) -> None:
+        if isinstance(item, Namespaces):
+            ns = self._handles[0].ns
+            self._session.resubmit(next((info for info in item.infos if info.ns == ns), None), self._handles)
+
+
+def _wake(wakes: Wakes) -> None:
+    for box, item in wakes:
+        box.put(item)
+
+
+def _again(fault: ClusterError) -> ClusterError:
+    """A copy to raise, as each raising adds to an exception's traceback."""
+    return ClusterError(*fault.args)
+
+
+def must_not_wait() -> ScatterError:
+    """For a call that would wait within the callback of a future."""
+    return ScatterError(
+        "this call would wait in a callback of a future, which runs in the thread that brings the answers; "
+        "move the call to another thread"
+    )

@@ -1,0 +1,183 @@
+"""The cache: results by key, and who computes a key for whom.
+
+Purpose   Each key is a hit, or is led by one task while others wait, or is free.
+Rules     1. One leader per key; asking again as the leader leads again (a retried task meets its own key).
+          2. A leader ends its key by `put` or by `abort`; every waiter is then told: value, lead, or compute yourself.
+          3. After LEADERS_FAILED_MAX failed leaders the rest compute for themselves: errors are never passed on.
+          4. A task that leads may wait only where nobody it waits for could wait for it (`may_wait`, decided by
+             the caller from the call graph).
+          5. Values are bounded by bytes, least recently used out first; a lost value is a miss.
+Source    single flight as in groupcache, with promotion of waiters on failure.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from ..ids import TaskId
+from .blocks import Blocks
+from .ledger import CacheKey
+from .values import Value
+
+LEADERS_FAILED_MAX = 2
+
+
+class Ask(Enum):
+    """Answers to `Cache.ask` besides a value."""
+
+    LEAD = "lead"  # compute it for everybody
+    WAIT = "wait"  # it is being computed; you will be told
+    COMPUTE = "compute"  # compute it for yourself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cached:
+    """What a graph (`output` is "") or a node (with the output it left by) answered."""
+
+    output: str
+    fields: Mapping[str, Value]
+    nbytes: int
+
+
+Answer: TypeAlias = Ask | Cached
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """What an abort means for those who waited: one leads now, or all compute for themselves."""
+
+    promoted: TaskId | None
+    released: tuple[TaskId, ...]
+
+
+@dataclass(slots=True)
+class _Pending:
+    leader: TaskId
+    waiters: dict[TaskId, None] = field(default_factory=dict)
+    leaders_failed: int = 0
+
+
+def cache_key(closure: bytes, inputs: Iterable[tuple[str, Value]]) -> CacheKey | None:
+    """blake2b-256 over a closure and the content of all inputs; None if a content digest is missing."""
+    key = hashlib.blake2b(closure, digest_size=32)
+    for name, (block, row) in sorted(inputs, key=_by_name):
+        if not block.digests:
+            return None
+        text = name.encode()
+        key.update(len(text).to_bytes(4, "little"))
+        key.update(text)
+        key.update(block.digests[row])
+    return key.digest()
+
+
+def _by_name(entry: tuple[str, Value]) -> str:
+    return entry[0]
+
+
+class Cache:
+    """All keys of one owner. Values it holds count as uses of their blocks."""
+
+    def __init__(self, blocks: Blocks, *, bytes_max: int, use_defer: bool) -> None:
+        self._blocks = blocks
+        self._bytes_max = bytes_max
+        self._use_defer = use_defer
+        self._values: OrderedDict[CacheKey, Cached] = OrderedDict()
+        self._pending: dict[CacheKey, _Pending] = {}
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.deferred = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def ask(self, key: CacheKey, task: TaskId, *, may_wait: bool) -> Answer:
+        """The value, or what the task should do. On WAIT it is told later, by `put` or `abort` of the leader."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+            self.hits += 1
+            return value
+        pending = self._pending.get(key)
+        if pending is None:
+            self._pending[key] = _Pending(task)
+            self.misses += 1
+            return Ask.LEAD
+        if pending.leader == task:
+            return Ask.LEAD
+        if not (may_wait and self._use_defer):
+            self.misses += 1
+            return Ask.COMPUTE
+        pending.waiters[task] = None
+        self.deferred += 1
+        return Ask.WAIT
+
+    def put(self, key: CacheKey, output: str, fields: Mapping[str, Value]) -> tuple[TaskId, ...]:
+        """Keep a result. Returns those who waited for it; it stays theirs even if it is too large to be kept."""
+        pending = self._pending.pop(key, None)
+        nbytes = sum(block.layout.row_nbytes(row) for block, row in fields.values())
+        if key not in self._values and nbytes <= self._bytes_max:
+            for value in fields.values():
+                self._blocks.hold(value)
+                self._blocks.keep(value)
+            self._values[key] = Cached(output, dict(fields), nbytes)
+            self.nbytes += nbytes
+            while self.nbytes > self._bytes_max:
+                self._drop(next(iter(self._values)))
+        return tuple(pending.waiters) if pending else ()
+
+    def abort(self, key: CacheKey, task: TaskId) -> Aborted:
+        """The leader of a key gives up. Nothing happens if `task` does not lead it (any more)."""
+        pending = self._pending.get(key)
+        if pending is None or pending.leader != task:
+            return Aborted(None, ())
+        pending.leaders_failed += 1
+        if not pending.waiters:
+            del self._pending[key]
+            return Aborted(None, ())
+        if pending.leaders_failed >= LEADERS_FAILED_MAX:
+            del self._pending[key]
+            return Aborted(None, tuple(pending.waiters))
+        pending.leader = next(iter(pending.waiters))
+        del pending.waiters[pending.leader]
+        return Aborted(pending.leader, ())
+
+    def leave(self, key: CacheKey, task: TaskId) -> None:
+        """A waiter does not wait any more (it was cleared or cancelled)."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            pending.waiters.pop(task, None)
+
+    def clear(self) -> None:
+        """Forget all values; what is being computed goes on."""
+        while self._values:
+            self._drop(next(iter(self._values)))
+
+    def values_held(self) -> Iterator[Value]:
+        """Everything that counts as a use of a block, for checks."""
+        for value in self._values.values():
+            yield from value.fields.values()
+
+    def waiters(self) -> dict[TaskId, CacheKey]:
+        """Who waits for what, for checks."""
+        return {task: key for key, pending in self._pending.items() for task in pending.waiters}
+
+    def leaders(self) -> dict[CacheKey, TaskId]:
+        """Who leads what, for checks."""
+        return {key: pending.leader for key, pending in self._pending.items()}
+
+    def check_invariants(self) -> None:
+        assert self.nbytes == sum(value.nbytes for value in self._values.values())
+        assert self.nbytes <= self._bytes_max
+        assert not self._pending.keys() & self._values.keys()
+        for pending in self._pending.values():
+            assert pending.leader not in pending.waiters
+            assert pending.leaders_failed < LEADERS_FAILED_MAX
+
+    def _drop(self, key: CacheKey) -> None:
+        value = self._values.pop(key)
+        self.nbytes -= value.nbytes
+        self._blocks.release(value.fields.values())

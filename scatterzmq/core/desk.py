@@ -1,0 +1,349 @@
+"""The desk: what clients ask for, and what they are told.
+
+Purpose   Submissions, waiting, reading, clearing, cancelling, definitions, questions.
+Rules     1. The same id with the same content is the same task, from whichever client; other content is a conflict
+             and leaves the first task alone.
+          2. A submission is accepted as a whole when there is room for it (`record_bytes`), else it waits its turn;
+             after `refuse_after_s` it is refused. Nothing is dropped silently.
+          3. Whoever attached to a task is told once how it ended; a task that is cleared ends as unknown.
+          4. Results go `result_ttl_s` after the end unless they are cleared before.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import ErrorCode, ErrorContext, ErrorInfo
+from ..ids import ClientId, TaskId
+from .actions import CheckGraph
+from .claims import Claims
+from .events import GraphChecked
+from .ledger import Cause, Record
+from .messages import (
+    Accepted,
+    AskDefinition,
+    AskNamespaces,
+    AskTasks,
+    Definition,
+    Final,
+    GraphLoaded,
+    GraphRefused,
+    LoadGraph,
+    Namespaces,
+    Refused,
+    Submit,
+    TaskReport,
+    TaskReports,
+    TaskStatus,
+)
+from .plans import describe
+from .state import State
+from .travel import Travel
+from .values import Block, Value
+
+STALE = "stale:"
+"""How the message of a refusal begins if the client should look the namespace up again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A submission for which there is no room yet."""
+
+    sender: ClientId
+    message: Submit
+    blocks: Mapping[str, Block]
+    nbytes: int
+    until_ms: int
+
+
+class Desk:
+    """One peer's clients."""
+
+    def __init__(self, state: State, travel: Travel, claims: Claims) -> None:
+        self._state = state
+        self._settings = state.settings.tasks
+        self._ledger = state.ledger
+        self._plans = state.plans
+        self._blocks = state.blocks
+        self._out = state.out
+        self._travel = travel
+        self._claims = claims
+        self._seq = 0
+        self._requests = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._checks: dict[int, tuple[ClientId, LoadGraph]] = {}
+        self._expiring: deque[tuple[int, Record]] = deque()
+        self.counters = {"accepted": 0, "refused": 0}
+
+    # ---- submissions
+
+    def submit(self, sender: ClientId, message: Submit, blocks: Mapping[str, Block]) -> None:
+        """Accept, or let wait. The blocks are stored and kept; they are freed if nothing of them is accepted."""
+        self._blocks.admit(blocks.values(), kept=True)
+        until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
+        nbytes = sum(block.nbytes for block in blocks.values())
+        self._waiting.append(_Waiting(sender, message, blocks, nbytes, until_ms))
+        self.admit_waiting()
+
+    def admit_waiting(self) -> None:
+        """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
+        bytes_max = self._state.settings.store.record_bytes
+        while self._waiting:
+            first = self._waiting[0]
+            if self._ledger.kept_nbytes + first.nbytes <= bytes_max:
+                self._accept(self._waiting.popleft())
+            elif first.until_ms <= self._state.now_ms or first.nbytes > bytes_max:
+                reason = (
+                    f"no room for {first.nbytes} bytes of input: {self._ledger.kept_nbytes} of {bytes_max} bytes "
+                    "(store.record_bytes) are taken by inputs and results; clear finished tasks or raise the setting"
+                )
+                self._refuse(self._waiting.popleft(), reason)
+            else:
+                return
+
+    def _accept(self, entry: _Waiting) -> None:
+        message, blocks = entry.message, entry.blocks
+        plan = self._plans.current(message.ns)
+        if plan is None or plan.digest != message.digest:
+            what = "is not loaded" if plan is None else "has another definition now"
+            self._refuse(entry, f"{STALE} namespace {message.ns!r} {what}")
+            return
+        conflicts: list[TaskId] = []
+        attached: list[TaskId] = []
+        created: list[Record] = []
+        columns = [(f":{name}", block) for name, block in blocks.items()]
+        for row, (task, digest) in enumerate(zip(message.ids, message.submit_digests, strict=True)):
+            known = self._ledger.record(task)
+            if known is not None:
+                (attached if known.submit_digest == digest else conflicts).append(task)
+                continue
+            self._seq += 1
+            record = Record(
+                id=task,
+                plan=plan,
+                seq=self._seq,
+                nonce=message.nonce,
+                submit_digest=digest,
+                input={name: (block, row) for name, block in columns},
+                clients=(entry.sender,),
+                accepted_ms=self._state.now_ms,
+                caching=message.cache,
+                rset=(self._state.me,),
+                epoch_n=self._state.epoch_n,
+                kept_nbytes=sum([block.layout.row_nbytes(row) for _, block in columns]),
+            )
+            for value in record.input.values():
+                self._blocks.hold(value)
+            self._ledger.add(record)
+            self._plans.enter(plan)
+            created.append(record)
+        if conflicts:
+            self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
+        accepted = tuple(attached) + tuple([record.id for record in created])
+        if accepted:
+            self.counters["accepted"] += len(created)
+            self._out.send(entry.sender, Accepted(mid=message.mid, ids=accepted, copies=1, durable=False))
+        for record in created:
+            self._travel.begin(record)
+        self._blocks.settle(blocks.values())
+        self.attach(entry.sender, attached)
+
+    def _refuse(self, entry: _Waiting, reason: str) -> None:
+        self._reject(entry, entry.message.ids, ErrorCode.REFUSED, reason)
+        self._blocks.settle(entry.blocks.values())
+
+    def _reject(self, entry: _Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
+        rejected = tuple(ids)
+        self.counters["refused"] += len(rejected)
+        self._out.send(entry.sender, Refused(mid=entry.message.mid, ids=rejected, code=code, message=reason))
+
+    # ---- one task
+
+    def attach(self, client: ClientId, ids: Iterable[TaskId]) -> None:
+        """Tell a client how tasks end; at once where they have."""
+        ended, unknown = [], []
+        for task in ids:
+            record = self._ledger.record(task)
+            if record is None:
+                unknown.append(task)
+            elif record.phase.ended:
+                ended.append(record)
+            elif client not in record.clients:
+                record.clients = (*record.clients, client)
+        self._tell({client: ended})
+        if unknown:
+            self._out.send(client, _unknown(unknown))
+
+    def read(self, ids: Iterable[TaskId]) -> None:
+        for task in ids:
+            record = self._ledger.record(task)
+            if record is not None:
+                self._ledger.mark_read(record)
+
+    def clear(self, ids: Iterable[TaskId]) -> None:
+        """Forget tasks, wherever they are in their lives."""
+        told: dict[ClientId, list[TaskId]] = {}
+        for task in ids:
+            record = self._ledger.record(task)
+            if record is None:
+                continue
+            for client in record.clients:
+                told.setdefault(client, []).append(task)
+            if not record.phase.ended:
+                self._claims.revoke(record)
+                self._travel.leave_cache(record)
+                self._out.report("error.task.ghost", task=task)
+            self._travel.forget(record)
+        for client, tasks in told.items():
+            self._out.send(client, _unknown(tasks))
+
+    def cancel(self, ids: Iterable[TaskId]) -> None:
+        """End tasks that have not ended."""
+        for task in ids:
+            record = self._ledger.record(task)
+            if record is None or record.phase.ended:
+                continue
+            place = record.place
+            self._claims.revoke(record)
+            self._travel.leave_cache(record)
+            message = "cancelled" + (f" at {place}" if place else "")
+            record.error = ErrorInfo(
+                code=ErrorCode.CANCELLED, message=message, context=ErrorContext(task=task, graph=record.plan.ns)
+            )
+            self._travel.give_up(record, Cause.CANCEL)
+
+    def ended(self, records: list[Record]) -> None:
+        """Tell everybody who attached how tasks ended."""
+        by_client: dict[ClientId, list[Record]] = {}
+        expires_ms = self._state.now_ms + int(self._settings.result_ttl_s * 1000)
+        for record in records:
+            self._expiring.append((expires_ms, record))
+            for client in record.clients:
+                by_client.setdefault(client, []).append(record)
+        self._tell(by_client)
+
+    def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
+        for client, records in by_client.items():
+            groups: dict[bytes, list[Record]] = {}
+            for record in records:
+                groups.setdefault(record.plan.digest, []).append(record)
+            for group in groups.values():
+                self._out.send(client, *_final(group, self._state.now_ms))
+
+    def expire(self) -> None:
+        """Forget results whose time is over."""
+        while self._expiring and self._expiring[0][0] <= self._state.now_ms:
+            _, record = self._expiring.popleft()
+            if self._ledger.record(record.id) is record:
+                self.clear((record.id,))
+
+    def deadline_ms(self) -> int | None:
+        """When `expire` or `admit_waiting` has something to do by itself."""
+        while self._expiring and self._ledger.record(self._expiring[0][1].id) is not self._expiring[0][1]:
+            self._expiring.popleft()
+        times = []
+        if self._expiring:
+            times.append(self._expiring[0][0])
+        if self._waiting:
+            times.append(self._waiting[0].until_ms)
+        return min(times, default=None)
+
+    def lost(self, client: ClientId) -> None:
+        """A client left: its tasks go on, their results are kept as for any other."""
+        for record in self._ledger:
+            if client in record.clients:
+                record.clients = tuple(other for other in record.clients if other != client)
+
+    # ---- definitions
+
+    def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
+        """Have a definition checked; the answer comes with `checked`."""
+        self._requests += 1
+        self._checks[self._requests] = (sender, message)
+        self._out.work(CheckGraph(request=self._requests, definition=message.definition))
+
+    def checked(self, event: GraphChecked) -> None:
+        """A definition has been checked: install it, or say what is wrong."""
+        sender, message = self._checks.pop(event.request)
+        plan = event.plan
+        problems = event.problems
+        if plan is not None and not message.replace:
+            current = self._plans.current(plan.ns)
+            if current is not None and current.digest != plan.digest:
+                problems = (
+                    f"{plan.ns}: this namespace is loaded with another definition; give the new one another 'ns', "
+                    "or load it with replace=True (tasks under way finish on the old one)",
+                )
+        if plan is None or problems:
+            self._out.send(sender, GraphRefused(mid=message.mid, problems=problems, warnings=event.warnings))
+            return
+        self._plans.install(plan)
+        self._out.send(sender, GraphLoaded(mid=message.mid, info=describe(plan), warnings=event.warnings))
+
+    # ---- questions
+
+    def tasks(self, sender: ClientId, message: AskTasks) -> None:
+        reports = tuple(self._report(task) for task in message.ids)
+        self._out.send(sender, TaskReports(mid=message.mid, reports=reports))
+
+    def _report(self, task: TaskId) -> TaskReport:
+        record = self._ledger.record(task)
+        if record is None:
+            return TaskReport(id=task, status=TaskStatus.UNKNOWN)
+        return TaskReport(
+            id=task,
+            status=record.status,
+            ns=record.plan.ns,
+            retries=record.retries,
+            error=record.error,
+            duration_ms=record.duration_ms(self._state.now_ms),
+            place=record.place,
+            story=record.told(),
+        )
+
+    def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
+        infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
+        self._out.send(sender, Namespaces(mid=message.mid, infos=infos))
+
+    def definition(self, sender: ClientId, message: AskDefinition) -> None:
+        plan = self._plans.current(message.ns)
+        self._out.send(sender, Definition(mid=message.mid, definition=None if plan is None else plan.definition))
+
+    def waiting_blocks(self) -> list[Block]:
+        """Blocks of submissions that are not accepted yet, for checks."""
+        return [block for entry in self._waiting for block in entry.blocks.values()]
+
+    def check_invariants(self) -> None:
+        assert self._seq >= len(self._ledger)
+        expiring = {id(record) for _, record in self._expiring}
+        assert all(id(record) in expiring for record in self._ledger if record.phase.ended)
+
+
+_CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
+
+
+def _unknown(tasks: list[TaskId]) -> Final:
+    count = len(tasks)
+    return Final(
+        ids=tuple(tasks),
+        ns="",
+        statuses=(TaskStatus.UNKNOWN,) * count,
+        errors=(None,) * count,
+        retries=(0,) * count,
+        durations_ms=(0,) * count,
+    )
+
+
+def _final(records: list[Record], now_ms: int) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+    """How these tasks of one plan ended, and the rows of their results."""
+    results = [record.result for record in records if record.result is not None]
+    names = results[0].keys() if results else ()
+    final = Final(
+        ids=tuple([record.id for record in records]),
+        ns=records[0].plan.ns,
+        statuses=tuple([record.status for record in records]),
+        errors=tuple([record.error for record in records]),
+        retries=tuple([record.retries for record in records]),
+        durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
+    )
+    return final, {name: tuple([result[name] for result in results]) for name in names}

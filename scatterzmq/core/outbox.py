@@ -1,0 +1,51 @@
+"""The outbox: actions of one `handle` call, grouped so that everything leaves in batches.
+
+Rules   1. Within one call, ends of tasks are sent once per client and namespace, blocks are kept and freed once.
+        2. Order: messages before work, blocks last, so that nothing is freed that a message or a batch still needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..ids import BlockId, ClientId
+from .actions import Action, FreeBlocks, KeepBlocks, Report, Send
+from .messages import ToClient
+from .values import Value
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Collects actions; `take` hands them over and starts anew."""
+
+    _messages: list[Action] = field(default_factory=list)
+    _work: list[Action] = field(default_factory=list)
+    _reports: list[Action] = field(default_factory=list)
+    _keep: dict[BlockId, None] = field(default_factory=dict)
+    _free: list[BlockId] = field(default_factory=list)
+
+    def send(self, to: ClientId, message: ToClient, values: Mapping[str, tuple[Value, ...]] | None = None) -> None:
+        self._messages.append(Send(to=to, message=message, values=values or {}))
+
+    def work(self, action: Action) -> None:
+        self._work.append(action)
+
+    def report(self, name: str, **context: str | float) -> None:
+        self._reports.append(Report(name=name, context=context))
+
+    def keep(self, block: BlockId) -> None:
+        self._keep[block] = None
+
+    def free(self, block: BlockId) -> None:
+        self._keep.pop(block, None)
+        self._free.append(block)
+
+    def take(self) -> tuple[Action, ...]:
+        actions = self._messages + self._work + self._reports
+        if self._keep:
+            actions.insert(0, KeepBlocks(ids=tuple(self._keep)))
+            self._keep = {}
+        if self._free:
+            actions.append(FreeBlocks(ids=tuple(self._free)))
+            self._free = []
+        self._messages, self._work, self._reports = [], [], []
+        return tuple(actions)

@@ -1,0 +1,229 @@
+"""Queues: tasks that wait for one node at their owner, and which of them make the next batch.
+
+Rules     1. A task waits in a queue at most once.
+          2. Highest priority first, the older task first among equals; a solo task is handed out alone.
+          3. With a budget of padded elements the first task decides, and tasks of similar length join it: the batch
+             stays within the budget, and at least half of what is padded is data (one task always fits).
+          4. The counters are exact at any time, and no operation looks at every waiting task.
+Why       Removing from the middle of a heap costs a search, so `remove` only forgets the task: its entry turns
+          stale and is skipped when it comes up. Stale entries never outnumber the waiting tasks.
+          Adding and taking floats leaves crumbs; the counters are therefore whole numbers (of 2**-20).
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..graph.plan import NodePlan, Plan
+from ..ids import QueueId, TaskId
+
+QueueKey: TypeAlias = tuple[bytes, QueueId]
+"""(digest of the plan, queue id)"""
+
+# One plain tuple per task, the same object in heap and index: small, quick to compare, and `is` tells stale from live.
+_Entry: TypeAlias = tuple[float, int, TaskId, float, int, int]
+"""(-priority, seq, task, weight, nbytes, padded_length); compares in the order in which tasks are handed out"""
+
+_WEIGHT_UNITS = float(1 << 20)
+_SOLO = -1
+"""The bucket of tasks that are handed out alone."""
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """The tasks that wait for one node."""
+
+    plan: Plan
+    node: NodePlan
+    key: QueueKey = field(init=False)
+    _by_length: bool = field(init=False)
+    _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
+    _heaps: dict[int, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
+    _stale_count: int = field(default=0, init=False)
+    _weight: int = field(default=0, init=False)
+    _pressure: int = field(default=0, init=False)
+    _expected_weight: int = field(default=0, init=False)
+    _expected_nbytes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.key = (self.plan.digest, self.node.queue)
+        self._by_length = self.node.batch_tokens is not None
+
+    @property
+    def length(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the waiting tasks' weights."""
+        return self._weight / _WEIGHT_UNITS
+
+    @property
+    def pressure(self) -> float:
+        """Sum of weight * bytes over the waiting tasks."""
+        return self._pressure / _WEIGHT_UNITS
+
+    @property
+    def expected_pressure(self) -> float:
+        """Total weight * total bytes that running batches have announced."""
+        return self._expected_weight * self._expected_nbytes / _WEIGHT_UNITS
+
+    def __contains__(self, task: TaskId) -> bool:
+        return task in self._waiting
+
+    def push(
+        self, task: TaskId, *, priority: float, weight: float, nbytes: int, padded_length: int, solo: bool, seq: int
+    ) -> None:
+        """Let a task wait. O(log length).
+
+        seq: its age; smaller is older. nbytes: of its newest fields.
+        padded_length: its size along the dimension that batches are padded in; 0 if there is none.
+        """
+        assert task not in self._waiting, f"rule 1: {task} waits in {self.node.name} already"
+        assert priority == priority, f"the priority of {task} is not a number, which no heap can order"
+        units = int(weight * _WEIGHT_UNITS)
+        entry = (-priority, seq, task, weight, nbytes, padded_length)
+        self._waiting[task] = entry
+        self._weight += units
+        self._pressure += units * nbytes
+        bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else 0
+        heapq.heappush(self._heaps[bucket], entry)
+
+    def remove(self, task: TaskId) -> bool:
+        """Take one task out, wherever it stands; False if it does not wait here. O(1) amortised."""
+        entry = self._waiting.get(task)
+        if entry is None:
+            return False
+        self._stale_count += 1
+        self._forget([entry])
+        return True
+
+    def pop_batch(self, max_tasks: int, max_tokens: int | None) -> tuple[TaskId, ...]:
+        """The next batch, () if nothing waits. O(batch log length).
+
+        max_tokens: bounds tasks * longest padded_length (rule 3). Only the queue of a node with `batch_tokens` is kept
+            by length; any other fills its batches in order of priority, within the budget.
+        """
+        assert max_tasks > 0, f"a batch of {max_tasks} tasks"
+        first = self._first_bucket()
+        if first is None:
+            return ()
+        if first == _SOLO:
+            taken = [heapq.heappop(self._heaps[_SOLO])]
+        elif max_tokens is None:
+            taken = self._take_by_priority(max_tasks)
+        else:
+            taken = self._take_by_length(first, max_tasks, max_tokens)
+        self._forget(taken)
+        return tuple([entry[2] for entry in taken])
+
+    def expect(self, weight: float, nbytes: int) -> None:
+        """A running batch announces tasks for this queue: their total weight and bytes."""
+        self._expected_weight += int(weight * _WEIGHT_UNITS)
+        self._expected_nbytes += nbytes
+
+    def unexpect(self, weight: float, nbytes: int) -> None:
+        """The batch has ended: take back exactly what it announced."""
+        self._expected_weight -= int(weight * _WEIGHT_UNITS)
+        self._expected_nbytes -= nbytes
+        assert self._expected_nbytes >= 0, f"{self.node.name}: more was taken back than announced"
+
+    def check_invariants(self) -> None:
+        """Recount everything. O(length)."""
+        waiting = self._waiting
+        weights = {task: int(entry[3] * _WEIGHT_UNITS) for task, entry in waiting.items()}
+        assert self._weight == sum(weights.values())
+        assert self._pressure == sum(weights[task] * entry[4] for task, entry in waiting.items())
+        assert all(entry[2] == task for task, entry in waiting.items())
+        live = [entry[2] for heap in self._heaps.values() for entry in heap if waiting.get(entry[2]) is entry]
+        assert sorted(live) == sorted(waiting), "every waiting task is in exactly one heap"
+        assert self._stale_count == sum(map(len, self._heaps.values())) - len(live)
+        assert self._stale_count <= len(waiting)
+        for bucket, heap in self._heaps.items():
+            assert all(heap[(at - 1) // 2] <= heap[at] for at in range(1, len(heap))), f"bucket {bucket} is no heap"
+            assert bucket == _SOLO or not self._by_length or all(_bucket(entry[5]) == bucket for entry in heap)
+
+    def _first_bucket(self) -> int | None:
+        """The bucket with the most urgent task on top (no longer stale)."""
+        first, head = None, None
+        for bucket, heap in self._heaps.items():
+            while heap and self._waiting.get(heap[0][2]) is not heap[0]:
+                self._drop_stale(heap)
+            if heap and (head is None or heap[0] < head):
+                first, head = bucket, heap[0]
+        return first
+
+    def _take_by_priority(self, max_tasks: int) -> list[_Entry]:
+        waiting = self._waiting
+        heaps = [heap for bucket, heap in self._heaps.items() if bucket != _SOLO and heap]
+        taken: list[_Entry] = []
+        while heaps and len(taken) < max_tasks:
+            heap = heaps[0] if len(heaps) == 1 else min(heaps)  # lists compare by their first entries, the tops
+            if waiting.get(heap[0][2]) is heap[0]:
+                taken.append(heapq.heappop(heap))
+            else:
+                self._drop_stale(heap)
+            if not heap:
+                heaps = [heap for heap in heaps if heap]
+        return taken
+
+    def _take_by_length(self, first: int, max_tasks: int, max_tokens: int) -> list[_Entry]:
+        taken: list[_Entry] = []
+        longest = total = 0
+        for heap in self._nearest_heaps(first):
+            while heap and len(taken) < max_tasks:
+                entry = heap[0]
+                if self._waiting.get(entry[2]) is not entry:
+                    self._drop_stale(heap)
+                    continue
+                padded = (len(taken) + 1) * max(longest, entry[5])
+                if taken and (padded > max_tokens or padded > 2 * (total + entry[5])):
+                    break
+                taken.append(heapq.heappop(heap))
+                longest = max(longest, entry[5])
+                total += entry[5]
+            if len(taken) == max_tasks or (len(taken) + 1) * longest > max_tokens:
+                break
+        return taken
+
+    def _nearest_heaps(self, first: int) -> Iterator[list[_Entry]]:
+        """The first bucket's heap, then the others by distance, the shorter before the longer one."""
+        yield self._heaps[first]
+        others = sorted(bucket for bucket in self._heaps if bucket not in (first, _SOLO))
+        for bucket in sorted(others, key=lambda other: abs(other - first)):
+            yield self._heaps[bucket]
+
+    def _forget(self, entries: list[_Entry]) -> None:
+        weight = pressure = 0
+        for _, _, task, task_weight, nbytes, _ in entries:
+            del self._waiting[task]
+            units = int(task_weight * _WEIGHT_UNITS)
+            weight += units
+            pressure += units * nbytes
+        self._weight -= weight
+        self._pressure -= pressure
+        if self._stale_count > len(self._waiting):
+            self._sweep()
+
+    def _drop_stale(self, heap: list[_Entry]) -> None:
+        heapq.heappop(heap)
+        self._stale_count -= 1
+
+    def _sweep(self) -> None:
+        """Rebuild the heaps without stale entries: as many go as stay, so each has paid for it when it turned stale."""
+        for bucket, heap in list(self._heaps.items()):
+            live = [entry for entry in heap if self._waiting.get(entry[2]) is entry]
+            if live:
+                heapq.heapify(live)
+                self._heaps[bucket] = live
+            else:
+                del self._heaps[bucket]
+        self._stale_count = 0
+
+
+def _bucket(padded_length: int) -> int:
+    """Which heap: one per length below 8, above that four per power of two, so that lengths in one differ by < 25 %."""
+    shift = max(padded_length.bit_length() - 3, 0)
+    return (shift << 2) + (padded_length >> shift)

@@ -1,0 +1,55 @@
+"""Status: a peer's numbers, as it tells them to whoever asks."""
+
+from collections.abc import Mapping
+
+from .claims import Claims
+from .messages import ExecutorStats, QueueStats, Stats
+from .queues import Queue, QueueKey
+from .state import State
+
+
+def stats(mid: int, state: State, claims: Claims, counters: Mapping[str, int]) -> Stats:
+    """Everything `AskStats` is answered with. O(queues + executors)."""
+    queues = list(state.plans.queues())
+    names = {queue.key: queue.plan.place(queue.node) for queue in queues}
+    cache = state.cache
+    if cache is not None:
+        counters = dict(counters) | {
+            "cache_hits": cache.hits,
+            "cache_misses": cache.misses,
+            "cache_deferred": cache.deferred,
+        }
+    return Stats(
+        mid=mid,
+        queues=tuple(_queue(queue, names[queue.key], claims) for queue in queues),
+        executors=_executors(claims, names),
+        tasks=state.ledger.counts(),
+        counters=counters,
+        record_bytes=state.ledger.kept_nbytes,
+        cache_entries=0 if cache is None else len(cache),
+        cache_bytes=0 if cache is None else cache.nbytes,
+    )
+
+
+def _queue(queue: Queue, name: str, claims: Claims) -> QueueStats:
+    return QueueStats(
+        id=queue.node.queue,
+        name=name,
+        queue_length=queue.length,
+        listeners=claims.loaded(queue),
+        weight=queue.weight,
+        pressure=queue.pressure,
+        expected_pressure=queue.expected_pressure,
+        claimants=claims.claimants(queue),
+    )
+
+
+def _executors(claims: Claims, names: Mapping[QueueKey, str]) -> tuple[ExecutorStats, ...]:
+    return tuple(
+        ExecutorStats(
+            id=executor,
+            place="" if own is None else names.get(own, ""),
+            loaded=tuple(sorted(names[key] for key in loaded if key in names)),
+        )
+        for executor, (own, loaded) in claims.executors().items()
+    )

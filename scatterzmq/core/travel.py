@@ -1,0 +1,440 @@
+"""Travel: how a task moves through its plan, from accepted to ended.
+
+Purpose   Queue, call, return, cache, retry, end: each a small step on one record.
+Rules     1. A step on the agenda touches one record; steps that follow from it go to the end of the agenda.
+             So a chain of cache hits of any length needs no stack, and a value that resolves a thousand waiters
+             is handed to one after another.
+          2. Uses of blocks: a frame, the record's input, its result and the cache count one each; whoever drops
+             a value releases it.
+          3. A task that ends gives up every key it still leads.
+          4. A task starts over only from its input; what it had computed is dropped.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from ..errors import ErrorCode, ErrorContext, ErrorInfo
+from ..graph.plan import GraphPlan, NodePlan
+from ..ids import ExecutorId, GraphId, TaskId
+from .cache import Ask, Cached, cache_key
+from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .state import State
+from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
+from .values import Value
+
+Step: TypeAlias = Callable[[], None]
+
+HITS_IN_A_ROW_MAX = 10_000
+"""A task that got this many values from the cache without running anything is in an endless loop."""
+
+RESTARTS_MAX = 100
+"""Restarts for which the task is not to blame are limited apart, so that churn does not kill good tasks."""
+
+_FINAL_CODES = frozenset(
+    (ErrorCode.POISON, ErrorCode.CANCELLED, ErrorCode.CONFLICT, ErrorCode.REFUSED, ErrorCode.MISSING_BLOB)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a step failed. `place` and `executor` say where; final: not to be tried again."""
+
+    code: ErrorCode
+    message: str
+    traceback: str = ""
+    final: bool = False
+    node: str = ""
+    executor: ExecutorId | None = None
+
+
+class Travel:
+    """Moves records; `run` works the agenda off."""
+
+    def __init__(self, state: State, strategy: QueueStrategy) -> None:
+        self._state = state
+        self._ledger = state.ledger
+        self._plans = state.plans
+        self._blocks = state.blocks
+        self._cache = state.cache
+        self._out = state.out
+        self._strategy = strategy
+        self._agenda: deque[Step] = deque()
+        self._ended: list[Record] = []
+        self.counters = {"finished": 0, "failed": 0, "restarts": 0, "hops": 0}
+
+    # ---- the agenda
+
+    def run(self) -> list[Record]:
+        """Take all steps that are due. Returns the records that have ended since the last call."""
+        agenda = self._agenda
+        while agenda:
+            agenda.popleft()()
+        ended, self._ended = self._ended, []
+        return ended
+
+    @property
+    def busy(self) -> bool:
+        """Whether `run` has something to do."""
+        return bool(self._agenda or self._ended)
+
+    # ---- beginning
+
+    def begin(self, record: Record) -> None:
+        """Start (or start over) from the input."""
+        entry = record.plan.graphs[record.plan.entry]
+        for value in record.input.values():
+            self._blocks.hold(value)
+        record.weight = 1.0
+        record.nbytes = _nbytes(record.input.values())
+        self._open(record, Frame(entry, dict(record.input)), hits=0)
+
+    def _open(self, record: Record, frame: Frame, hits: int) -> None:
+        """Begin a graph whose input lies in `frame`."""
+        record.stack.append(frame)
+        record.node = None
+        graph = frame.graph
+        if graph.cache and self._cache is not None and record.caching:
+            key = cache_key(graph.closure, frame.values.items())
+            if key is not None:
+                answer = self._ask(record, key, graph, None, hits)
+                if isinstance(answer, Cached):
+                    outputs = dict(answer.fields)
+                    self._hold(outputs)
+                    self._agenda.append(partial(self._close, record, outputs, hits + 1))
+                    return
+                if answer is Ask.WAIT:
+                    return
+                frame.graph_key = key
+        self._enter(record, graph.nodes[graph.first], hits)
+
+    def _enter(self, record: Record, node: NodePlan, hits: int) -> None:
+        """Bring a task to a node: into its queue, or past it if its result is known."""
+        record.node = node
+        if node.cache and self._cache is not None and record.caching:
+            values = record.stack[-1].values
+            inputs = [(name, values[source]) for name, source in node.inputs.items() if source in values]
+            key = cache_key(node.closure, inputs)
+            if key is not None:
+                answer = self._ask(record, key, record.stack[-1].graph, node, hits)
+                if isinstance(answer, Cached):
+                    fields = dict(answer.fields)
+                    self._hold(fields)
+                    self._agenda.append(partial(self._leave, record, node, answer.output, fields, hits + 1))
+                    return
+                if answer is Ask.WAIT:
+                    return
+                record.node_key = key
+        self._queue(record, node)
+
+    def _queue(self, record: Record, node: NodePlan) -> None:
+        queue = self._plans.queue(record.plan, node)
+        length = 0
+        if node.padded_field is not None:
+            value = record.stack[-1].values.get(node.inputs[node.padded_field])
+            if value is not None:
+                length = value[0].layout.row_shape(value[1])[node.padded_dim]
+        self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
+        queue.push(
+            record.id,
+            priority=self._priority(record),
+            weight=record.weight,
+            nbytes=record.nbytes,
+            padded_length=length,
+            solo=record.solo,
+            seq=record.seq,
+        )
+        self._plans.filled(queue)
+
+    def _priority(self, record: Record) -> float:
+        try:
+            return priority_of(self._strategy, record.weight, record.retries)
+        except StrategyFailed as failed:
+            self._out.report("warning.strategy.queue", message=str(failed))
+            self._strategy = SimpleQueueStrategy()
+            return self._strategy.priority(record.weight, record.retries)
+
+    # ---- the cache
+
+    def _ask(self, record: Record, key: CacheKey, graph: GraphPlan, node: NodePlan | None, hits: int) -> Ask | Cached:
+        assert self._cache is not None
+        if hits > HITS_IN_A_ROW_MAX:
+            return Ask.COMPUTE
+        answer = self._cache.ask(key, record.id, may_wait=_may_wait(record, graph, node))
+        if answer is Ask.LEAD:
+            self._lead(record, key, graph, node)
+        elif answer is Ask.WAIT:
+            record.waits_for = key
+            self._ledger.move(record, Cause.DEFER, self._state.now_ms, node.name if node else graph.name)
+        return answer
+
+    def _lead(self, record: Record, key: CacheKey, graph: GraphPlan, node: NodePlan | None) -> None:
+        if record.leads is None:
+            record.leads = []
+        if all(lead.key != key for lead in record.leads):
+            record.leads.append(Lead(key, graph, node))
+
+    def _put(self, record: Record, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
+        assert self._cache is not None
+        if record.leads:
+            record.leads = [lead for lead in record.leads if lead.key != key] or None
+        for waiter in self._cache.put(key, output, fields):
+            values = dict(fields)
+            self._hold(values)
+            self._agenda.append(partial(self._resolve, self._known(waiter), key, output, values))
+
+    def _resolve(self, record: Record, key: CacheKey, output: str, fields: dict[str, Value]) -> None:
+        """Hand a waiter the value it waits for."""
+        assert record.waits_for == key
+        record.waits_for = None
+        if record.node is None:
+            self._close(record, fields, hits=1)
+        else:
+            self._leave(record, record.node, output, fields, hits=1)
+
+    def _abort_leads(self, record: Record) -> None:
+        leads, record.leads = record.leads, None
+        for lead in leads or ():
+            assert self._cache is not None
+            aborted = self._cache.abort(lead.key, record.id)
+            if aborted.promoted is not None:
+                waiter = self._known(aborted.promoted)
+                self._lead(waiter, lead.key, lead.graph, lead.node)
+                self._agenda.append(partial(self._compute, waiter, lead.key))
+            for released in aborted.released:
+                self._agenda.append(partial(self._compute, self._known(released), lead.key))
+
+    def _compute(self, record: Record, key: CacheKey) -> None:
+        """A waiter is to compute what it waited for."""
+        assert record.waits_for == key
+        record.waits_for = None
+        if record.node is not None:
+            record.node_key = key
+            self._queue(record, record.node)
+        else:
+            frame = record.stack[-1]
+            frame.graph_key = key
+            self._enter(record, frame.graph.nodes[frame.graph.first], hits=0)
+
+    def _known(self, task: TaskId) -> Record:
+        record = self._ledger.record(task)
+        assert record is not None, f"{task} waits for a key but is not in the ledger"
+        return record
+
+    # ---- moving on
+
+    def emitted(self, record: Record, node: NodePlan, output: str, fields: dict[str, Value]) -> None:
+        """A node answered for a task: the fields go on top of its frame, and it moves on."""
+        for value in fields.values():
+            self._blocks.hold(value)
+        record.solo = False
+        record.crashes = 0
+        key, record.node_key = record.node_key, None
+        if key is not None:
+            self._put(record, key, output, fields)
+        record.weight += node.weight
+        self._leave(record, node, output, fields, hits=0)
+
+    def block_finished(self, record: Record, graph: GraphPlan, outputs: dict[str, Value]) -> None:
+        """A whole block graph answered for a task."""
+        for value in outputs.values():
+            self._blocks.hold(value)
+        record.solo = False
+        record.crashes = 0
+        record.weight += sum(node.weight for node in graph.nodes.values())
+        self._close(record, outputs, hits=0)
+
+    def called(self, record: Record, node: NodePlan, output: str, graph: GraphPlan, fields: dict[str, Value]) -> None:
+        """A node called a graph for a task: push a frame; its result comes back on `output`."""
+        values = {f":{name}": value for name, value in fields.items()}
+        self._hold(values)
+        key, record.node_key = record.node_key, None
+        record.solo = False
+        record.crashes = 0
+        record.weight += node.weight
+        record.nbytes = _nbytes(fields.values())
+        self._open(record, Frame(graph, values, caller=node, output=output, node_key=key), hits=0)
+
+    def _leave(self, record: Record, node: NodePlan, output: str, fields: dict[str, Value], hits: int) -> None:
+        """Put fields (held already) on the frame and go where `output` leads."""
+        frame = record.stack[-1]
+        values = frame.values
+        way = node.outputs[output]
+        for name, value in fields.items():
+            qualified = f"{node.name}:{name}"
+            before = values.get(qualified)
+            if before is not None:
+                self._blocks.release((before,))
+            values[qualified] = value
+        if fields:
+            record.nbytes = _nbytes(fields.values())
+        for name in way.drop:
+            dropped = values.pop(name, None)
+            if dropped is not None:
+                self._blocks.release((dropped,))
+        self.counters["hops"] += 1
+        if way.next is not None:
+            self._enter(record, record.plan.queues[way.next], hits)
+            return
+        missing = [name for name, source in frame.graph.outputs.items() if source not in values]
+        if missing:
+            self.failed(record, self._incomplete(record, frame.graph, missing))
+            return
+        outputs = {name: values[source] for name, source in frame.graph.outputs.items()}
+        self._hold(outputs)
+        self._close(record, outputs, hits)
+
+    def _close(self, record: Record, outputs: dict[str, Value], hits: int) -> None:
+        """End the innermost graph with its outputs (held already)."""
+        frame = record.stack[-1]
+        wrong = _mismatch(frame.graph, outputs)
+        if wrong:
+            self._blocks.release(outputs.values())
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=wrong))
+            return
+        record.stack.pop()
+        if frame.graph_key is not None:
+            self._put(record, frame.graph_key, "", outputs)
+        if frame.node_key is not None:
+            self._put(record, frame.node_key, frame.output, outputs)
+        self._blocks.release(frame.values.values())
+        if frame.caller is None:
+            self._finish(record, outputs)
+        else:
+            # By way of the agenda: a deep recursion returns through all its frames at once.
+            self._agenda.append(partial(self._leave, record, frame.caller, frame.output, outputs, hits))
+
+    def _incomplete(self, record: Record, graph: GraphPlan, missing: list[str]) -> Failure:
+        sources = ", ".join(f"{name!r} (from {graph.outputs[name]!r})" for name in missing)
+        place = record.plan.qualified(graph.id)
+        return Failure(
+            code=ErrorCode.GENERAL_EXCEPTION,
+            message=f"graph {place} ended without {sources}: the node that makes it was not on this task's way",
+        )
+
+    # ---- ending
+
+    def _finish(self, record: Record, outputs: dict[str, Value]) -> None:
+        for value in outputs.values():
+            self._blocks.keep(value)
+        record.result = outputs
+        self._end(record, Cause.FINISH, _nbytes(outputs.values()))
+        self.counters["finished"] += 1
+
+    def failed(self, record: Record, failure: Failure) -> None:
+        """A step failed: start over, or give up. The record must not be in a queue, nor hold a token."""
+        record.error = _error_info(record, failure)
+        limit = record.plan.graphs[record.plan.entry].max_retries
+        if limit is None:
+            limit = self._state.settings.tasks.max_retries
+        if failure.final or failure.code in _FINAL_CODES or record.errors >= limit:
+            self.give_up(record, Cause.FAIL)
+            return
+        record.errors += 1
+        self.counters["restarts"] += 1
+        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+        self._drop_frames(record)
+        record.tell(self._state.now_ms, "restart", failure.code)
+        self.begin(record)
+
+    def reclaimed(self, record: Record, failure: Failure | None) -> None:
+        """Its executor is gone: back into the queue of the step it was lent for. None: not worth counting."""
+        assert record.node is not None
+        if failure is not None:
+            record.error = _error_info(record, failure)
+            if record.restarts >= RESTARTS_MAX:
+                self.give_up(record, Cause.FAIL)
+                return
+            record.restarts += 1
+            self.counters["restarts"] += 1
+            self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+        self._queue(record, record.node)
+
+    def give_up(self, record: Record, cause: Cause) -> None:
+        """End a task without a result; `record.error` says why."""
+        assert record.error is not None
+        self._end(record, cause)
+        self.counters["failed"] += 1
+        self._out.report("error.task.final", task=record.id, code=record.error.code, message=record.error.message)
+
+    def forget(self, record: Record) -> None:
+        """Remove a record and all it holds. It must not be in a queue, nor hold a token."""
+        if not record.phase.ended:
+            self._let_go(record)
+        if record.result:
+            self._blocks.release(record.result.values())
+        self._plans.leave(record.plan)
+        self._ledger.remove(record)
+
+    def leave_cache(self, record: Record) -> None:
+        """Stop waiting for a key."""
+        if record.waits_for is not None:
+            assert self._cache is not None
+            self._cache.leave(record.waits_for, record.id)
+            record.waits_for = None
+
+    def _end(self, record: Record, cause: Cause, kept_nbytes: int = 0) -> None:
+        self._ledger.keeps(record, kept_nbytes)
+        self._ledger.move(record, cause, self._state.now_ms)
+        record.ended_ms = self._state.now_ms
+        self._let_go(record)
+        self._ended.append(record)
+
+    def _let_go(self, record: Record) -> None:
+        """Release what only a running task needs."""
+        self._drop_frames(record)
+        self._blocks.release(record.input.values())
+        record.input = {}
+        record.node = None
+        self._abort_leads(record)
+
+    def _drop_frames(self, record: Record) -> None:
+        for frame in record.stack:
+            self._blocks.release(frame.values.values())
+        record.stack = []
+        record.node_key = None
+
+    def _hold(self, values: Mapping[str, Value]) -> None:
+        for value in values.values():
+            self._blocks.hold(value)
+
+
+def _nbytes(values: Iterable[Value]) -> int:
+    return sum([block.layout.row_nbytes(row) for block, row in values])
+
+
+def _may_wait(record: Record, graph: GraphPlan, node: NodePlan | None) -> bool:
+    """Whether nobody who computes this key could come to wait for a key that the task leads.
+
+    Whoever computes a graph can wait for what that graph can reach through calls; a node without calls waits for
+    nothing. A task that waits only for what cannot reach its own keys is never part of a circle.
+    """
+    if not record.leads:
+        return True
+    reach: set[GraphId] = set()
+    for called in (graph.id,) if node is None else node.calls:
+        reach.add(called)
+        reach |= record.plan.graphs[called].below
+    return all(lead.graph.id not in reach for lead in record.leads)
+
+
+def _mismatch(graph: GraphPlan, outputs: Mapping[str, Value]) -> str:
+    """What is wrong with a graph's outputs; "" if they fit its output format."""
+    for name, (block, row) in outputs.items():
+        wanted = graph.output_format.get(name)
+        layout = block.layout
+        if wanted is None or (layout.shape == wanted.shape and layout.dtype == wanted.dtype):
+            continue
+        shape = layout.row_shape(row)
+        if not wanted.accepts(layout.dtype, shape):
+            return f"output {name!r} of graph {graph.name}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
+    return ""
+
+
+def _error_info(record: Record, failure: Failure) -> ErrorInfo:
+    graph = record.plan.qualified(record.stack[-1].graph.id) if record.stack else None
+    node = failure.node or (record.node.name if record.node is not None else None)
+    context = ErrorContext(executor=failure.executor, task=record.id, graph=graph, node=node)
+    return ErrorInfo(code=failure.code, message=failure.message, traceback=failure.traceback, context=context)

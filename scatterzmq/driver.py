@@ -1,0 +1,294 @@
+"""The driver: performs what a core asks for, in one thread, and tells the core what happened.
+
+Purpose   Owns the core, the payload store, the executors and the clients of one peer. Everybody else posts to it.
+Rules     1. Only the thread that runs `step` touches the core and the store; all other threads call `post`.
+          2. Actions are performed at once and in order, so that a block is collected before it is freed.
+          3. Nothing here decides anything about tasks: that is the core's.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from .core.actions import (
+    AbandonExecutor,
+    Action,
+    BatchOrder,
+    CheckGraph,
+    FreeBlocks,
+    KeepBlocks,
+    Report,
+    RetirePlan,
+    RowsCancelled,
+    RunBatch,
+    Send,
+)
+from .core.events import (
+    BatchFinished,
+    ClientLost,
+    Emitted,
+    Event,
+    ExecutorStarted,
+    GraphChecked,
+    MessageReceived,
+    TimerFired,
+)
+from .core.messages import Submit, ToClient, ToPeer
+from .core.peer import PeerCore
+from .core.values import Block, Value
+from .execute.store import PayloadStore
+from .execute.work import Done, Work
+from .ids import BlockId, ClientId, ExecutorId
+from .wire.columns import Column
+
+Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
+Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Incoming:
+    """A client's message with its columns."""
+
+    sender: ClientId
+    message: ToPeer
+    columns: Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClientJoined:
+    """A client that wants its messages delivered; `deliver` is called from the driver's thread."""
+
+    client: ClientId
+    deliver: Deliver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClientLeft:
+    client: ClientId
+
+
+Posted: TypeAlias = Incoming | ClientJoined | ClientLeft | Done | GraphChecked
+
+
+class Executors(Protocol):
+    """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
+
+    def start(self) -> tuple[ExecutorId, ...]:
+        """Start all of them."""
+        ...
+
+    def run(self, executor: ExecutorId, work: Work) -> None: ...
+
+    def replace(self, executor: ExecutorId) -> ExecutorId:
+        """Let go of one that hangs and start another."""
+        ...
+
+    def check(self, request: int, definition: str) -> None:
+        """Check a definition; answers with GraphChecked, posted."""
+        ...
+
+    def retire(self, digest: bytes) -> None:
+        """A plan is not used any more."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    executor: ExecutorId
+    work: Work
+    pinned: frozenset[BlockId]
+
+
+class Driver:
+    """One peer's driver.
+
+    report: gets every report of the core; None if nobody listens.
+    """
+
+    def __init__(
+        self,
+        core: PeerCore,
+        store: PayloadStore,
+        executors: Executors,
+        *,
+        report: Reporter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._executors = executors
+        self._report = report
+        self._clock = clock
+        self._clients: dict[ClientId, Deliver] = {}
+        self._running: dict[int, _Running] = {}
+        self._alive: set[ExecutorId] = set()
+        self._events: deque[Event] = deque()
+
+    def start(self) -> None:
+        """Start the executors."""
+        for executor in self._executors.start():
+            self._started(executor)
+
+    def wait_s(self) -> float | None:
+        """How long nothing will happen by itself; None for ever."""
+        times = [time for time in (self._core.deadline_ms(), self._store.deadline_ms()) if time is not None]
+        return max(0.0, min(times) / 1000 - self._clock()) if times else None
+
+    def take(self, posted: Posted) -> None:
+        """Take in one thing that was posted."""
+        match posted:
+            case Incoming():
+                self._incoming(posted)
+            case Done():
+                self._done(posted)
+            case ClientJoined(client=client, deliver=deliver):
+                self._clients[client] = deliver
+            case ClientLeft(client=client):
+                if self._clients.pop(client, None) is not None:
+                    self._tell(ClientLost(client=client))
+            case GraphChecked():
+                self._tell(posted)
+
+    def tick(self) -> None:
+        """Do what is due by the clock."""
+        now_ms = self._now_ms()
+        self._store.expire(now_ms)
+        deadline_ms = self._core.deadline_ms()
+        if deadline_ms is not None and deadline_ms <= now_ms:
+            self._tell(TimerFired())
+
+    def clients(self) -> tuple[Deliver, ...]:
+        """Everybody who gets messages."""
+        return tuple(self._clients.values())
+
+    # ---- into the core
+
+    def _incoming(self, posted: Incoming) -> None:
+        blocks: dict[str, Block] = {}
+        message = posted.message
+        if isinstance(message, Submit):
+            for name, column in posted.columns.items():
+                digests = message.digests.get(name, ())
+                blocks[name] = self._store.put(column, self._now_ms(), kept=True, digests=digests)[0][0]
+        self._tell(MessageReceived(sender=posted.sender, message=message, blocks=blocks))
+
+    def _done(self, done: Done) -> None:
+        if done.executor not in self._alive:
+            return
+        running = self._running.pop(done.order)
+        self._store.unpin(running.pinned)
+        now_ms = self._now_ms()
+        emitted = tuple(
+            [
+                Emitted(
+                    output=part.output,
+                    rows=part.rows,
+                    fields={
+                        name: self._store.put(column, now_ms, digests=part.digests.get(name, ()))
+                        for name, column in part.columns.items()
+                    },
+                    call=part.call,
+                )
+                for part in done.emitted
+            ]
+        )
+        taken = frozenset(running.work.rows)
+        missing = tuple([row for row in range(len(running.work.order.tasks)) if row not in taken])
+        self._tell(
+            BatchFinished(
+                executor=done.executor,
+                order=done.order,
+                emitted=emitted,
+                failed=done.failed,
+                missing=missing,
+                loaded=done.loaded,
+            )
+        )
+
+    def _started(self, executor: ExecutorId) -> None:
+        self._alive.add(executor)
+        self._tell(ExecutorStarted(executor=executor))
+
+    def _tell(self, event: Event) -> None:
+        """Let the core handle an event, and what comes of it; one after another, however one leads to the next."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            for action in self._core.handle(self._events[0], self._now_ms()):
+                self._perform(action)
+            self._events.popleft()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    # ---- out of the core
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case RunBatch(executor=executor, order=order):
+                self._run(executor, order)
+            case Send():
+                self._send(action)
+            case FreeBlocks(ids=ids):
+                self._store.free(ids)
+            case KeepBlocks(ids=ids):
+                self._store.keep(ids)
+            case RowsCancelled(order=number, rows=rows):
+                if number in self._running:
+                    self._running[number].work.dead.update(rows)
+            case AbandonExecutor(executor=executor):
+                self._abandon(executor)
+            case CheckGraph(request=request, definition=definition):
+                self._executors.check(request, definition)
+            case RetirePlan(digest=digest):
+                self._executors.retire(digest)
+            case Report(name=name, context=context):
+                if self._report is not None:
+                    self._report(name, context)
+
+    def _send(self, action: Send) -> None:
+        deliver = self._clients.get(action.to)
+        if deliver is not None:
+            columns = {name: self._store.collect(values) for name, values in action.values.items() if values}
+            deliver(action.message, columns)
+
+    def _run(self, executor: ExecutorId, order: BatchOrder) -> None:
+        """Hand a batch over, without the rows that lost an input."""
+        ids = frozenset(_block_ids(order.inputs.values()))
+        gone = frozenset([block for block in ids if not self._store.holds(block)])
+        rows = tuple(range(len(order.tasks)))
+        if gone:
+            columns = order.inputs.values()
+            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
+        pinned = ids - gone
+        self._store.pin(pinned)
+        inputs = {}
+        if rows:
+            inputs = {
+                name: self._store.collect_private(values if not gone else [values[row] for row in rows])
+                for name, values in order.inputs.items()
+            }
+        work = Work(order=order, rows=rows, columns=inputs)
+        self._running[order.order] = _Running(executor, work, pinned)
+        if rows:
+            self._executors.run(executor, work)
+        else:
+            self._done(Done(executor=executor, order=order.order, emitted=(), failed=()))
+
+    def _abandon(self, executor: ExecutorId) -> None:
+        self._alive.discard(executor)
+        for number in [number for number, running in self._running.items() if running.executor == executor]:
+            self._store.unpin(self._running.pop(number).pinned)
+        self._started(self._executors.replace(executor))
+
+
+def _block_ids(columns: Iterable[tuple[Value, ...]]) -> Iterable[BlockId]:
+    for values in columns:
+        last = None
+        for block, _ in values:
+            if block is not last:
+                last = block
+                yield block.id

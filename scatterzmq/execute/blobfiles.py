@@ -1,0 +1,136 @@
+"""Names of blobs and the files behind them: what may be opened, and where it lies.
+
+Rules:
+  1. A name is relative and normalised; it is refused before any file is touched if it could lead elsewhere.
+  2. Every part of a path is opened below its parent's descriptor and never through a symbolic link, so that nothing
+     that changes between check and opening can lead out of the root.
+  3. A name "pkg/<package>/<path>" means a data file of an installed package that the settings allow. The package is
+     located, never imported.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import ScatterError
+
+PACKAGE_PREFIX = "pkg"
+SCRATCH = ".scratch"
+PACKAGE_SUFFIXES = (".safetensors", ".json", ".txt", ".bin")
+NAME_BYTES_MAX = 255
+
+
+class BlobError(ScatterError, ValueError):
+    """A blob that must not be opened so, or does not hold what it is used as."""
+
+
+class MissingBlob(BlobError):  # noqa: N818 -- as ErrorCode.MISSING_BLOB
+    """A blob, a part of one, or a tensor in it that is not there."""
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    """The parts of a contained name. Raises BlobError for one that could lead out of the root."""
+    try:
+        raw = name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BlobError(f"blob name {name!r} is not valid Unicode; use a relative name such as 'model/a.bin'") from None
+    parts = tuple(name.split("/"))
+    if len(raw) > NAME_BYTES_MAX:
+        why = f"has {len(raw)} bytes, at most {NAME_BYTES_MAX} are allowed"
+    elif not all(character.isprintable() for character in name) or "\\" in name:
+        why = "holds a backslash or a control character"
+    elif len(parts[0]) > 1 and parts[0][1] == ":":
+        why = "begins with a drive letter"
+    elif any(part in ("", ".", "..") for part in parts):
+        why = "is not a plain relative name"
+    elif parts[0] == SCRATCH:
+        why = f"lies in {SCRATCH}, which is kept for nodes"
+    else:
+        return parts
+    raise BlobError(f"blob name {name[:NAME_BYTES_MAX]!r} {why}; use a relative name such as 'model/a.bin'")
+
+
+def open_file(name: str, root: Path | None, packages: Sequence[str]) -> int:
+    """A descriptor for reading the blob.
+
+    root: folder of blobs; None where there is none yet.
+    Raises BlobError for a name that may not be read, MissingBlob if it is not there.
+    """
+    parts = name_parts(name)
+    if parts[0] == PACKAGE_PREFIX:
+        root, parts = _package_file(name, parts, packages)
+    if root is None:
+        raise _missing(name)
+    return _open_below(name, root, parts, os.O_RDONLY)
+
+
+def create_file(name: str, root: Path) -> int:
+    """A descriptor for writing a new blob; folders are made as needed. Raises BlobError if it is there already."""
+    parts = name_parts(name)
+    if parts[0] == PACKAGE_PREFIX:
+        raise BlobError(f"blob name {name!r} means a file of an installed package, which is only read")
+    return _open_below(name, root, parts, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def _package_file(name: str, parts: tuple[str, ...], packages: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    if len(parts) < 3 or not parts[1].isidentifier():
+        raise BlobError(f"blob name {name!r} names no file of a package; expected 'pkg/<package>/<path>'")
+    package = parts[1]
+    if package not in packages and "*" not in packages:
+        raise BlobError(f"blob {name!r}: package {package!r} may not be read; add it to blobs.packages")
+    if not parts[-1].endswith(PACKAGE_SUFFIXES):
+        raise BlobError(f"blob {name!r} is no data file; of packages only {', '.join(PACKAGE_SUFFIXES)} may be read")
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingBlob(f"blob {name!r}: package {package!r} is not installed here")
+    return Path(next(iter(spec.submodule_search_locations))), parts[2:]
+
+
+def _open_below(name: str, root: Path, parts: tuple[str, ...], flags: int) -> int:
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts[:-1]:
+                if flags & os.O_CREAT:
+                    _make_folder(part, folder)
+                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | safe, dir_fd=folder)
+                os.close(folder)
+                folder = below
+            # Without O_NONBLOCK a named pipe would block here for ever.
+            handle = os.open(parts[-1], flags | os.O_NONBLOCK | safe, 0o644, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _explained(name, error) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BlobError(f"blob {name!r} is not a file")
+    return handle
+
+
+def _make_folder(part: str, parent: int) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(part, dir_fd=parent)
+
+
+def _explained(name: str, error: OSError) -> BlobError:
+    """The error for a name, without paths of this machine: it may go to a client."""
+    if error.errno == errno.EEXIST:
+        return BlobError(f"blob {name!r} is there already and blobs are written once; choose another name")
+    if error.errno == errno.ELOOP:
+        return BlobError(f"blob {name!r} is a symbolic link, which is never followed; put the file itself there")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return _missing(name)
+    return BlobError(f"blob {name!r} cannot be opened: {os.strerror(error.errno or 0)}")
+
+
+def _missing(name: str) -> MissingBlob:
+    return MissingBlob(f"blob {name!r} is not there; put the file below blobs.dir or write it with open_blob()")

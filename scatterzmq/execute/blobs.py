@@ -1,0 +1,247 @@
+"""Read-only data of nodes: one folder of blobs, mapped into memory, plus the data files of installed packages.
+
+A place in a blob is the text "offset:length:name". A blob is written once, front to back, and sealed when its writer
+is closed; what is written can be read at once. Any file put into the folder by other means is a sealed blob too.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from mmap import ACCESS_COPY, mmap
+from pathlib import Path
+from shutil import rmtree
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+
+from ..graph.formats import FieldFormat
+from ..ids import NodeId
+from .blobfiles import SCRATCH, BlobError, MissingBlob, create_file, open_file
+from .blobtensors import ALIGNMENT, decode_tensor, encode_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", "SafeTensors"]
+
+
+class Place(NamedTuple):
+    """A piece of a blob, in bytes."""
+
+    offset: int
+    length: int
+    name: str
+
+    @classmethod
+    def parse(cls, data: str) -> Self:
+        """Of "offset:length:name". Raises BlobError, which shows the text."""
+        offset, _, rest = data.partition(":")
+        length, _, name = rest.partition(":")
+        if not (offset.isascii() and offset.isdigit() and length.isascii() and length.isdigit() and name):
+            raise BlobError(f"expected 'offset:length:name of a blob' such as '0:128:model/a.bin', got {data!r}")
+        if len(offset) > 18 or len(length) > 18:
+            raise BlobError(f"offset or length of {data[:80]!r} is beyond any file")
+        return cls(int(offset), int(length), name)
+
+    def __str__(self) -> str:
+        return f"{self.offset}:{self.length}:{self.name}"
+
+
+class BlobWriter:
+    """Appends to a new blob; made by `BlobStore.open_blob`. One thread at a time."""
+
+    def __init__(self, name: str, handle: int) -> None:
+        self.name = name
+        self._handle: int | None = handle
+        self._length = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def write(self, data: bytes | bytearray | memoryview) -> str:
+        """Append bytes; returns "offset:length:name". They can be read at once."""
+        offset = self._length
+        self._append(data)
+        return str(Place(offset, self._length - offset, self.name))
+
+    def write_tensor(self, tensor: "torch.Tensor | np.ndarray") -> str:
+        """Append a tensor of any shape with its dtype and shape; returns "offset:length:name"."""
+        head, elements = encode_tensor(tensor)
+        self._append(bytes(-self._length % ALIGNMENT))
+        offset = self._length
+        self._append(head)
+        self._append(elements)
+        return str(Place(offset, self._length - offset, self.name))
+
+    def close(self) -> None:
+        """Seal the blob: nobody can write to it any more."""
+        if self._handle is not None:
+            os.fchmod(self._handle, 0o444)
+            os.close(self._handle)
+            self._handle = None
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        if self._handle is None:
+            raise BlobError(f"blob {self.name!r} is sealed; write to a new one")
+        rest = memoryview(data).cast("B")
+        while rest:
+            count = os.write(self._handle, rest)
+            self._length += count
+            rest = rest[count:]
+
+
+class BlobReader:
+    """A blob opened for reading; made by `BlobStore.open`."""
+
+    def __init__(self, store: "BlobStore", name: str) -> None:
+        self._store = store
+        self.name = name
+
+    def read(self, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset` on, by default all the rest. Raises MissingBlob beyond the end."""
+        return bytes(self._store.piece(self.name, offset, length))
+
+
+class SafeTensors(Mapping[str, "torch.Tensor"]):
+    """Tensors of a .safetensors file by name. Each is mapped when asked for; nothing else of the file is read."""
+
+    def __init__(self, name: str, handle: int) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.name = name
+        try:
+            # By descriptor, so that it is the very file that was checked.
+            self._file = cast(Any, safe_open(f"/dev/fd/{handle}", framework="pt"))
+        except SafetensorError as error:
+            raise BlobError(f"blob {name!r} is no valid safetensors file: {error}") from None
+        self._names = frozenset(self._file.keys())
+
+    def __getitem__(self, key: str) -> "torch.Tensor":
+        if key not in self._names:
+            raise KeyError(key)
+        tensor: torch.Tensor = self._file.get_tensor(key)
+        return tensor
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class BlobStore:
+    """All blobs a process can read. May be used from any thread.
+
+    root: folder of the blobs, made when something is written; None makes one for this run.
+    packages: installed packages whose data files may be read as "pkg/<package>/<path>"; "*" allows all.
+    """
+
+    def __init__(self, root: Path | None, packages: Sequence[str] = ()) -> None:
+        self._root = root
+        self._is_temporary = root is None
+        self._packages = tuple(packages)
+        self._maps: dict[str, mmap] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all maps (memory that is still in use lives on) and remove a temporary folder."""
+        with self._lock:
+            self._maps.clear()
+            if self._is_temporary and self._root is not None:
+                rmtree(self._root, ignore_errors=True)
+                self._root = None
+
+    def open_blob(self, name: str) -> BlobWriter:
+        """A writer for a new blob, to be used in a `with` block. Raises BlobError if there is one of that name."""
+        return BlobWriter(name, create_file(name, self._folder()))
+
+    def open(self, name: str) -> BlobReader:
+        """A reader. Raises MissingBlob if it is not there."""
+        self._map(name, 0)
+        return BlobReader(self, name)
+
+    def read(self, data: str) -> memoryview:
+        """The bytes at "offset:length:name", read-only and without a copy. Raises MissingBlob if they are not there."""
+        place = Place.parse(data)
+        return self.piece(place.name, place.offset, place.length)
+
+    def piece(self, name: str, offset: int = 0, length: int | None = None) -> memoryview:
+        """As `read`; by default all of the blob from `offset` on."""
+        return self._view(name, offset, length).toreadonly()
+
+    def tensor(self, data: str, format: FieldFormat | None = None) -> "torch.Tensor":  # noqa: A002
+        """The tensor at "offset:length:name", as write_tensor() returned it, on the CPU, sharing mapped memory.
+
+        format: what it must match; if it is fixed, plain bytes (little-endian) will do as well.
+        Raises MissingBlob if the place is not there, BlobError if it holds something else.
+        """
+        place = Place.parse(data)
+        return decode_tensor(self._view(place.name, place.offset, place.length), format, f"blob {data!r}")
+
+    def safetensors(self, name: str) -> SafeTensors:
+        """The tensors of a safetensors file by name. Raises MissingBlob, or BlobError if it is none."""
+        handle = open_file(name, self._root, self._packages)
+        try:
+            return SafeTensors(name, handle)
+        finally:
+            os.close(handle)
+
+    def tensor_by_name(self, name: str, key: str) -> "torch.Tensor":
+        """One tensor of a safetensors file, mapped. Raises MissingBlob if file or tensor are not there."""
+        tensors = self.safetensors(name)
+        if key not in tensors:
+            raise MissingBlob(f"blob {name!r} has no tensor {key!r} among its {len(tensors)}")
+        return tensors[key]
+
+    def scratch(self, node: NodeId) -> Path:
+        """A folder for this node alone. It is kept as long as the store's root; nothing in it can be read as a blob."""
+        folder = self._folder() / SCRATCH / NodeId.parse(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _folder(self) -> Path:
+        with self._lock:
+            if self._root is None:
+                self._root = Path(tempfile.mkdtemp(prefix="scatterzmq-"))
+            elif not self._is_temporary:
+                self._root.mkdir(parents=True, exist_ok=True)
+            return self._root
+
+    def _view(self, name: str, offset: int, length: int | None) -> memoryview:
+        """Writable, because torch warns otherwise; what is written stays in this process (copy on write)."""
+        view = self._map(name, None if length is None else offset + length)
+        end = len(view) if length is None else offset + length
+        if offset < 0 or end < offset or end > len(view):
+            raise MissingBlob(f"blob {name!r} has {len(view)} bytes; {offset} to {end} are not there")
+        return view[offset:end]
+
+    def _map(self, name: str, end: int | None) -> memoryview:
+        """The blob up to `end` at least, else all there is by now: it may have grown since it was mapped."""
+        with self._lock:
+            known = self._maps.get(name)
+            if known is not None and end is not None and len(known) >= end:
+                return memoryview(known)
+            handle = open_file(name, self._root, self._packages)
+            try:
+                size = os.fstat(handle).st_size
+                if known is not None and len(known) == size:
+                    return memoryview(known)
+                if size == 0:  # cannot be mapped
+                    return memoryview(bytearray())
+                known = mmap(handle, 0, access=ACCESS_COPY)
+            finally:
+                os.close(handle)
+            self._maps[name] = known
+            return memoryview(known)

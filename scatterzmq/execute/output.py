@@ -1,0 +1,111 @@
+"""What nodes print: stands in for sys.stdout and hands the lines of nodes to a callback, all else to the terminal.
+
+Only threads inside `lines_of` are affected; everybody else writes to the stream that was there before.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+_LINE_CHARS_MAX = 8192  # longer lines come in pieces, so that a node without newlines cannot fill the memory
+
+
+class NodeOutput:
+    """Takes over sys.stdout between `install` and `remove`.
+
+    emit: called as emit(place, line) in the thread that printed, without the newline.
+    """
+
+    def __init__(self, emit: Callable[[str, str], None]) -> None:
+        self._emit = emit
+        self._stream: _Stream | None = None
+
+    def install(self) -> None:
+        """Stand in for sys.stdout. A second call changes nothing."""
+        if self._stream is None:
+            self._stream = _Stream(sys.stdout)
+            sys.stdout = self._stream
+
+    def remove(self) -> None:
+        """Put back what was there. If somebody took over sys.stdout after us, we only let everything pass from now."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        stream.closed_by_owner = True
+        if sys.stdout is stream:
+            below: Any = stream
+            while isinstance(below, _Stream) and below.closed_by_owner:
+                below = below.below
+            sys.stdout = below
+
+    @contextmanager
+    def lines_of(self, place: str) -> Iterator[None]:
+        """What this thread prints in here are lines of the node at `place`."""
+        stream = self._stream
+        if stream is None:
+            yield
+            return
+        sink = _Sink(self._emit, place)
+        outer = getattr(stream.of_thread, "sink", None)
+        stream.of_thread.sink = sink
+        try:
+            yield
+        finally:
+            stream.of_thread.sink = outer
+            sink.finish()
+
+
+class _Sink:
+    """Cuts what one node prints into lines."""
+
+    def __init__(self, emit: Callable[[str, str], None], place: str) -> None:
+        self._emit = emit
+        self._place = place
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        *lines, rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._emit(self._place, self._cut(line))
+        self._rest = self._cut(rest)
+
+    def _cut(self, line: str) -> str:
+        """What is left of a line after as many full pieces as there are."""
+        while len(line) > _LINE_CHARS_MAX:
+            self._emit(self._place, line[:_LINE_CHARS_MAX])
+            line = line[_LINE_CHARS_MAX:]
+        return line
+
+    def finish(self) -> None:
+        if self._rest:
+            self._emit(self._place, self._rest)
+            self._rest = ""
+
+
+class _Stream:
+    """Like the stream below, except for threads that run a node."""
+
+    def __init__(self, below: TextIO) -> None:
+        self.below = below
+        self.of_thread = threading.local()
+        self.closed_by_owner = False
+
+    def write(self, text: str) -> int:
+        sink = getattr(self.of_thread, "sink", None)
+        if sink is None:
+            return self.below.write(text)
+        sink.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if getattr(self.of_thread, "sink", None) is None:
+            self.below.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.below, name)

@@ -1,0 +1,92 @@
+"""The executors of an embedded peer: all that share one process, one set of loaded nodes and one registry."""
+
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import TypeAlias
+
+from ..core.events import GraphChecked
+from ..graph.check import check
+from ..ids import ExecutorId
+from ..nodes.registry import Registry
+from ..settings import Settings
+from .blobs import BlobStore
+from .device import parse_device
+from .loaded import LoadedNodes
+from .threads import InlineExecutor, ThreadExecutor
+from .work import Done, Work
+from .worker import Worker
+
+Post: TypeAlias = Callable[[Done | GraphChecked], None]
+
+
+class Pool:
+    """Executors by id. Answers are posted, from whichever thread has them.
+
+    inline: run everything in the thread that calls `run_pending`, else one thread per executor.
+    """
+
+    def __init__(self, settings: Settings, blobs: BlobStore, post: Post, *, inline: bool) -> None:
+        self._post = post
+        self._inline = inline
+        self._count = settings.executor.count
+        self._registry = Registry(settings.plugins.allow, blobs)
+        self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
+        self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
+        self._abandoned: list[ThreadExecutor | InlineExecutor] = []
+        self._checks: list[threading.Thread] = []
+        self._numbers = count(1)
+
+    def start(self) -> tuple[ExecutorId, ...]:
+        return tuple(self._start_one() for _ in range(self._count))
+
+    def run(self, executor: ExecutorId, work: Work) -> None:
+        self._executors[executor].submit(work)
+
+    def run_pending(self) -> bool:
+        """Run one batch that waits for the caller's thread; False if there is none (inline only)."""
+        return any(executor.run_pending() for executor in self._executors.values())
+
+    def replace(self, executor: ExecutorId) -> ExecutorId:
+        """A thread cannot be ended from outside: it is left alone, and what it answers later is ignored."""
+        self._nodes.abandon(executor)
+        self._abandoned.append(self._executors.pop(executor))
+        return self._start_one()
+
+    def check(self, request: int, definition: str) -> None:
+        """In a thread of its own, so that neither the peer nor a busy executor delays it; inline at once."""
+        if self._inline:
+            self._check(request, definition)
+            return
+        self._checks = [thread for thread in self._checks if thread.is_alive()]
+        thread = threading.Thread(
+            target=self._check, args=(request, definition), name="scatterzmq-check", daemon=True
+        )
+        self._checks.append(thread)
+        thread.start()
+
+    def retire(self, digest: bytes) -> None:
+        self._nodes.retire(digest)
+
+    def stop(self, timeout_s: float) -> None:
+        """End all threads that can be ended, and unload all nodes."""
+        for executor in self._executors.values():
+            executor.stop(timeout_s)
+        for thread in self._checks:
+            thread.join(timeout_s)
+        self._nodes.close()
+
+    def _start_one(self) -> ExecutorId:
+        executor = ExecutorId("E" + os.urandom(16).hex())
+        worker = Worker(executor, self._nodes)
+        number = next(self._numbers)
+        made = InlineExecutor(executor, worker, self._post) if self._inline else ThreadExecutor(executor, worker, self._post, number)
+        self._executors[executor] = made
+        return executor
+
+    def _check(self, request: int, definition: str) -> None:
+        checked = check(definition, self._registry.describe)
+        self._post(
+            GraphChecked(request=request, plan=checked.plan, problems=checked.problems, warnings=checked.warnings)
+        )

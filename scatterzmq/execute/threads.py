@@ -1,0 +1,133 @@
+"""Executors in this process: a thread of its own, or whichever thread calls `run_pending`.
+
+Both do one thing after another and wait without polling. What a node raises stays inside of the worker.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from ..ids import ExecutorId
+from .failure import attempt
+from .work import Done, Work
+from .worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Something else to run than a batch. failed: called with the reason if `run` raises."""
+
+    run: Callable[[], None]
+    failed: Callable[[str], None]
+
+
+_Job: TypeAlias = Work | _Check
+
+
+class ThreadExecutor:
+    """Runs batches in a daemon thread of its own.
+
+    post: called with each result, from that thread. number: for the thread's name.
+    """
+
+    def __init__(self, executor: ExecutorId, worker: Worker, post: Callable[[Done], None], number: int = 0) -> None:
+        self.executor = executor
+        self._worker = worker
+        self._post = post
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._current: Work | None = None
+        self._stopping = False
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._loop, name=f"scatterzmq-executor-{number}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Run a batch after what was submitted before."""
+        self._jobs.put(work)
+
+    def submit_check(self, check: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Call `check` in the executor's thread, which passes on its result itself; if it raises, `failed` gets why."""
+        self._jobs.put(_Check(check, failed))
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Finish what runs, drop what waits, and end; False if that took longer than `timeout_s`."""
+        self._stopping = True
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        """The thread hangs in a node and cannot be ended: nobody waits for it any more, and nothing of it is posted."""
+        self._abandoned = True
+        self._stopping = True
+        self._jobs.put(None)
+        current = self._current
+        if current is not None:
+            # A node that asks `Batch.alive` stops by itself.
+            current.dead.update(current.rows)
+        self._worker.abandon()
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopping:
+            if isinstance(job, _Check):
+                _run_check(job)
+                continue
+            self._current = job
+            done = self._worker.run(job)
+            self._current = None
+            if self._abandoned:
+                return
+            self._post(done)
+
+
+class InlineExecutor:
+    """Runs batches in the thread that calls `run_pending`: for debuggers, and for callers that wait anyway."""
+
+    def __init__(self, executor: ExecutorId, worker: Worker, post: Callable[[Done], None]) -> None:
+        self.executor = executor
+        self._worker = worker
+        self._post = post
+        self._jobs: deque[_Job] = deque()
+
+    def submit(self, work: Work) -> None:
+        """Run a batch with the next `run_pending`."""
+        self._jobs.append(work)
+
+    def submit_check(self, check: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Call `check` with the next `run_pending`; if it raises, `failed` with the reason."""
+        self._jobs.append(_Check(check, failed))
+
+    def run_pending(self) -> bool:
+        """Run what was submitted, oldest first, until nothing is left; whether there was anything.
+
+        A KeyboardInterrupt that ended a batch is raised again after the batch has been posted as failed.
+        """
+        ran = False
+        while self._jobs:
+            ran = True
+            job = self._jobs.popleft()
+            if isinstance(job, _Check):
+                _run_check(job)
+                continue
+            self._post(self._worker.run(job))
+            if self._worker.interrupted:
+                raise KeyboardInterrupt
+        return ran
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Drop what waits. Never has to wait itself."""
+        self._jobs.clear()
+        return True
+
+    def abandon(self) -> None:
+        """As for a thread; here nothing can hang without the caller."""
+        self._jobs.clear()
+
+
+def _run_check(check: _Check) -> None:
+    failure = attempt(check.run)
+    if failure is not None:
+        check.failed(failure.message)

@@ -1,0 +1,160 @@
+"""What an executor does with a batch, from `Work` to `Done`: one node, or a whole block graph in one go."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+from ..core.events import RowsFailed
+from ..graph.plan import NodePlan, Plan
+from ..ids import ExecutorId, GraphId, NodeId, QueueId, Token
+from ..wire.tensors import Column, row_digests
+from .block import BlockRun
+from .device import release_all_memory
+from .failure import attempt
+from .loaded import LoadedNodes, LoadFailed
+from .noderun import CANCELLED, NodeRun, Outcome, Rows, Setting, rows_failed
+from .output import NodeOutput
+from .work import Done, EmittedColumns, Work
+
+_SEARCH_SHARE = 0.5  # of the time a batch may take; who is in doubt then fails, before all are given up
+
+
+class Worker:
+    """Runs batches, one at a time, on behalf of one executor.
+
+    interrupted: whether KeyboardInterrupt ended the last batch.
+    """
+
+    def __init__(
+        self,
+        executor: ExecutorId,
+        nodes: LoadedNodes,
+        output: NodeOutput | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.executor = executor
+        self.interrupted = False
+        self._nodes = nodes
+        self._output = output
+        self._clock_s = clock_s
+        self._told: tuple[tuple[bytes, QueueId], ...] = ()
+        self._told_version = 0
+        self._writers: set[tuple[bytes, NodeId]] = set()
+
+    def run(self, work: Work) -> Done:
+        """Run the batch to its end. Never raises: every position of the work comes back, emitted or failed."""
+        self.interrupted = False
+        emitted: list[EmittedColumns] = []
+        failed: list[RowsFailed] = []
+        failure = attempt(partial(self._run, work, emitted, failed))
+        if failure is not None:
+            answered = {row for part in emitted for row in part.rows} | {row for part in failed for row in part.rows}
+            failed.append(rows_failed(tuple(row for row in work.rows if row not in answered), failure))
+        return Done(
+            executor=self.executor,
+            order=work.order.order,
+            emitted=tuple(emitted),
+            failed=tuple(failed),
+            loaded=self._loaded_if_changed(),
+        )
+
+    def abandon(self) -> None:
+        """The thread of this worker hangs in a node: others shall not wait for it. From any thread."""
+        self._nodes.abandon(self.executor)
+
+    # ---- inside
+
+    def _run(self, work: Work, emitted: list[EmittedColumns], failed: list[RowsFailed]) -> None:
+        if not work.rows:
+            return
+        order, plan = work.order, work.order.plan
+        until_s = self._clock_s() + order.max_exec_ms / 1000 * _SEARCH_SHARE
+        graph = plan.graphs[order.node.graph]
+        step = partial(self._run_node, work, until_s)
+        if graph.is_block:
+            block = BlockRun(plan, graph, step, work.dead)
+            for rows, columns in block.run(work.rows, work.columns):
+                emitted.append(_emitted(plan, "", rows, columns, None))
+            failed.extend(block.failed)
+            return
+        outcome = step(order.node, "", work.rows, work.columns)
+        failed.extend(outcome.failed)
+        for output, rows, columns, call in outcome.answers:
+            emitted.append(_emitted(plan, output, rows, columns, None if call is None else graph_id(plan, call)))
+
+    def _run_node(
+        self,
+        work: Work,
+        until_s: float,
+        node: NodePlan,
+        name: str,
+        positions: tuple[int, ...],
+        columns: Mapping[str, Column],
+    ) -> Outcome:
+        """One node on some positions of the work. `name`: of a node inside of a block, for its failures."""
+        order, plan = work.order, work.order.plan
+        if work.dead.issuperset(positions):
+            return Outcome(failed=[rows_failed(positions, CANCELLED, name)])
+        key = (plan.digest, node.id)
+        try:
+            with self._nodes.use(plan, node, self.executor) as loaded:
+                run = NodeRun(
+                    Setting(
+                        loaded=loaded,
+                        place=plan.place(node),
+                        node=name,
+                        token=fencing_text(order.token),
+                        dead=work.dead,
+                        device=self._nodes.device,
+                        prints=self._prints,
+                        in_time=lambda: self._clock_s() < until_s,
+                        free_memory=self._free_memory,
+                        distrust=key in self._writers,
+                    )
+                )
+                tasks = [order.tasks[position] for position in positions]
+                outcome = run.run(Rows(positions=positions, tasks=tasks, columns=columns))
+        except LoadFailed as error:
+            return Outcome(failed=[rows_failed(positions, error.failure, name)])
+        if run.writes:
+            self._writers.add(key)
+        self.interrupted = self.interrupted or run.interrupted
+        return outcome
+
+    def _prints(self, place: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._output is None else self._output.lines_of(place)
+
+    def _free_memory(self, is_last: bool) -> bool:
+        """After memory ran out. is_last: no smaller batch is possible, so the nodes that nobody uses go, too."""
+        unloaded = is_last and self._nodes.unload_idle(self.executor)
+        release_all_memory(self._nodes.device)
+        return unloaded
+
+    def _loaded_if_changed(self) -> tuple[tuple[bytes, QueueId], ...] | None:
+        version = self._nodes.version
+        if version == self._told_version:
+            return None
+        loaded = self._nodes.loaded()
+        self._told_version = version
+        if loaded == self._told:
+            return None
+        self._told = loaded
+        return loaded
+
+
+def fencing_text(token: Token) -> str:
+    """The token as a text; texts compare as tokens do."""
+    return f"{token.n:016x}{token.owner[1:]}{token.seq:016x}"
+
+
+def _emitted(
+    plan: Plan, output: str, rows: tuple[int, ...], columns: Mapping[str, Column], call: GraphId | None
+) -> EmittedColumns:
+    digests = {name: row_digests(column) for name, column in columns.items()} if plan.digests else {}
+    return EmittedColumns(output=output, rows=rows, columns=columns, digests=digests, call=call)
+
+
+def graph_id(plan: Plan, name: str) -> GraphId:
+    """Of a graph that a node names; the checker has seen that it exists."""
+    return next(graph.id for graph in plan.graphs.values() if graph.name == name)

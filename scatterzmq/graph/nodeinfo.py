@@ -1,0 +1,43 @@
+"""What a checker must know of a node besides its definition. Asking for it may import torch; the answer needs none."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import GraphError
+from .formats import Format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallInfo:
+    """A node may run another graph: its name, the fields it passes, and the output by which tasks come back."""
+
+    graph: str
+    args: Format
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """A node kind with its arguments applied.
+
+    pure: whether results depend on nothing but inputs and arguments, what it calls left aside.
+    weight: added to a task that passes. load_cost: bytes of weights, or any comparable cost.
+    doc: first line of its documentation.
+    """
+
+    input_format: Format
+    outputs: Mapping[str, Format]
+    pure: bool
+    weight: float
+    load_cost: float
+    calls: tuple[CallInfo, ...] = ()
+    doc: str = ""
+
+
+Describe: TypeAlias = Callable[[str, Mapping[str, object], str, str], NodeInfo]
+"""(kind, args, ns, place "ns:graph:node") -> what the node is. Raises ValueError with the reason."""
+
+
+class UnknownKind(GraphError):  # noqa: N818 -- it says what is wrong, as the others do
+    """There is no such kind of node, or it may not be imported. Refused even where no task can come by."""

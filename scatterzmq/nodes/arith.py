@@ -1,0 +1,131 @@
+"""Kinds that compute with numbers: constant_op, bin_op, mat_square."""
+
+import operator
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ..graph.formats import FieldFormat, Format
+from .args import NodeArgs
+from .base import Node
+from .batch import Batch
+from .padded import Padded
+
+OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor | float], Tensor]]] = {"add": operator.add, "mul": operator.mul}
+
+
+def _operation(args: NodeArgs) -> Callable[[Tensor, Tensor | float], Tensor]:
+    found = OPERATIONS.get(args.str("op"))
+    if found is None:
+        raise args.error("op", f"one of {', '.join(OPERATIONS)}")
+    return found
+
+
+def _keeps_dtype(compute: Callable[[Tensor], Tensor], info: FieldFormat) -> bool:
+    """Whether torch can compute this in the dtype of the field, and stays in it."""
+    sample = torch.zeros(1, dtype=getattr(torch, info.dtype.name))
+    try:
+        return compute(sample).dtype is sample.dtype
+    except (RuntimeError, TypeError):
+        return False
+
+
+class ConstantOp(Node):
+    """Add a constant to every number, or multiply every number by it."""
+
+    pure = True
+    thread_safe = True
+
+    def __init__(self, args: NodeArgs) -> None:
+        self._info = args.info("input")
+        self._compute = _operation(args)
+        constant = args.float("const")
+        kind = getattr(torch, self._info.dtype.name)
+        # A float would turn whole numbers into floats.
+        whole = not kind.is_floating_point and not kind.is_complex
+        if whole and (not constant.is_integer() or (kind is not torch.bool and abs(constant) > torch.iinfo(kind).max)):
+            raise args.error(
+                "const", f"a whole number that {self._info.dtype.name} can hold, as the input is {self._info}"
+            )
+        self._constant: float = int(constant) if whole else constant
+        if not _keeps_dtype(lambda sample: self._compute(sample, self._constant), self._info):
+            raise args.error("input", f"a dtype that torch can {args.str('op')} numbers in")
+
+    def inputs(self) -> Format:
+        return {"value": self._info}
+
+    def outputs(self) -> dict[str, Format]:
+        return {"out": {"value": self._info}}
+
+    def execute(self, batch: Batch) -> None:
+        if self._info.is_uniform:
+            batch.emit("out", value=self._compute(batch.uniform("value"), self._constant))
+        else:
+            values, _ = batch.padded("value")
+            batch.emit("out", value=Padded(self._compute(values, self._constant), shapes=batch.shapes("value")))
+
+
+class BinOp(Node):
+    """Add or multiply two tensors of the same shape, element by element."""
+
+    pure = True
+    thread_safe = True
+
+    def __init__(self, args: NodeArgs) -> None:
+        self._info = args.info("input")
+        self._compute = _operation(args)
+        if not _keeps_dtype(lambda sample: self._compute(sample, sample), self._info):
+            raise args.error("input", f"a dtype that torch can {args.str('op')} numbers in")
+
+    def inputs(self) -> Format:
+        return {"left": self._info, "right": self._info}
+
+    def outputs(self) -> dict[str, Format]:
+        return {"out": {"value": self._info}}
+
+    def execute(self, batch: Batch) -> None:
+        if self._info.is_uniform:
+            batch.emit("out", value=self._compute(batch.uniform("left"), batch.uniform("right")))
+            return
+        lefts, rights = batch.shapes("left"), batch.shapes("right")
+        rows = []
+        for row, (one, other) in enumerate(zip(lefts, rights, strict=True)):
+            if one == other:
+                rows.append(row)
+            else:
+                batch.reject(row, f"left and right must have the same shape, got {list(one)} and {list(other)}")
+        if rows:
+            shapes = [lefts[row] for row in rows]
+            # A rejected row may have been the largest of one side only.
+            common = (slice(None), *(slice(max(sizes)) for sizes in zip(*shapes, strict=True)))
+            left, _ = batch.padded("left")
+            right, _ = batch.padded("right")
+            if len(rows) < len(batch):
+                left, right = left[rows], right[rows]
+            value = self._compute(left[common], right[common])
+            batch.emit("out", rows, value=Padded(value, shapes=shapes))
+
+
+class MatSquare(Node):
+    """Multiply a square matrix by itself."""
+
+    pure = True
+    thread_safe = True
+
+    def __init__(self, args: NodeArgs) -> None:
+        size = args.int("size")
+        if size < 0:
+            raise args.error("size", "a size of at least 0")
+        self._info = FieldFormat("float", (size, size))
+
+    def inputs(self) -> Format:
+        return {"value": self._info}
+
+    def outputs(self) -> dict[str, Format]:
+        return {"out": {"value": self._info}}
+
+    def execute(self, batch: Batch) -> None:
+        value = batch.uniform("value")
+        batch.emit("out", value=torch.bmm(value, value))

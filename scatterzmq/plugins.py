@@ -1,0 +1,53 @@
+"""Plug-ins: classes by the name of the module that holds them, imported only if the configuration allows it."""
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from .core.strategy import NODE_STRATEGIES, QUEUE_STRATEGIES, NodeStrategy, QueueStrategy
+from .errors import ConfigError
+from .settings import Settings
+
+_T = TypeVar("_T")
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def is_allowed(module: str, allow: Sequence[str]) -> bool:
+    """Whether a module lies below one of the allowed prefixes ("my_package" covers "my_package.nodes", no other)."""
+    parts = module.split(".")
+    return any(parts[: len(prefix)] == prefix for prefix in (entry.split(".") for entry in allow))
+
+
+def node_strategy(settings: Settings) -> NodeStrategy:
+    """The node strategy that the settings name. Raises ConfigError."""
+    return _plug_in("strategy.node", settings.strategy.node, NODE_STRATEGIES, NodeStrategy, settings.plugins.allow)()  # type: ignore[type-abstract]
+
+
+def queue_strategy(settings: Settings) -> QueueStrategy:
+    """The queue strategy that the settings name. Raises ConfigError."""
+    return _plug_in("strategy.queue", settings.strategy.queue, QUEUE_STRATEGIES, QueueStrategy, settings.plugins.allow)()  # type: ignore[type-abstract]
+
+
+def _plug_in(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> type[_T]:
+    if name in built_in:
+        return built_in[name]
+    if not _MODULE.fullmatch(name):
+        known = ", ".join(built_in)
+        raise ConfigError(f"{key}: unknown {name!r}; known are {known}, and modules such as 'my_package.my_strategy'")
+    if not is_allowed(name, allow):
+        raise ConfigError(f"{key}: module {name!r} may not be imported; allow it with plugins.allow")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{key}: module {name!r} cannot be imported: {error}") from error
+    found = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, base) and thing.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        names = ", ".join(cls.__name__ for cls in found) or "none"
+        raise ConfigError(f"{key}: module {name!r} must hold exactly one subclass of {base.__name__}, found {names}")
+    return found[0]

@@ -1,0 +1,260 @@
+"""Messages to frames and back.
+
+    [0] envelope   msgpack list: magic, version, kind, number of frames, from whom, to whom, sequence
+    [1] body       msgpack list: the message's fields by position (wire/schema.py), the heads of the columns
+    [2...]         the bytes of each column, little-endian, contiguous
+
+A column's head is [name, dtype code, rows, frame index, shape] if its rows are alike, else
+[name, dtype code, rows, frame index, nil, ranks, sizes] with the rank of all rows or of each, and all sizes in a row.
+
+Rules   1. Every check comes before the memory it protects: counts and sizes of frames first, then the envelope, the
+           body, the heads, and the bytes last. Products of sizes are Python's whole numbers, which do not overflow.
+        2. Whatever bytes come, `decode` returns a message or raises WireError.
+        3. Columns are views of their frames: whoever keeps a column keeps its frame.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
+from types import MappingProxyType
+from typing import TypeAlias
+
+import msgpack
+
+from ..core.messages import Message
+from ..graph.formats import DTYPE_BY_CODE, DType, Layout, Shape
+from ..ids import ClientId, PeerId
+from .columns import Column, alike
+from .refusal import Limits, Reject, WireError
+from .schema import INT_MAX, check_depth, check_rows, knows, pack, unpack
+from .tensors import only_bools
+
+Frame: TypeAlias = bytes | bytearray | memoryview
+
+MAGIC = b"szmq"
+MAJOR = 1
+"""Changes when an older peer could not read the rest; others are refused."""
+MINOR = 0
+"""Grows with every field or kind that is added."""
+ENVELOPE_BYTES = 256
+_ELEMENTS_MAX = 1 << 48
+"""Of one row, counting empty dimensions as one: torch multiplies all sizes and must not overflow."""
+_NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """From whom to whom. An incarnation tells apart the lives of a peer; `seq` counts the messages of a link.
+
+    kind, frames: set by `encode`.
+    """
+
+    src: PeerId | ClientId | None = None
+    src_incarnation: int = 0
+    dst: PeerId | ClientId | None = None
+    dst_incarnation: int = 0
+    seq: int = 0
+    kind: int = 0
+    frames: int = 0
+
+
+_NOBODY = Envelope()
+
+
+def encode(
+    message: Message, columns: Mapping[str, Column] = _NO_COLUMNS, envelope: Envelope = _NOBODY
+) -> list[bytes | memoryview]:
+    """The frames of a message. Columns are not copied: they must not change until the frames are sent."""
+    kind, values = pack(message)
+    heads = [_head(name, column.layout, index) for index, (name, column) in enumerate(columns.items())]
+    address = (
+        _pack_address(envelope.src),
+        envelope.src_incarnation,
+        _pack_address(envelope.dst),
+        envelope.dst_incarnation,
+        envelope.seq,
+    )
+    first = _packed((MAGIC, MAJOR, MINOR, kind, 2 + len(heads), *address))
+    return [first, _packed((values, heads)), *(column.data for column in columns.values())]
+
+
+def decode(frames: Sequence[Frame], limits: Limits) -> tuple[Message, dict[str, Column]]:
+    """The message of these frames and the columns beside it. Raises WireError, and nothing else."""
+    envelope = open_envelope(frames, limits)
+    body = _unpacked(frames[1], limits, Reject.BODY)
+    if len(body) < 2 or type(body[1]) is not tuple:
+        raise WireError(Reject.BODY, "expected [fields, heads of columns]")
+    check_depth(body[2:], limits)
+    message = unpack(envelope.kind, body[0], limits)
+    heads = body[1]
+    if len(heads) != len(frames) - 2:
+        raise WireError(Reject.FRAME_COUNT, f"{len(heads)} columns in {len(frames) - 2} frames")
+    columns: dict[str, Column] = {}
+    for index, head in enumerate(heads):
+        name, layout = _read_head(head, index, frames[2 + index], limits)
+        if name in columns:
+            raise WireError(Reject.NAME, "two columns of the same name")
+        columns[name] = Column(layout, memoryview(frames[2 + index]).cast("B"))
+    check_rows(message, {name: column.layout.rows for name, column in columns.items()})
+    return message, columns
+
+
+def open_envelope(frames: Sequence[Frame], limits: Limits) -> Envelope:
+    """Check sizes and the first frame only: enough to see whom a message is for. Raises WireError."""
+    if not 2 <= len(frames) <= limits.frames:
+        raise WireError(Reject.FRAME_COUNT, f"{len(frames)} frames, allowed are 2 to {limits.frames}")
+    sizes = [_nbytes(frame) for frame in frames]
+    if sum(sizes) > limits.total_bytes:
+        raise WireError(Reject.TOTAL_BYTES, f"{sum(sizes)} bytes, allowed are {limits.total_bytes}")
+    if sizes[0] > ENVELOPE_BYTES:
+        raise WireError(Reject.ENVELOPE, f"{sizes[0]} bytes, allowed are {ENVELOPE_BYTES}")
+    if sizes[1] > limits.body_bytes:
+        raise WireError(Reject.BODY_BYTES, f"{sizes[1]} bytes, allowed are {limits.body_bytes}")
+    parts = _unpacked(frames[0], limits, Reject.ENVELOPE)
+    if not parts or parts[0] != MAGIC:
+        raise WireError(Reject.MAGIC, "this is no message of scatterzmq")
+    if len(parts) < 2 or type(parts[1]) is not int or parts[1] != MAJOR:
+        raise WireError(Reject.VERSION, f"expected wire version {MAJOR}")
+    if len(parts) < 10:
+        raise WireError(Reject.ENVELOPE, f"{len(parts)} fields, expected 10")
+    _, _, minor, kind, count, src, src_incarnation, dst, dst_incarnation, seq = parts[:10]
+    for number in (minor, kind, count, src_incarnation, dst_incarnation, seq):
+        if not _is_size(number):
+            raise WireError(Reject.ENVELOPE, "expected a whole number that is not negative")
+    if not knows(kind):
+        raise WireError(Reject.KIND, f"unknown kind {kind}")
+    if count != len(frames):
+        raise WireError(Reject.FRAME_COUNT, f"{len(frames)} frames, announced were {count}")
+    check_depth(parts[10:], limits)
+    return Envelope(
+        src=_unpack_address(src),
+        src_incarnation=src_incarnation,
+        dst=_unpack_address(dst),
+        dst_incarnation=dst_incarnation,
+        seq=seq,
+        kind=kind,
+        frames=count,
+    )
+
+
+# ---- msgpack
+
+
+def _packed(values: object) -> bytes:
+    # Texts may come from exceptions of users and hold halves of characters: better a "?" than a lost message.
+    raw: bytes = msgpack.packb(values, unicode_errors="replace")
+    return raw
+
+
+def _unpacked(frame: Frame, limits: Limits, reason: Reject) -> tuple[object, ...]:
+    try:
+        values = msgpack.unpackb(
+            frame, use_list=False, max_array_len=limits.items, max_map_len=0, max_ext_len=0, strict_map_key=True
+        )
+    except msgpack.StackError:
+        raise WireError(Reject.DEPTH, "lists in lists, too deep to read") from None
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError(reason, str(error) or type(error).__name__) from None
+    if type(values) is not tuple:
+        raise WireError(reason, f"expected a list, got {type(values).__name__}")
+    return values
+
+
+def _nbytes(frame: Frame) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+
+
+def _is_size(raw: object) -> bool:
+    return type(raw) is int and 0 <= raw <= INT_MAX
+
+
+def _pack_address(id_: PeerId | ClientId | None) -> bytes | None:
+    return None if id_ is None else id_.PREFIX.encode() + id_.to_bytes()
+
+
+def _unpack_address(raw: object) -> PeerId | ClientId | None:
+    if raw is None:
+        return None
+    if type(raw) is bytes and len(raw) == 17:
+        if raw[:1] == b"P":
+            return PeerId.from_bytes(raw[1:])
+        if raw[:1] == b"C":
+            return ClientId.from_bytes(raw[1:])
+    raise WireError(Reject.ENVELOPE, "expected the id of a peer or client")
+
+
+# ---- heads of columns
+
+
+def _head(name: str, layout: Layout, index: int) -> tuple[object, ...]:
+    start = (name, layout.dtype.code, layout.rows, index)
+    if layout.shape is not None:
+        return (*start, layout.shape)
+    ranks = [len(shape) for shape in layout.shapes]
+    same = not ranks or ranks.count(ranks[0]) == len(ranks)
+    sizes = [size for shape in layout.shapes for size in shape]
+    return (*start, None, (ranks[0] if ranks else 0) if same else ranks, sizes)
+
+
+def _read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[str, Layout]:
+    if type(head) is not tuple or len(head) < 5:
+        raise WireError(Reject.COLUMN, "expected [name, dtype, rows, frame, shape, ...]")
+    name, code, rows, place, shape = head[:5]
+    if type(name) is not str or not 0 < len(name) <= limits.name_chars:
+        raise WireError(Reject.NAME, f"expected a text of 1 to {limits.name_chars} characters")
+    if type(code) is not int or code not in DTYPE_BY_CODE:
+        raise WireError(Reject.DTYPE, f"unknown dtype of {name!r}")
+    dtype = DTYPE_BY_CODE[code]
+    if not _is_size(rows) or rows > limits.rows:
+        raise WireError(Reject.ROWS, f"{name!r}: expected at most {limits.rows} rows")
+    if type(place) is not int or place != index:
+        raise WireError(Reject.FRAME_INDEX, f"{name!r}: expected frame {index}")
+    if shape is None:
+        layout, nbytes, known = _read_ragged(head, rows, dtype, limits)
+    else:
+        dims = _checked_sizes(shape, limits.rank)
+        _check_elements(dims)
+        layout, nbytes, known = Layout(dtype, rows, dims), rows * prod(dims) * dtype.itemsize, 5
+    if nbytes != _nbytes(frame):
+        raise WireError(Reject.NBYTES, f"{name!r}: {_nbytes(frame)} bytes, its shape needs {nbytes}")
+    if dtype.name == "bool" and not only_bools(frame):
+        raise WireError(Reject.BOOL, f"{name!r} holds bytes other than 0 and 1")
+    check_depth(head[known:], limits)
+    return name, layout
+
+
+def _read_ragged(head: tuple[object, ...], rows: int, dtype: DType, limits: Limits) -> tuple[Layout, int, int]:
+    """Layout, bytes, and the number of fields of the head."""
+    if len(head) < 7:
+        raise WireError(Reject.COLUMN, "expected ranks and sizes")
+    ranks: Shape = (head[5],) * rows if type(head[5]) is int else _checked_sizes(head[5], limits.items)
+    if len(ranks) != rows or any(not _is_size(rank) or rank > limits.rank for rank in set(ranks)):
+        raise WireError(Reject.RANK, f"expected {rows} ranks of at most {limits.rank}")
+    sizes = _checked_sizes(head[6], limits.items)
+    if len(sizes) != sum(ranks):
+        raise WireError(Reject.SHAPE, f"{len(sizes)} sizes, the ranks need {sum(ranks)}")
+    shapes: list[Shape]
+    if set(ranks) == {1}:
+        shapes = list(zip(sizes, strict=True))
+        _check_elements((max(sizes),))
+        return alike(dtype, shapes), sum(sizes) * dtype.itemsize, 7
+    shapes = [sizes[start:end] for start, end in pairwise(accumulate(ranks, initial=0))]
+    for shape in set(shapes):
+        _check_elements(shape)
+    return alike(dtype, shapes), sum(map(prod, shapes)) * dtype.itemsize, 7
+
+
+def _checked_sizes(raw: object, count_max: int) -> Shape:
+    if type(raw) is not tuple or set(map(type, raw)) - {int}:
+        raise WireError(Reject.SHAPE, "expected a list of whole numbers")
+    if len(raw) > count_max:
+        raise WireError(Reject.RANK, f"{len(raw)} dimensions, allowed are {count_max}")
+    if raw and min(raw) < 0:
+        raise WireError(Reject.SHAPE, "a negative dimension")
+    return raw
+
+
+def _check_elements(shape: Shape) -> None:
+    if prod(size or 1 for size in shape) > _ELEMENTS_MAX:
+        raise WireError(Reject.SHAPE, "dimensions beyond every memory")

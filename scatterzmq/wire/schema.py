@@ -1,0 +1,371 @@
+"""Words to numbers: each kind of core/messages.py, its number, and how its fields are packed and checked.
+
+Rules   1. A kind's number never changes and is never used again.
+        2. A record is a list of its fields by position. A newer peer may send more: they are ignored. An older one may
+           send fewer: the rest takes its defaults.
+        3. Nothing is converted on the way in: a bool is no int, an int is no float.
+Why     The checks are made once from the annotations of our own classes. Text from outside never names a class.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from ..core.messages import (
+    Accepted,
+    AskDefinition,
+    AskNamespaces,
+    AskStats,
+    AskTasks,
+    Attach,
+    Cancel,
+    Cancelled,
+    Clear,
+    Cleared,
+    Definition,
+    Final,
+    GraphLoaded,
+    GraphRefused,
+    LoadGraph,
+    Message,
+    Namespaces,
+    Refused,
+    ResultRead,
+    Stats,
+    Submit,
+    TaskReports,
+    TaskStatus,
+)
+from ..graph.formats import FieldFormat
+from ..ids import Id
+from .refusal import Limits, Reject, WireError
+
+INT_MAX = (1 << 63) - 1
+_KINDS: Mapping[int, type[Message]] = {
+    # client -> peer
+    1: LoadGraph,
+    2: Submit,
+    3: Attach,
+    4: ResultRead,
+    5: Clear,
+    6: Cancel,
+    7: AskTasks,
+    8: AskNamespaces,
+    9: AskDefinition,
+    10: AskStats,
+    # peer -> client
+    33: GraphLoaded,
+    34: GraphRefused,
+    35: Accepted,
+    36: Refused,
+    37: Final,
+    38: Cleared,
+    39: Cancelled,
+    40: TaskReports,
+    41: Namespaces,
+    42: Definition,
+    43: Stats,
+}
+
+Pack: TypeAlias = Callable[[Any], object]
+Unpack: TypeAlias = Callable[[object, Limits], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """pack: value -> what msgpack takes. unpack: what msgpack gives -> checked value; raises WireError."""
+
+    pack: Pack
+    unpack: Unpack
+
+
+def _bad(expected: str, raw: object) -> WireError:
+    return WireError(Reject.FIELD, f"expected {expected}, got {type(raw).__name__}")
+
+
+# ---- single values
+
+
+def _same(value: Any) -> object:
+    return value
+
+
+def _unpack_int(raw: object, _: Limits) -> int:
+    if type(raw) is not int or raw > INT_MAX:
+        raise _bad("a whole number of 64 bits", raw)
+    return raw
+
+
+def _unpack_float(raw: object, _: Limits) -> float:
+    if type(raw) is not float or raw != raw:  # NaN would break every order
+        raise _bad("a number with a fraction", raw)
+    return raw
+
+
+def _unpack_bool(raw: object, _: Limits) -> bool:
+    if type(raw) is not bool:
+        raise _bad("true or false", raw)
+    return raw
+
+
+def _unpack_str(raw: object, _: Limits) -> str:
+    if type(raw) is not str:
+        raise _bad("a text", raw)
+    return raw
+
+
+def _unpack_bytes(raw: object, _: Limits) -> bytes:
+    if type(raw) is not bytes:
+        raise _bad("bytes", raw)
+    return raw
+
+
+def _id(kind: type[Id]) -> Codec:
+    def unpack(raw: object, _: Limits) -> Id:
+        if type(raw) is not bytes or len(raw) != 16:
+            raise _bad("16 bytes of an id", raw)
+        return kind.from_bytes(raw)
+
+    return Codec(kind.to_bytes, unpack)
+
+
+def _enum(kind: type[StrEnum]) -> Codec:
+    members = {member.value: member for member in kind}
+
+    def unpack(raw: object, _: Limits) -> StrEnum:
+        if type(raw) is not str or raw not in members:
+            raise _bad(f"a {kind.__name__}", raw)
+        return members[raw]
+
+    return Codec(_same, unpack)
+
+
+def _optional(codec: Codec) -> Codec:
+    return Codec(
+        lambda value: None if value is None else codec.pack(value),
+        lambda raw, limits: None if raw is None else codec.unpack(raw, limits),
+    )
+
+
+def _unpack_format(raw: object, limits: Limits) -> FieldFormat:
+    match raw:
+        case (str() as name, tuple() as shape, *_) if len(shape) <= limits.rank:
+            dims = tuple(None if size is None else _unpack_int(size, limits) for size in shape)
+        case _:
+            raise _bad("[dtype, shape]", raw)
+    try:
+        return FieldFormat(name, dims)
+    except ValueError:
+        raise WireError(Reject.FIELD, "a format with an unknown dtype or a negative dimension") from None
+
+
+_SINGLE: Mapping[object, Codec] = {
+    int: Codec(_same, _unpack_int),
+    float: Codec(float, _unpack_float),
+    bool: Codec(_same, _unpack_bool),
+    str: Codec(_same, _unpack_str),
+    bytes: Codec(_same, _unpack_bytes),
+    FieldFormat: Codec(FieldFormat.to_json, _unpack_format),
+}
+
+
+# ---- many values
+
+
+def _list(raw: object) -> tuple[Any, ...]:
+    if type(raw) is not tuple:
+        raise _bad("a list", raw)
+    return raw
+
+
+def _many(codec: Codec) -> Codec:
+    if codec.pack is _same:
+        pack: Pack = _same
+    else:
+
+        def pack(values: Any) -> object:
+            return [codec.pack(value) for value in values]
+
+    def unpack(raw: object, limits: Limits) -> tuple[Any, ...]:
+        check = codec.unpack
+        return tuple([check(entry, limits) for entry in _list(raw)])
+
+    return Codec(pack, unpack)
+
+
+def _many_plain(kind: type) -> Codec:
+    """Lists of simple values, checked all at once: they come by the thousand."""
+    codec = _SINGLE[kind]
+
+    def unpack(raw: object, limits: Limits) -> tuple[Any, ...]:
+        entries = _list(raw)
+        if set(map(type, entries)) - {kind} or (kind is int and entries and max(entries) > INT_MAX):
+            for entry in entries:
+                codec.unpack(entry, limits)
+        return entries
+
+    return Codec(_same, unpack)
+
+
+def _many_ids(kind: type[Id]) -> Codec:
+    """Ids of a batch are one string of 16 bytes each."""
+
+    def pack(ids: Any) -> object:
+        return bytes.fromhex("".join([id_[1:] for id_ in ids]))
+
+    def unpack(raw: object, limits: Limits) -> tuple[Id, ...]:
+        if type(raw) is not bytes or len(raw) % 16 or len(raw) > 16 * limits.items:
+            raise _bad("ids of 16 bytes each", raw)
+        text, prefix = raw.hex(), kind.PREFIX
+        return tuple([kind(prefix + text[start : start + 32]) for start in range(0, len(text), 32)])
+
+    return Codec(pack, unpack)
+
+
+def _mapping(value: Codec) -> Codec:
+    """[keys, values]: there are no maps on the wire, so no double keys to argue about."""
+    values = _many(value)
+
+    def pack(mapping: Any) -> object:
+        return [list(mapping), values.pack(tuple(mapping.values()))]
+
+    def unpack(raw: object, limits: Limits) -> Mapping[str, Any]:
+        match raw:
+            case (tuple() as keys, tuple() as entries, *_) if len(keys) == len(entries):
+                pass
+            case _:
+                raise _bad("[keys, values]", raw)
+        for key in keys:
+            if type(key) is not str or len(key) > limits.name_chars:
+                raise _bad(f"a key of at most {limits.name_chars} characters", key)
+        mapping = dict(zip(keys, values.unpack(entries, limits), strict=True))
+        if len(mapping) != len(keys):
+            raise WireError(Reject.FIELD, "the same key twice")
+        return mapping
+
+    return Codec(pack, unpack)
+
+
+# ---- records
+
+
+def _record(kind: type) -> Codec:
+    hints = get_type_hints(kind)
+    parts = [(entry.name, _codec(hints[entry.name]), _is_required(entry)) for entry in fields(kind)]
+
+    def pack(record: Any) -> object:
+        return [codec.pack(getattr(record, name)) for name, codec, _ in parts]
+
+    def unpack(raw: object, limits: Limits) -> Any:
+        entries = _list(raw)
+        values = {}
+        for index, (name, codec, required) in enumerate(parts):
+            if index >= len(entries):
+                if required:
+                    raise WireError(Reject.MISSING, f"{kind.__name__}.{name}")
+                break
+            try:
+                values[name] = codec.unpack(entries[index], limits)
+            except WireError as error:
+                raise WireError(error.reason, f"{kind.__name__}.{name}: {error.detail}") from None
+        check_depth(entries[len(parts) :], limits)
+        return kind(**values)
+
+    return Codec(pack, unpack)
+
+
+def _is_required(entry: Any) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def check_depth(unknown: tuple[object, ...], limits: Limits) -> None:
+    """What we know has the depth of its annotation; what a newer peer added may not be deeper than the limit."""
+    level = [entry for entry in unknown if type(entry) is tuple]
+    for _ in range(limits.depth):
+        if not level:
+            return
+        level = [entry for inner in level for entry in inner if type(entry) is tuple]
+    raise WireError(Reject.DEPTH, f"lists in lists, more than {limits.depth} deep")
+
+
+def _codec(hint: Any) -> Codec:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return _optional(_codec(inner))
+    if origin is tuple:
+        assert args[1:] == (...,), f"no way to send {hint}"
+        return _many_ids(args[0]) if _is_a(args[0], Id) else _list_of(args[0])
+    if origin is Mapping:
+        return _mapping(_codec(args[1]))
+    if hint in _SINGLE:
+        return _SINGLE[hint]
+    if _is_a(hint, Id):
+        return _id(hint)
+    if _is_a(hint, StrEnum):
+        return _enum(hint)
+    assert is_dataclass(hint), f"no way to send {hint}"
+    return _record(hint)
+
+
+def _list_of(kind: Any) -> Codec:
+    return _many_plain(kind) if kind in (int, bool, str, bytes) else _many(_codec(kind))
+
+
+def _is_a(hint: Any, base: type) -> bool:
+    return isinstance(hint, type) and issubclass(hint, base)
+
+
+# ---- messages
+
+NUMBERS: Mapping[type[Message], int] = {kind: number for number, kind in _KINDS.items()}
+_CODECS: Mapping[int, Codec] = {number: _record(kind) for number, kind in _KINDS.items()}
+
+
+def knows(kind: int) -> bool:
+    """Whether this number is a kind of ours."""
+    return kind in _CODECS
+
+
+def pack(message: Message) -> tuple[int, object]:
+    """The kind's number, and the fields as msgpack takes them."""
+    number = NUMBERS[type(message)]
+    return number, _CODECS[number].pack(message)
+
+
+def unpack(kind: int, raw: object, limits: Limits) -> Message:
+    """Check the fields of a known kind. Raises WireError."""
+    message: Message = _CODECS[kind].unpack(raw, limits)
+    return message
+
+
+def check_rows(message: Message, rows: Mapping[str, int]) -> None:
+    """What is by position must have the same length, in the message and in the columns beside it (field -> rows).
+
+    Raises WireError.
+    """
+    lengths: dict[str, int] = {}
+    count = 0
+    if isinstance(message, Submit):
+        count = beside = len(message.ids)
+        lengths = {"submit_digests": len(message.submit_digests)}
+        lengths |= {f"digests of {name}": len(digests) for name, digests in message.digests.items()}
+        sizes = ((message.digest,), 32), ((message.nonce,), 8), (message.submit_digests, 16)
+        for digests, size in (*sizes, *((digests, 32) for digests in message.digests.values())):
+            if set(map(len, digests)) - {size}:
+                raise WireError(Reject.MISMATCH, f"a digest or nonce that is not {size} bytes long")
+    elif isinstance(message, Final):
+        count = len(message.ids)
+        names = ("statuses", "errors", "retries", "durations_ms")
+        lengths = {name: len(getattr(message, name)) for name in names}
+        beside = message.statuses.count(TaskStatus.READY) + message.statuses.count(TaskStatus.DONE)
+    elif rows:
+        raise WireError(Reject.MISMATCH, f"{type(message).__name__} has no tensors beside it")
+    for name, length in lengths.items():
+        if length != count:
+            raise WireError(Reject.MISMATCH, f"{length} {name} for {count} tasks")
+    for name, length in rows.items():
+        if length != beside:
+            raise WireError(Reject.MISMATCH, f"{length} rows of {name!r}, expected {beside}")

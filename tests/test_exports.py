@@ -1,0 +1,87 @@
+"""The public names, and what importing them costs."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import scatterzmq
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC = {
+    "AsyncClient",
+    "Client",
+    "ClusterError",
+    "ConfigError",
+    "ErrorCode",
+    "ErrorContext",
+    "ErrorInfo",
+    "FormatError",
+    "GraphError",
+    "Response",
+    "ScatterError",
+    "TaskError",
+    "TaskId",
+    "TaskStatus",
+    "Timeout",
+    "errors",
+    "local",
+}
+
+
+def fresh(code: str) -> str:
+    """What the code prints in an interpreter of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_public_names_are_these_and_no_others() -> None:
+    assert set(scatterzmq.__all__) == PUBLIC
+    assert len(scatterzmq.__all__) == len(PUBLIC)
+    assert set(dir(scatterzmq)) == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_each_public_name_leads_to_something(name: str) -> None:
+    thing = getattr(scatterzmq, name)
+    assert thing is getattr(scatterzmq, name)
+    assert getattr(thing, "__name__", None) in {name, f"scatterzmq.{name}"}
+
+
+def test_local_stays_a_function_whatever_was_imported_before() -> None:
+    code = "import scatterzmq; scatterzmq.local; from scatterzmq import local, Client; import scatterzmq.client"
+    assert fresh(f"{code}; print(type(scatterzmq.local).__name__)").strip() == "function"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'scatterzmq' has no attribute 'nonsense'"):
+        _ = scatterzmq.nonsense
+
+
+def test_every_error_is_of_the_one_family() -> None:
+    for name in ("ClusterError", "ConfigError", "FormatError", "GraphError", "TaskError", "Timeout"):
+        assert issubclass(getattr(scatterzmq.errors, name), scatterzmq.ScatterError)
+        assert getattr(scatterzmq, name) is getattr(scatterzmq.errors, name)
+
+
+def test_the_version_is_the_one_of_the_project_file() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert scatterzmq.__version__ == tomllib.load(file)["project"]["version"]
+
+
+def test_importing_loads_no_heavy_library() -> None:
+    heavy = {"torch", "numpy", "msgpack", "rich", "asyncio", "argparse", "zmq"}
+    loaded = set(fresh("import sys, scatterzmq; print(*sys.modules)").split())
+    assert "scatterzmq" in loaded
+    assert not loaded & heavy
+
+
+def test_the_client_can_be_imported_without_torch() -> None:
+    assert fresh("import sys, scatterzmq; scatterzmq.Client; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_importing_takes_less_than_three_tenths_of_a_second() -> None:
+    code = "import time; t = time.perf_counter(); import scatterzmq; print(time.perf_counter() - t)"
+    assert min(float(fresh(code)) for _ in range(3)) < 0.3
