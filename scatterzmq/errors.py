@@ -69,7 +69,7 @@ class ErrorContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
-    """The last error of a task. `traceback` is the remote text, one line per entry of the stack; "" if there is none."""
+    """The last error of a task. `traceback` is the remote text; "" if there is none."""
 
     code: ErrorCode
     message: str

@@ -6,7 +6,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import MappingProxyType

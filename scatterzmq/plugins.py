@@ -22,12 +22,14 @@ def is_allowed(module: str, allow: Sequence[str]) -> bool:
 
 def node_strategy(settings: Settings) -> NodeStrategy:
     """The node strategy that the settings name. Raises ConfigError."""
-    return _plug_in("strategy.node", settings.strategy.node, NODE_STRATEGIES, NodeStrategy, settings.plugins.allow)()  # type: ignore[type-abstract]
+    allow = settings.plugins.allow
+    return _plug_in("strategy.node", settings.strategy.node, NODE_STRATEGIES, NodeStrategy, allow)()  # type: ignore[type-abstract]
 
 
 def queue_strategy(settings: Settings) -> QueueStrategy:
     """The queue strategy that the settings name. Raises ConfigError."""
-    return _plug_in("strategy.queue", settings.strategy.queue, QUEUE_STRATEGIES, QueueStrategy, settings.plugins.allow)()  # type: ignore[type-abstract]
+    allow = settings.plugins.allow
+    return _plug_in("strategy.queue", settings.strategy.queue, QUEUE_STRATEGIES, QueueStrategy, allow)()  # type: ignore[type-abstract]
 
 
 def _plug_in(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> type[_T]:

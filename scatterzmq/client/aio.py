@@ -122,7 +122,7 @@ class AsyncClient:
     async def get_status(self, task: str) -> TaskStatus:
         return await self._run(self._calls.status(task_id(task)))
 
-    async def get_result(self, task: str) -> Result | None:
+    async def get_result(self, task: str) -> "Result | None":
         return (await self.get_response(task)).result
 
     async def get_response(self, task: str) -> Response:

@@ -144,7 +144,7 @@ class Calls(Generic[B]):
             while (handle := session.enqueue(info, inputs, task, watcher, box)) is None:
                 if (yield Wait(box, self._room_timeout_s)) is None:
                     raise Timeout(
-                        f"{session.pending_count} tasks wait to be accepted and none was for {self._room_timeout_s:g} s; "
+                        f"none of {session.pending_count} waiting tasks was accepted for {self._room_timeout_s:g} s; "
                         "the cluster is full: read and clear results, or add peers"
                     )
         finally:
@@ -174,7 +174,7 @@ class Calls(Generic[B]):
         if not (yield from self.accepted(handle.seq, self._timeout_s)):
             raise Timeout(f"task {handle.id} was not accepted within {self._timeout_s:g} s; it stays on its way")
         error = handle.conflict
-        if error is None and handle.outcome is not None and not handle.outcome.final.copies:
+        if error is None and handle.refused and handle.outcome is not None:
             error = handle.outcome.error
         if error is not None:
             response = self.session.read(handle)
@@ -226,7 +226,7 @@ class Calls(Generic[B]):
         return response
 
     def as_it_stands(self, handles: Mapping[TaskId, Handle], box: Box) -> Steps[dict[TaskId, Response]]:
-        """Responses of watched tasks, ended or not. An end that a report tells of is on its way, so it is waited for."""
+        """Responses of watched tasks, ended or not. An end that a report tells of is waited for."""
         reports = yield from self.reports(list(handles))
         responses = {}
         for task, handle in handles.items():

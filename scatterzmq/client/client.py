@@ -132,7 +132,7 @@ class Client:
         """Where a task is."""
         return self._run(self._calls.status(task_id(task)))
 
-    def get_result(self, task: str) -> Result | None:
+    def get_result(self, task: str) -> "Result | None":
         """The result as tensors by field; None if there is none (yet). Reading it makes the task `done`."""
         return self.get_response(task).result
 

@@ -36,6 +36,7 @@ class Handle:
     private: nobody but this client knows the id, so the task is cleared as soon as its outcome is here.
     seq: counts enqueueings. pending: not accepted yet. sent: on its way to the peer.
     read: the result has been handed out. abandoned: nobody wants the outcome any more.
+    refused: it was never accepted, so nobody but this client knows of it.
     conflict: the same id was enqueued once more with other inputs, and nobody has been told yet.
     renewals: how often the namespace was redefined before the task was accepted.
     """
@@ -52,6 +53,7 @@ class Handle:
     sent: bool = False
     read: bool = False
     abandoned: bool = False
+    refused: bool = False
     outcome: Outcome | None = None
     conflict: ErrorInfo | None = None
     renewals: int = 0

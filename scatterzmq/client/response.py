@@ -72,9 +72,9 @@ class LazyResult:
     def __init__(self, rows: Rows | None, row: int) -> None:
         self._rows = rows
         self._row = row
-        self._result: Result | None = None
+        self._result: "Result | None" = None
 
-    def tensors(self) -> Result | None:
+    def tensors(self) -> "Result | None":
         rows = self._rows
         if rows is not None:
             self._result = rows.result(self._row)
@@ -104,7 +104,7 @@ class Response:
     lazy: LazyResult = field(repr=False)
 
     @property
-    def result(self) -> Result | None:
+    def result(self) -> "Result | None":
         """Output field -> tensor, in memory of the caller's own; None if there is no result (yet)."""
         return self.lazy.tensors()
 
@@ -125,7 +125,7 @@ def ended(task: TaskId, ns: str | None, outcome: Outcome, *, read: bool) -> Resp
         duration=final.durations_ms[place] / 1000.0,
         retries=final.retries[place],
         error=final.errors[place],
-        copies=final.copies,
+        copies=0 if status is TaskStatus.UNKNOWN else final.copies,
         durable=final.durable,
         lazy=LazyResult(rows, row),
     )

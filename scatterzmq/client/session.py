@@ -438,7 +438,7 @@ class Session:
 
     def _replaces(self, handle: Handle, known: Handle) -> bool:
         """Whether a task with an id that is in the table already is to be submitted."""
-        if not known.fingerprint or (known.outcome is not None and not known.outcome.final.copies):
+        if not known.fingerprint or known.refused:
             # Another client's, or it was refused, so that nothing is kept of it: the peer decides.
             handle.watchers += known.watchers
             self._kept_nbytes -= self._kept.pop(known.id, 0)
@@ -515,6 +515,7 @@ class Session:
         if handle.outcome is not None:
             handle.conflict = error
             return
+        handle.refused = True
         handle.outcome = local_end(handle.id, handle.ns, TaskStatus.ERROR, error)
         if handle.private:
             self._drop(handle, wakes)

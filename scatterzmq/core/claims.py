@@ -4,7 +4,7 @@ Purpose   Lends batches to idle executors, takes results and failures back, and 
 Rules     1. An idle executor never stays idle while any queue has tasks (late binding: it claims when it is free).
           2. A batch's answer counts only under its lease, and for a task only while the task has its token.
           3. Every position of a batch is settled once: answered, failed, lost an input, or gone meanwhile.
-          4. Tasks whose executor died run alone until a step succeeds; after `poison_limit` such deaths they are poison.
+          4. Tasks whose executor died run alone until a step succeeds; `poison_limit` such deaths make them poison.
 """
 
 from collections import Counter
@@ -106,7 +106,8 @@ class Claims:
             chosen = choose(self._strategy, views, own)
         assert chosen is not None
         queue = self._plans.find(chosen.key)
-        assert queue is not None and queue.length
+        assert queue is not None
+        assert queue.length
         return queue
 
     def _view(self, queue: Queue) -> NodeView:
@@ -128,11 +129,13 @@ class Claims:
         self._plans.emptied(queue)
         graph = queue.plan.graphs[node.graph]
         sources = _sources(graph, node)
+        needed = set(sources.values())
         records = []
         for task in tasks:
             record = self._ledger.record(task)
-            assert record is not None and record.phase is Phase.WAIT
-            if all([source in record.stack[-1].values for source in sources.values()]):
+            assert record is not None
+            assert record.phase is Phase.WAIT
+            if record.stack[-1].values.keys() >= needed:
                 records.append(record)
             else:
                 self._travel.failed(record, _lacks(record, sources))
@@ -170,7 +173,7 @@ class Claims:
         way = next(iter(queue.node.outputs.values()), None)
         lands_in = None
         weight, nbytes = 0.0, 0
-        if way is not None and way.next is not None:
+        if way is not None and way.next is not None and not queue.plan.graphs[queue.node.graph].is_block:
             lands_in = self._plans.queue(queue.plan, queue.plan.queues[way.next])
             weight = sum([record.weight for record in records]) + queue.node.weight * len(records)
             nbytes = sum([record.nbytes for record in records])

@@ -270,10 +270,7 @@ class Desk:
         if plan is not None and not message.replace:
             current = self._plans.current(plan.ns)
             if current is not None and current.digest != plan.digest:
-                problems = (
-                    f"{plan.ns}: this namespace is loaded with another definition; give the new one another 'ns', "
-                    "or load it with replace=True (tasks under way finish on the old one)",
-                )
+                problems = (_REDEFINED.format(ns=plan.ns),)
         if plan is None or problems:
             self._out.send(sender, GraphRefused(mid=message.mid, problems=problems, warnings=event.warnings))
             return
@@ -320,6 +317,12 @@ class Desk:
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
+
+
+_REDEFINED = (
+    "{ns}: this namespace is loaded with another definition; give the new one another 'ns', or load it with "
+    "replace=True (tasks under way finish on the old one)"
+)
 
 
 def _unknown(tasks: list[TaskId]) -> Final:

@@ -222,7 +222,10 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReport:
-    """One task as it stands now. `ns` is None for an unknown task. `place` is "ns:graph:node" of its queue or batch, "" elsewhere."""
+    """One task as it stands now.
+
+    ns: None for an unknown task. place: "ns:graph:node" of its queue or batch; "" elsewhere.
+    """
 
     id: TaskId
     status: TaskStatus

@@ -221,7 +221,9 @@ def misfits(columns: Mapping[str, Column], formats: Format, rows: int) -> dict[i
     for name, form in formats.items():
         layout = columns[name].layout
         if layout.shape is not None:
-            if not form.accepts(layout.dtype, layout.shape):
+            # The comparison is what nearly always suffices.
+            same = layout.shape == form.shape and layout.dtype == form.dtype
+            if not same and not form.accepts(layout.dtype, layout.shape):
                 problem = f"field {name!r}: expected {form}, got {layout.dtype.name}{list(layout.shape)}"
                 return dict.fromkeys(range(rows), problem)
             continue

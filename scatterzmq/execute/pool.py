@@ -31,10 +31,9 @@ class Pool:
         self._post = post
         self._inline = inline
         self._count = settings.executor.count
-        self._registry = Registry(settings.plugins.allow, blobs)
+        self._registry = Registry(settings.plugins.allow)
         self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
         self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
-        self._abandoned: list[ThreadExecutor | InlineExecutor] = []
         self._checks: list[threading.Thread] = []
         self._numbers = count(1)
 
@@ -46,12 +45,11 @@ class Pool:
 
     def run_pending(self) -> bool:
         """Run one batch that waits for the caller's thread; False if there is none (inline only)."""
-        return any(executor.run_pending() for executor in self._executors.values())
+        return any(executor.run_pending() for executor in self._executors.values() if isinstance(executor, InlineExecutor))
 
     def replace(self, executor: ExecutorId) -> ExecutorId:
         """A thread cannot be ended from outside: it is left alone, and what it answers later is ignored."""
-        self._nodes.abandon(executor)
-        self._abandoned.append(self._executors.pop(executor))
+        self._executors.pop(executor).abandon()
         return self._start_one()
 
     def check(self, request: int, definition: str) -> None:
@@ -81,8 +79,11 @@ class Pool:
         executor = ExecutorId("E" + os.urandom(16).hex())
         worker = Worker(executor, self._nodes)
         number = next(self._numbers)
-        made = InlineExecutor(executor, worker, self._post) if self._inline else ThreadExecutor(executor, worker, self._post, number)
-        self._executors[executor] = made
+        self._executors[executor] = (
+            InlineExecutor(executor, worker, self._post)
+            if self._inline
+            else ThreadExecutor(executor, worker, self._post, number)
+        )
         return executor
 
     def _check(self, request: int, definition: str) -> None:

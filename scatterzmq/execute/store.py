@@ -2,7 +2,7 @@
 
 Rules     1. A kept block stays until it is freed. A volatile one may also be evicted: oldest first, until the volatile
              ones fit into `bytes` (modes "size" and "both"), or at the age of `ttl_s` (modes "time" and "both").
-          2. A pinned block does not go; what became due while it was pinned happens at the last `unpin`.
+          2. A pinned block does not go; if it is freed meanwhile, it goes with the last `unpin`.
           3. An id is never used twice, so whoever asks for a block that has gone learns just that.
           4. Time comes in as `now_ms` and never goes back; one deadline comes out.
 Why       Too small a store costs tasks another try, never memory. Volatile columns that are large for the store become
@@ -125,7 +125,7 @@ class PayloadStore:
                 stored.pins += 1
 
     def unpin(self, ids: Iterable[BlockId]) -> None:
-        """Take back one `pin` each; evicts what has become too much meanwhile."""
+        """Take back one `pin` each."""
         for block_id in ids:
             stored = self._blocks.get(block_id)
             if stored is not None:
@@ -133,7 +133,6 @@ class PayloadStore:
                 stored.pins -= 1
                 if stored.freed and not stored.pins:
                     self._drop(block_id)
-        self._evict()
 
     def expire(self, now_ms: int) -> None:
         """Evict the volatile blocks that are too old."""
@@ -165,8 +164,7 @@ class PayloadStore:
             assert stored.nbytes == len(stored.column.data) == stored.column.layout.nbytes
             assert stored.pins >= 0
             assert stored.pins or not stored.freed
-        if self._bytes_max is not None and self.volatile_bytes > self._bytes_max:
-            assert all(stored.pins for _, stored in volatile)
+        assert self._bytes_max is None or self.volatile_bytes <= self._bytes_max
 
     def _pieces(self, column: Column, kept: bool) -> list[Column]:
         if not column.layout.rows:

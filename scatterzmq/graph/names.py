@@ -25,7 +25,7 @@ def check_name(text: object, what: str) -> str:
     if bad:
         shown = " ".join(sorted(repr(char) for char in bad))
         raise ValueError(f"{what} name {text!r:.200} must not contain {shown}; use letters, digits, '_' or '-' instead")
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError(f"{what} name {text!r:.200} has half of a surrogate pair, which is no character; remove it")
     return text
 

@@ -216,7 +216,7 @@ def _format(value: object) -> Format:
 
 
 def _object(value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise TypeError
     return value
 

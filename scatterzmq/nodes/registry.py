@@ -10,7 +10,7 @@ import importlib
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from sys import float_info
 from types import ModuleType, TracebackType
 from typing import Final
 
@@ -166,7 +166,7 @@ def _name(name: object, what: str, where: str) -> str:
 
 
 def _cost(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= float_info.max:
         raise GraphError(f"{where} must be a number of at least 0, got {_shown(value)}")
     return float(value)
 

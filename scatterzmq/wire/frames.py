@@ -38,7 +38,7 @@ MAJOR = 1
 MINOR = 0
 """Grows with every field or kind that is added."""
 ENVELOPE_BYTES = 256
-_ELEMENTS_MAX = 1 << 48
+_ELEMENTS_MAX = 1 << 40
 """Of one row, counting empty dimensions as one: torch multiplies all sizes and must not overflow."""
 _NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
 
@@ -118,19 +118,17 @@ def open_envelope(frames: Sequence[Frame], limits: Limits) -> Envelope:
         raise WireError(Reject.VERSION, f"expected wire version {MAJOR}")
     if len(parts) < 10:
         raise WireError(Reject.ENVELOPE, f"{len(parts)} fields, expected 10")
-    _, _, minor, kind, count, src, src_incarnation, dst, dst_incarnation, seq = parts[:10]
-    for number in (minor, kind, count, src_incarnation, dst_incarnation, seq):
-        if not _is_size(number):
-            raise WireError(Reject.ENVELOPE, "expected a whole number that is not negative")
+    numbers = [_size(parts[place]) for place in (2, 3, 4, 6, 8, 9)]
+    _, kind, count, src_incarnation, dst_incarnation, seq = numbers
     if not knows(kind):
         raise WireError(Reject.KIND, f"unknown kind {kind}")
     if count != len(frames):
         raise WireError(Reject.FRAME_COUNT, f"{len(frames)} frames, announced were {count}")
     check_depth(parts[10:], limits)
     return Envelope(
-        src=_unpack_address(src),
+        src=_unpack_address(parts[5]),
         src_incarnation=src_incarnation,
-        dst=_unpack_address(dst),
+        dst=_unpack_address(parts[7]),
         dst_incarnation=dst_incarnation,
         seq=seq,
         kind=kind,
@@ -165,8 +163,10 @@ def _nbytes(frame: Frame) -> int:
     return frame.nbytes if isinstance(frame, memoryview) else len(frame)
 
 
-def _is_size(raw: object) -> bool:
-    return type(raw) is int and 0 <= raw <= INT_MAX
+def _size(raw: object) -> int:
+    if type(raw) is not int or not 0 <= raw <= INT_MAX:
+        raise WireError(Reject.ENVELOPE, "expected a whole number that is not negative")
+    return raw
 
 
 def _pack_address(id_: PeerId | ClientId | None) -> bytes | None:
@@ -206,7 +206,7 @@ def _read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[
     if type(code) is not int or code not in DTYPE_BY_CODE:
         raise WireError(Reject.DTYPE, f"unknown dtype of {name!r}")
     dtype = DTYPE_BY_CODE[code]
-    if not _is_size(rows) or rows > limits.rows:
+    if type(rows) is not int or not 0 <= rows <= limits.rows:
         raise WireError(Reject.ROWS, f"{name!r}: expected at most {limits.rows} rows")
     if type(place) is not int or place != index:
         raise WireError(Reject.FRAME_INDEX, f"{name!r}: expected frame {index}")
@@ -228,8 +228,8 @@ def _read_ragged(head: tuple[object, ...], rows: int, dtype: DType, limits: Limi
     """Layout, bytes, and the number of fields of the head."""
     if len(head) < 7:
         raise WireError(Reject.COLUMN, "expected ranks and sizes")
-    ranks: Shape = (head[5],) * rows if type(head[5]) is int else _checked_sizes(head[5], limits.items)
-    if len(ranks) != rows or any(not _is_size(rank) or rank > limits.rank for rank in set(ranks)):
+    ranks = (head[5],) * rows if type(head[5]) is int else _checked_sizes(head[5], limits.items)
+    if len(ranks) != rows or any(not 0 <= rank <= limits.rank for rank in set(ranks)):
         raise WireError(Reject.RANK, f"expected {rows} ranks of at most {limits.rank}")
     sizes = _checked_sizes(head[6], limits.items)
     if len(sizes) != sum(ranks):

@@ -287,7 +287,8 @@ def check_depth(unknown: tuple[object, ...], limits: Limits) -> None:
         if not level:
             return
         level = [entry for inner in level for entry in inner if type(entry) is tuple]
-    raise WireError(Reject.DEPTH, f"lists in lists, more than {limits.depth} deep")
+    if level:
+        raise WireError(Reject.DEPTH, f"lists in lists, more than {limits.depth} deep")
 
 
 def _codec(hint: Any) -> Codec:
@@ -307,6 +308,7 @@ def _codec(hint: Any) -> Codec:
     if _is_a(hint, StrEnum):
         return _enum(hint)
     assert is_dataclass(hint), f"no way to send {hint}"
+    assert isinstance(hint, type)
     return _record(hint)
 
 

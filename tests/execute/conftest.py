@@ -1,6 +1,6 @@
 """Plans of small graphs with nodes of the test's own, and work for them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -143,11 +143,8 @@ def chain(nodes: Sequence[tuple[str, str, Mapping[str, object]]], **extra: objec
 
 
 @pytest.fixture()
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    made.output.install()
-    yield made
-    made.output.remove()
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 @pytest.fixture()

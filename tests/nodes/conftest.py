@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def make_batch() -> MakeBatch:
         outputs: Mapping[str, Format],
         values: Mapping[str, Column | Sequence[Tensor]] | None = None,
         count: int | None = None,
-        **rest: object,
+        **rest: Any,
     ) -> Batch:
         columns = {
             name: value if isinstance(value, Column) else from_tensors(list(value))
@@ -41,7 +42,7 @@ def make_batch() -> MakeBatch:
             count = next(iter(columns.values())).layout.rows
         return Batch(
             place="ns:main:node", task_ids=tasks(count), inputs=inputs, outputs=outputs, columns=columns, **rest
-        )  # type: ignore[arg-type]
+        )
 
     return make
 

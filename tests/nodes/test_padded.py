@@ -120,7 +120,10 @@ def test_a_mask_that_is_no_box_is_refused() -> None:
         (Padded(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), [(2,), (2,)]), "either a mask or shapes"),
         (Padded(torch.tensor(1.0), shapes=[]), r"needs a tensor \[rows, ...\]"),
         (Padded(torch.zeros(2, 2), torch.ones(2, 2)), r"must be bool of that shape, got float32\[2, 2\]"),
-        (Padded(torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool)), r"must be bool of that shape, got bool\[2, 3\]"),
+        (
+            Padded(torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool)),
+            r"must be bool of that shape, got bool\[2, 3\]",
+        ),
         (Padded(torch.zeros(2, 2), torch.tensor(True)), r"must be bool of that shape, got bool\[\]"),
         (Padded(torch.zeros(2, 2), shapes=[(1,)]), r"2 rows of 1 dimensions got shapes \[1, 1\]"),
         (Padded(torch.zeros(2, 2), shapes=[(1, 1), (1, 1)]), "needs 1 sizes"),

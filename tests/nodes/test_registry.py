@@ -94,14 +94,18 @@ def test_calls_are_described() -> None:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(UnknownKind, match=r"^ns:main:node: unknown node kind 'nope'; known are assertion_error, bin_op"):
+    with pytest.raises(
+        UnknownKind, match=r"^ns:main:node: unknown node kind 'nope'; known are assertion_error, bin_op"
+    ):
         describe(Registry(), "nope")
     with pytest.raises(UnknownKind, match=r"^unknown node kind 'nope'"):
         Registry().resolve("nope")
 
 
 def test_wrong_arguments_name_the_place() -> None:
-    with pytest.raises(GraphError, match=r"^ns:main:node: argument 'size' is missing: expected a whole number$") as caught:
+    with pytest.raises(
+        GraphError, match=r"^ns:main:node: argument 'size' is missing: expected a whole number$"
+    ) as caught:
         Registry().create("mat_square", {}, ns="ns", place=PLACE)
     assert not isinstance(caught.value, UnknownKind)
 
@@ -144,7 +148,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("kind", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("allow", [(), ("szq_other", "szq_package.mark", "szq_package.marker.deep", "", ".", "*")])
-def test_a_kind_never_imports_what_is_not_allowed(plug_in: Callable[..., None], kind: str, allow: tuple[str, ...]) -> None:
+def test_a_kind_never_imports_what_is_not_allowed(
+    plug_in: Callable[..., None], kind: str, allow: tuple[str, ...]
+) -> None:
     for name in ("szq_marker", "szq_package.marker", "szq_package2.marker", "szq_package.__init__"):
         plug_in(name, "raise BaseException('was imported')")
     before = set(sys.modules)
@@ -154,11 +160,13 @@ def test_a_kind_never_imports_what_is_not_allowed(plug_in: Callable[..., None], 
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("name", ["szq_p\u0430ckage.scale", "szq_package.scale\n", "szq_package..scale", "szq_package.1"])
+@pytest.mark.parametrize(
+    "name", ["szq_p\u0430ckage.scale", "szq_package.scale\n", "szq_package..scale", "szq_package.1"]
+)
 def test_even_an_allowed_prefix_covers_plain_names_only(plug_in: Callable[..., None], name: str) -> None:
     plug_in("szq_package.scale", "raise BaseException('was imported')")
     with pytest.raises(UnknownKind, match="is not the name of a Python module"):
-        describe(Registry([name.split(".")[0], "szq_package"]), name)
+        describe(Registry([name.partition(".")[0], "szq_package"]), name)
 
 
 def test_a_refused_plug_in_says_what_to_do() -> None:
@@ -188,7 +196,10 @@ def test_nodes_can_see_what_may_be_imported(plug_in: Callable[..., None]) -> Non
 
 def test_names_that_were_imported_do_not_count(plug_in: Callable[..., None]) -> None:
     plug_in("szq_a.base", BASE)
-    plug_in("szq_a.b", "from szq_a.base import Plain\nfrom scatterzmq.nodes import Node\n\nclass Mine(Plain):\n    pass\n\nAlso = Mine\n")
+    plug_in(
+        "szq_a.b",
+        "from szq_a.base import Plain\nfrom scatterzmq.nodes import Node\nclass Mine(Plain):\n    pass\nAlso = Mine",
+    )
     assert Registry(["szq_a"]).resolve("szq_a.b").__name__ == "Mine"
 
 
@@ -198,7 +209,9 @@ def test_names_that_were_imported_do_not_count(plug_in: Callable[..., None]) -> 
 )
 def test_a_module_needs_exactly_one_node(plug_in: Callable[..., None], source: str, found: str) -> None:
     plug_in("szq_a.b", source)
-    with pytest.raises(UnknownKind, match=f"'szq_a.b': its module must hold exactly one subclass of Node, found {found}$"):
+    with pytest.raises(
+        UnknownKind, match=f"'szq_a.b': its module must hold exactly one subclass of Node, found {found}$"
+    ):
         describe(Registry(["szq_a"]), "szq_a.b")
 
 
@@ -212,7 +225,7 @@ def test_a_module_needs_exactly_one_node(plug_in: Callable[..., None], source: s
         ("1 +", "cannot be imported: SyntaxError: "),
         ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
-        ("from scatterzmq import errors\nfrom scatterzmq.errors import Gone", r"ImportError: cannot import name 'Gone' from 'scatterzmq.errors'$"),
+        ("from scatterzmq.errors import Gone", "ImportError: cannot import name 'Gone' from 'scatterzmq.errors'$"),
         ("raise ValueError('x' * 10_000)", r"ValueError: x{400,500}\.\.\.$"),
     ],
 )  # fmt: skip
@@ -224,7 +237,9 @@ def test_a_plug_in_that_cannot_be_imported(plug_in: Callable[..., None], source:
 
 
 def test_a_plug_in_that_is_not_there() -> None:
-    with pytest.raises(UnknownKind, match="'szq_gone.b' cannot be imported: ModuleNotFoundError: No module named 'szq_gone'"):
+    with pytest.raises(
+        UnknownKind, match=r"'szq_gone\.b' cannot be imported: ModuleNotFoundError: No module named 'szq_gone'"
+    ):
         describe(Registry(["szq_gone"]), "szq_gone.b")
 
 
@@ -238,7 +253,7 @@ def test_a_plug_in_that_is_not_there() -> None:
         ("def load_cost(self): raise RuntimeError('no')", "cannot say what it is: RuntimeError: no"),
         ("@property\n    def pure(self): raise RuntimeError('no')", "cannot say what it is: RuntimeError: no"),
         ("def inputs(self): return None", r"inputs\(\) must be field names with formats, got None"),
-        ("def inputs(self): return {'a': ('float', [2])}", r"inputs\(\): field 'a' must be a FieldFormat, got \('float', \[2\]\)"),
+        ("def inputs(self): return {'a': ('float', [2])}", r"inputs\(\): field 'a' must be a FieldFormat, got \("),
         ("def inputs(self): return {'a b': None}", r"inputs\(\): field name 'a b' must not contain ' '"),
         ("def outputs(self): return ['out']", r"outputs\(\) must return output names with formats, got \['out'\]"),
         ("def outputs(self): return {'out': None}", r"outputs\(\), 'out' must be field names with formats, got None"),
@@ -253,9 +268,9 @@ def test_a_plug_in_that_is_not_there() -> None:
         ("def load_cost(self): return 10**400", r"load_cost\(\) must be a number of at least 0, got 1"),
         ("def calls(self): return 'graph'", r"calls\(\) must return CallSites, got 'graph'"),
         ("def calls(self): return None", r"calls\(\) must return CallSites, got None"),
-        ("def calls(self): return [CallSite(graph='g', args={}, output='nope')]", r"calls\(\): the node has no output 'nope' to come back on"),
-        ("def calls(self): return [CallSite(graph='a:b', args={}, output='out')]", r"calls\(\): graph name 'a:b' must not contain ':'"),
-        ("def calls(self): return [CallSite(graph='g', args=None, output='out')]", r"calls\(\), 'g' must be field names with formats, got None"),
+        ("def calls(self): return [CallSite(graph='g', args={}, output='x')]", r"calls\(\): the node has no output"),
+        ("def calls(self): return [CallSite(graph=':', args={}, output='out')]", r"calls\(\): graph name ':' must not"),
+        ("def calls(self): return [CallSite(graph='g', args=0, output='out')]", r"calls\(\), 'g' must be field names"),
     ],
 )  # fmt: skip
 def test_a_plug_in_that_misbehaves(plug_in: Callable[..., None], method: str, reason: str) -> None:

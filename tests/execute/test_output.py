@@ -1,0 +1,138 @@
+"""What nodes print goes to a callback, what everybody else prints to where it went before."""
+
+import sys
+import threading
+
+import pytest
+
+from scatterzmq.execute.output import NodeOutput
+
+
+@pytest.fixture()
+def lines():
+    return []
+
+
+@pytest.fixture()
+def output(capsys, lines):
+    made = NodeOutput(lambda place, line: lines.append((place, line)))
+    yield made
+    made.remove()
+
+
+def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output, lines, capsys):
+    output.install()
+    print("before")
+    with output.lines_of("a"):
+        print("one", 1)
+        print("two\nthree", flush=True)
+        print()
+    print("after")
+    assert lines == [("a", "one 1"), ("a", "two"), ("a", "three"), ("a", "")]
+    assert capsys.readouterr().out == "before\nafter\n"
+
+
+def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output, lines):
+    output.install()
+    with output.lines_of("a"):
+        print("half", end="")
+        assert lines == []
+        print(" whole")
+        print("rest", end="")
+        assert lines == [("a", "half whole")]
+    assert lines[1:] == [("a", "rest")]
+
+
+def test_also_when_the_node_raises(output, lines, capsys):
+    output.install()
+    with pytest.raises(ValueError, match="x"), output.lines_of("a"):
+        print("rest", end="")
+        raise ValueError("x")
+    print("outside")
+    assert lines == [("a", "rest")]
+    assert capsys.readouterr().out == "outside\n"
+
+
+def test_other_threads_are_not_affected(output, lines, capsys):
+    output.install()
+    with output.lines_of("a"):
+        thread = threading.Thread(target=print, args=("elsewhere",))
+        thread.start()
+        thread.join()
+        print("here")
+    assert lines == [("a", "here")]
+    assert capsys.readouterr().out == "elsewhere\n"
+
+
+def test_nested_nodes(output, lines):
+    output.install()
+    with output.lines_of("outer"):
+        with output.lines_of("inner"):
+            print("in")
+        print("out")
+    assert lines == [("inner", "in"), ("outer", "out")]
+
+
+def test_a_line_without_end_comes_in_pieces(output, lines):
+    output.install()
+    with output.lines_of("a"):
+        sys.stdout.write("x" * 20_000)
+        assert [len(line) for _, line in lines] == [8192, 8192]
+    assert "".join(line for _, line in lines) == "x" * 20_000
+
+
+def test_it_looks_like_the_stream_it_stands_for(output, capsys):
+    output.install()
+    assert sys.stdout.encoding.lower() == "utf-8"
+    assert not sys.stdout.isatty()
+    with output.lines_of("a"):
+        sys.stdout.writelines(["a\n", "b\n"])
+        with pytest.raises(TypeError):
+            sys.stdout.write(b"bytes")
+
+
+def test_removing_puts_back_what_was_there(lines):
+    before = sys.stdout
+    output = NodeOutput(lambda place, line: lines.append(line))
+    output.install()
+    output.install()
+    assert sys.stdout is not before
+    output.remove()
+    output.remove()
+    assert sys.stdout is before
+    with output.lines_of("a"):
+        pass
+
+
+def test_two_at_once_removed_in_any_order(lines, capsys):
+    before = sys.stdout
+    first = NodeOutput(lambda place, line: lines.append(("first", line)))
+    second = NodeOutput(lambda place, line: lines.append(("second", line)))
+    first.install()
+    second.install()
+    first.remove()
+    with second.lines_of("a"):
+        print("x")
+    print("outside")
+    second.remove()
+    assert sys.stdout is before
+    assert lines == [("second", "x")]
+    assert capsys.readouterr().out == "outside\n"
+
+
+def test_somebody_who_took_over_after_us_keeps_it(monkeypatch, lines, capsys):
+    output = NodeOutput(lambda place, line: lines.append(line))
+    output.install()
+    ours = sys.stdout
+
+    class Other:
+        def write(self, text):
+            return ours.write(text.upper())
+
+    other = Other()
+    monkeypatch.setattr(sys, "stdout", other)
+    output.remove()
+    assert sys.stdout is other
+    print("passes")
+    assert capsys.readouterr().out == "PASSES\n"
+    monkeypatch.undo()
