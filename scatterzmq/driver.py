@@ -27,6 +27,7 @@ from .core.actions import (
 )
 from .core.events import (
     BatchFinished,
+    BlocksEvicted,
     ClientLost,
     Emitted,
     Event,
@@ -154,7 +155,7 @@ class Driver:
     def tick(self) -> None:
         """Do what is due by the clock."""
         now_ms = self._now_ms()
-        self._store.expire(now_ms)
+        self._evicted(self._store.expire(now_ms))
         deadline_ms = self._core.deadline_ms()
         if deadline_ms is not None and deadline_ms <= now_ms:
             self._tell(TimerFired())
@@ -206,6 +207,12 @@ class Driver:
                 loaded=done.loaded,
             )
         )
+        # Only now is it clear what of the new blocks is kept.
+        self._evicted(self._store.trim())
+
+    def _evicted(self, ids: tuple[BlockId, ...]) -> None:
+        if ids:
+            self._tell(BlocksEvicted(ids=ids))
 
     def _started(self, executor: ExecutorId) -> None:
         self._alive.add(executor)

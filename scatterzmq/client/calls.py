@@ -11,7 +11,7 @@ from functools import partial
 from logging import getLogger
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..core.messages import (
     AskDefinition,
@@ -33,17 +33,25 @@ from ..core.messages import (
     ToClient,
     ToPeer,
 )
-from ..errors import GraphError, Timeout
+from ..errors import ClusterError, GraphError, Timeout
 from ..ids import TaskId
 from .handles import Box, Handle, Item, checked_inputs
 from .response import Response, standing
 from .session import Session
 
 T = TypeVar("T")
-B = TypeVar("B", bound=Box)
+B = TypeVar("B", bound="Readable")
 
 LOAD_TIMEOUT_S = 120.0
 """Checking a definition may import torch and plug-ins, which takes a while the first time."""
+
+
+class Readable(Box, Protocol):
+    """A box whose items the caller can wait for, in its own way."""
+
+    def empty(self) -> bool: ...
+
+    def get_nowait(self) -> Item: ...
 
 
 class Wait(NamedTuple):
@@ -267,29 +275,43 @@ class Waiting(Generic[B]):
         self._rest: list[tuple[TaskId, Response]] = []
         self._tasks: list[TaskId] | None = list(dict.fromkeys(map(task_id, tasks)))
 
+    def ready(self) -> tuple[TaskId, Response] | None:
+        """A task that has ended, without waiting; None if there is none. Saves `next` most of the time."""
+        while not self._box.empty():
+            item = self._box.get_nowait()
+            if isinstance(item, ClusterError):
+                raise ClusterError(*item.args)
+            handed_out = self._hand_out(item)
+            if handed_out is not None:
+                return handed_out
+        return None
+
     def next(self) -> Steps[tuple[TaskId, Response] | None]:
         """The next task to hand out; None after the last."""
         session = self._calls.session
         if self._tasks is not None:
             self._open, self._tasks = session.watch(self._tasks, self._box), None
-        while self._open:
-            item = yield Wait(self._box, 0.0)
-            if item is None:
-                session.tell_reads()  # before a wait of unknown length
-                item = yield Wait(self._box, self._timeout_s)
+        handed_out = self.ready()
+        while handed_out is None and self._open:
+            session.tell_reads()  # before a wait of unknown length
+            item = yield Wait(self._box, self._timeout_s)
             if item is None:
                 yield from self._give_up()
-                break
-            assert isinstance(item, Handle)
-            response = session.read(item)
-            if response is not None and self._open.pop(item.id, None) is not None:
-                return item.id, response
-        return self._rest.pop() if self._rest else None
+            else:
+                handed_out = self._hand_out(item)
+        return self._rest.pop() if handed_out is None and self._rest else handed_out
 
     def close(self) -> None:
         session = self._calls.session
         session.withdraw(self._box, handles=self._open.values())
         session.tell_reads()
+
+    def _hand_out(self, item: Item) -> tuple[TaskId, Response] | None:
+        assert isinstance(item, Handle), "a watcher is told of tasks"
+        response = self._calls.session.read(item)
+        if response is None or self._open.pop(item.id, None) is None:
+            return None
+        return item.id, response
 
     def _give_up(self) -> Steps[None]:
         session = self._calls.session

@@ -315,7 +315,7 @@ class Client:
 
     def _completed(self, waiting: "Waiting[Queue]") -> Iterator[tuple[TaskId, Response]]:
         with closing(waiting):
-            while (item := self._run(waiting.next())) is not None:
+            while (item := waiting.ready() or self._run(waiting.next())) is not None:
                 yield item
 
     def _mapped(self, flow: "Flow[Queue]", items: Iterator[Mapping[str, object]], bar: Bar) -> Iterator[Any]:

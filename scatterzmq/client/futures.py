@@ -73,7 +73,7 @@ class TaskFuture(Future["Result"]):
             lazy: Any = super().result(timeout)
         except TimeoutError:
             raise Timeout(f"task {self.task} has not ended within {timeout:g} s; it goes on") from None
-        tensors: "Result | None" = lazy.tensors()
+        tensors: Result | None = lazy.tensors()
         assert tensors is not None, "a future has a result or an exception"
         return tensors
 

@@ -72,7 +72,7 @@ class LazyResult:
     def __init__(self, rows: Rows | None, row: int) -> None:
         self._rows = rows
         self._row = row
-        self._result: "Result | None" = None
+        self._result: Result | None = None
 
     def tensors(self) -> "Result | None":
         rows = self._rows

@@ -20,7 +20,7 @@ from .ledger import Cause, Phase, Record
 from .queues import Queue, QueueKey
 from .state import State
 from .strategy import NodeStrategy, NodeView, SimpleNodeStrategy, StrategyFailed, choose
-from .travel import Failure, Travel
+from .travel import PURGED, Failure, Travel
 from .values import Block, Value
 
 
@@ -226,7 +226,7 @@ class Claims:
         for row in event.missing:
             record = self._committer(lease, open_rows.pop(row))
             if record is not None:
-                self._travel.failed(record, _PURGED)
+                self._travel.failed(record, PURGED)
         for task in open_rows.values():
             record = self._committer(lease, task)
             if record is not None:
@@ -319,12 +319,6 @@ class Claims:
         for record in self._ledger:
             if record.token is not None:
                 assert record.id in tokens[record.token].tasks
-
-
-_PURGED = Failure(
-    code=ErrorCode.MEMORY_PURGE,
-    message="an intermediate tensor was evicted before it was used: the store is too small for what is under way",
-)
 
 
 def _sources(graph: GraphPlan, node: NodePlan) -> dict[str, str]:

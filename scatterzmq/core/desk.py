@@ -72,7 +72,8 @@ class Desk:
         self._requests = 0
         self._waiting: deque[_Waiting] = deque()
         self._checks: dict[int, tuple[ClientId, LoadGraph]] = {}
-        self._expiring: deque[tuple[int, Record]] = deque()
+        # In order of expiry, because all results are kept equally long.
+        self._expiring: dict[TaskId, int] = {}
         self.counters = {"accepted": 0, "refused": 0}
 
     # ---- submissions
@@ -193,6 +194,7 @@ class Desk:
                 self._claims.revoke(record)
                 self._travel.leave_cache(record)
                 self._out.report("error.task.ghost", task=task)
+            self._expiring.pop(task, None)
             self._travel.forget(record)
         for client, tasks in told.items():
             self._out.send(client, _unknown(tasks))
@@ -217,7 +219,7 @@ class Desk:
         by_client: dict[ClientId, list[Record]] = {}
         expires_ms = self._state.now_ms + int(self._settings.result_ttl_s * 1000)
         for record in records:
-            self._expiring.append((expires_ms, record))
+            self._expiring[record.id] = expires_ms
             for client in record.clients:
                 by_client.setdefault(client, []).append(record)
         self._tell(by_client)
@@ -232,21 +234,19 @@ class Desk:
 
     def expire(self) -> None:
         """Forget results whose time is over."""
-        while self._expiring and self._expiring[0][0] <= self._state.now_ms:
-            _, record = self._expiring.popleft()
-            if self._ledger.record(record.id) is record:
-                self.clear((record.id,))
+        while self._expiring:
+            task, expires_ms = next(iter(self._expiring.items()))
+            if expires_ms > self._state.now_ms:
+                return
+            self.clear((task,))
 
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""
-        while self._expiring and self._ledger.record(self._expiring[0][1].id) is not self._expiring[0][1]:
-            self._expiring.popleft()
-        times = []
-        if self._expiring:
-            times.append(self._expiring[0][0])
-        if self._waiting:
-            times.append(self._waiting[0].until_ms)
-        return min(times, default=None)
+        expiry_ms = next(iter(self._expiring.values()), None)
+        if not self._waiting:
+            return expiry_ms
+        refusal_ms = self._waiting[0].until_ms
+        return refusal_ms if expiry_ms is None else min(expiry_ms, refusal_ms)
 
     def lost(self, client: ClientId) -> None:
         """A client left: its tasks go on, their results are kept as for any other."""
@@ -312,8 +312,8 @@ class Desk:
 
     def check_invariants(self) -> None:
         assert self._seq >= len(self._ledger)
-        expiring = {id(record) for _, record in self._expiring}
-        assert all(id(record) in expiring for record in self._ledger if record.phase.ended)
+        assert self._expiring.keys() == {record.id for record in self._ledger if record.phase.ended}
+        assert list(self._expiring.values()) == sorted(self._expiring.values())
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"

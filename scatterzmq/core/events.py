@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode
 from ..graph.plan import Plan
-from ..ids import ClientId, ExecutorId, GraphId, QueueId
+from ..ids import BlockId, ClientId, ExecutorId, GraphId, QueueId
 from .messages import ToPeer
 from .values import Block, Value
 
@@ -100,10 +100,24 @@ class BatchFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksEvicted:
+    """Volatile blocks have left the store, though somebody may still need them."""
+
+    ids: tuple[BlockId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired:
     """`deadline_ms()` has come."""
 
 
 Event: TypeAlias = (
-    MessageReceived | ClientLost | ExecutorStarted | ExecutorLost | GraphChecked | BatchFinished | TimerFired
+    MessageReceived
+    | ClientLost
+    | ExecutorStarted
+    | ExecutorLost
+    | GraphChecked
+    | BatchFinished
+    | BlocksEvicted
+    | TimerFired
 )

@@ -252,12 +252,6 @@ class Ledger:
         totals[TaskStatus.DONE] += self._read
         return {status: totals[status] for status in TaskStatus if totals[status]}
 
-    @property
-    def open_count(self) -> int:
-        """Tasks that have not ended."""
-        counts = self._counts
-        return counts[Phase.INIT] + counts[Phase.WAIT] + counts[Phase.BUSY] + counts[Phase.DEFER]
-
     def check_invariants(self) -> None:
         by_phase = Counter(record.phase for record in self)
         assert all(by_phase[phase] == self._counts[phase] for phase in Phase)

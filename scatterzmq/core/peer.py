@@ -7,6 +7,8 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
+from typing import assert_never
+
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
@@ -14,6 +16,7 @@ from .claims import Claims
 from .desk import Desk
 from .events import (
     BatchFinished,
+    BlocksEvicted,
     ClientLost,
     Event,
     ExecutorLost,
@@ -81,9 +84,13 @@ class PeerCore:
                 self._claims.lost(event.executor, event.reason, crashed=event.crashed)
             case ClientLost():
                 self._desk.lost(event.client)
+            case BlocksEvicted(ids=ids):
+                self._state.blocks.evicted(ids)
             case TimerFired():
                 self._claims.expire()
                 self._desk.expire()
+            case _:
+                assert_never(event)
         self._work_off()
         return self._state.out.take()
 
@@ -138,3 +145,5 @@ class PeerCore:
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+            case _:
+                assert_never(event.message)

@@ -50,6 +50,12 @@ class Failure:
     executor: ExecutorId | None = None
 
 
+PURGED = Failure(
+    code=ErrorCode.MEMORY_PURGE,
+    message="an intermediate tensor was evicted before it was used: the store is too small for what is under way",
+)
+
+
 class Travel:
     """Moves records; `run` works the agenda off."""
 
@@ -290,9 +296,9 @@ class Travel:
         """End the innermost graph with its outputs (held already)."""
         frame = record.stack[-1]
         wrong = _mismatch(frame.graph, outputs)
-        if wrong:
+        if wrong or self._blocks.any_gone(outputs.values()):
             self._blocks.release(outputs.values())
-            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=wrong))
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=wrong) if wrong else PURGED)
             return
         record.stack.pop()
         if frame.graph_key is not None:

@@ -42,7 +42,11 @@ def release_memory(device: "torch.device") -> None:
         torch.mps.empty_cache()
 
 
-def release_all_memory(device: "torch.device") -> None:
-    """The same, after everything that nobody refers to: before something that ran out of memory is tried again."""
-    gc.collect()  # an error and the frames it passed through often form a cycle that holds tensors
+def release_all_memory(device: "torch.device", *, thorough: bool) -> None:
+    """The same, after what nobody refers to any more: before something that ran out of memory is tried again.
+
+    thorough: look through everything, which takes long; else only through what is new.
+    """
+    # An error and the frames it passed through often form a cycle that holds tensors.
+    gc.collect(2 if thorough else 1)
     release_memory(device)

@@ -215,7 +215,7 @@ class LoadedNodes:
         if failure is not None and failure.code == ErrorCode.OUT_OF_MEMORY:
             # Load costs are estimates: when memory is short after all, everything that is not in use goes.
             self.unload_idle(user)
-            release_all_memory(self.device)
+            release_all_memory(self.device, thorough=True)
             copy, failure = self._try_load(entry)
         with self._changed:
             if failure is not None:

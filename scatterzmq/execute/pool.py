@@ -45,7 +45,9 @@ class Pool:
 
     def run_pending(self) -> bool:
         """Run one batch that waits for the caller's thread; False if there is none (inline only)."""
-        return any(executor.run_pending() for executor in self._executors.values() if isinstance(executor, InlineExecutor))
+        return any(
+            executor.run_pending() for executor in self._executors.values() if isinstance(executor, InlineExecutor)
+        )
 
     def replace(self, executor: ExecutorId) -> ExecutorId:
         """A thread cannot be ended from outside: it is left alone, and what it answers later is ignored."""
@@ -58,9 +60,7 @@ class Pool:
             self._check(request, definition)
             return
         self._checks = [thread for thread in self._checks if thread.is_alive()]
-        thread = threading.Thread(
-            target=self._check, args=(request, definition), name="scatterzmq-check", daemon=True
-        )
+        thread = threading.Thread(target=self._check, args=(request, definition), name="scatterzmq-check", daemon=True)
         self._checks.append(thread)
         thread.start()
 

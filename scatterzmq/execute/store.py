@@ -2,6 +2,7 @@
 
 Rules     1. A kept block stays until it is freed. A volatile one may also be evicted: oldest first, until the volatile
              ones fit into `bytes` (modes "size" and "both"), or at the age of `ttl_s` (modes "time" and "both").
+             Only `trim` and `expire` evict, and they say what: between a `put` and them, new blocks can be kept.
           2. A pinned block does not go; if it is freed meanwhile, it goes with the last `unpin`.
           3. An id is never used twice, so whoever asks for a block that has gone learns just that.
           4. Time comes in as `now_ms` and never goes back; one deadline comes out.
@@ -46,6 +47,7 @@ class PayloadStore:
         self._bytes_max = None if settings.mode == "time" else settings.bytes
         self._ttl_ms = None if settings.mode == "size" else max(int(settings.ttl_s * 1000), 1)
         self._counter = 0
+        self._oversized: list[BlockId] = []
         self._blocks: dict[BlockId, _Stored] = {}
         # By age. Unlike a dict, it stays quick to ask for the oldest when the older ones have been taken out.
         self._volatile: OrderedDict[BlockId, _Stored] = OrderedDict()
@@ -58,8 +60,7 @@ class PayloadStore:
     ) -> tuple[Value, ...]:
         """Store a column and return one Value per row, in order. Nobody may write to its memory any more.
 
-        digests: content digest per row, or none at all.
-        Older volatile blocks make room; a block that alone is larger than the store is gone when this returns.
+        digests: content digest per row, or none at all. Call `trim` when it is clear what of it is to be kept.
         """
         assert len(digests) in (0, column.layout.rows), f"{len(digests)} digests for {column.layout.rows} rows"
         values: list[Value] = []
@@ -70,10 +71,33 @@ class PayloadStore:
                 BlockId(self._maker, self._counter), piece.layout, len(piece.data), digests[start : start + rows]
             )
             values.extend(zip(repeat(block), range(rows)))
-            if kept or self._bytes_max is None or block.nbytes <= self._bytes_max:
-                self._add(block.id, _Stored(piece, block.nbytes, kept, now_ms))
-        self._evict()
+            self._add(block.id, _Stored(piece, block.nbytes, kept, now_ms))
+            if not kept and self._bytes_max is not None and block.nbytes > self._bytes_max:
+                self._oversized.append(block.id)
         return tuple(values)
+
+    def trim(self) -> tuple[BlockId, ...]:
+        """Evict until the volatile blocks fit; returns what has gone.
+
+        A block that alone is larger than the store goes without pushing others out.
+        """
+        bytes_max = self._bytes_max
+        if bytes_max is None or self.volatile_bytes <= bytes_max:
+            self._oversized.clear()
+            return ()
+        large = [block_id for block_id in self._oversized if block_id in self._volatile]
+        self._oversized.clear()
+        due = [block_id for block_id in large if not self._volatile[block_id].pins]
+        excess = self.volatile_bytes - bytes_max - sum([self._volatile[block_id].nbytes for block_id in due])
+        for block_id, stored in self._volatile.items():
+            if excess <= 0:
+                break
+            if not stored.pins and block_id not in due:
+                due.append(block_id)
+                excess -= stored.nbytes
+        for block_id in due:
+            self._drop(block_id)
+        return tuple(due)
 
     def keep(self, ids: Iterable[BlockId]) -> None:
         """Never evict these blocks. Those that have gone already are passed over."""
@@ -134,10 +158,10 @@ class PayloadStore:
                 if stored.freed and not stored.pins:
                     self._drop(block_id)
 
-    def expire(self, now_ms: int) -> None:
-        """Evict the volatile blocks that are too old."""
+    def expire(self, now_ms: int) -> tuple[BlockId, ...]:
+        """Evict the volatile blocks that are too old; returns them."""
         if self._ttl_ms is None:
-            return
+            return ()
         due = []
         for block_id, stored in self._volatile.items():
             if stored.stored_ms + self._ttl_ms > now_ms:
@@ -146,6 +170,7 @@ class PayloadStore:
                 due.append(block_id)
         for block_id in due:
             self._drop(block_id)
+        return tuple(due)
 
     def deadline_ms(self) -> int | None:
         """Earliest moment at which `expire` does something; None if there is none (now)."""
@@ -164,7 +189,6 @@ class PayloadStore:
             assert stored.nbytes == len(stored.column.data) == stored.column.layout.nbytes
             assert stored.pins >= 0
             assert stored.pins or not stored.freed
-        assert self._bytes_max is None or self.volatile_bytes <= self._bytes_max
 
     def _pieces(self, column: Column, kept: bool) -> list[Column]:
         if not column.layout.rows:
@@ -181,20 +205,6 @@ class PayloadStore:
         else:
             self._volatile[block_id] = stored
             self.volatile_bytes += stored.nbytes
-
-    def _evict(self) -> None:
-        if self._bytes_max is None or self.volatile_bytes <= self._bytes_max:
-            return
-        excess = self.volatile_bytes - self._bytes_max
-        due = []
-        for block_id, stored in self._volatile.items():
-            if excess <= 0:
-                break
-            if not stored.pins:
-                due.append(block_id)
-                excess -= stored.nbytes
-        for block_id in due:
-            self._drop(block_id)
 
     def _drop(self, block_id: BlockId) -> None:
         stored = self._blocks.pop(block_id)

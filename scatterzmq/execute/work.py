@@ -1,4 +1,4 @@
-"""What goes to an executor and what comes back: batches with their bytes. The core sees neither (driver.py translates)."""
+"""What goes to an executor and what comes back: batches with their bytes, which the core never sees (driver.py)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -128,7 +128,7 @@ class Worker:
     def _free_memory(self, is_last: bool) -> bool:
         """After memory ran out. is_last: no smaller batch is possible, so the nodes that nobody uses go, too."""
         unloaded = is_last and self._nodes.unload_idle(self.executor)
-        release_all_memory(self._nodes.device)
+        release_all_memory(self._nodes.device, thorough=is_last)
         return unloaded
 
     def _loaded_if_changed(self) -> tuple[tuple[bytes, QueueId], ...] | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from ..errors import GraphError
+from .names import hint
 
 _SHOWN_MAX = 50
 
@@ -69,7 +70,9 @@ class Record:
     def warn_unknown(self, known: frozenset[str]) -> None:
         for key in self._values:
             if key not in known:
-                self._findings.warn(self.place, f"unknown key {key!r:.80} is ignored")
+                advice = hint(key, known, "keys")
+                advice = f"; {advice}" if advice.startswith("did") else ""
+                self._findings.warn(self.place, f"unknown key {key!r:.80} is ignored{advice}")
 
     def required(self, key: str) -> object:
         """The value, or None with a problem noted."""

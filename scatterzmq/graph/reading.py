@@ -127,11 +127,12 @@ class _Reader:
         return entry
 
     def _graph(self, item: object, index: int, others: Mapping[str, GraphDef]) -> GraphDef | None:
-        record = self._record(item, f"{self._ns}:graphs[{index}]", _GRAPH_KEYS)
+        record = self._record(item, f"{self._ns}:graphs[{index}]")
         name = self._own_name(record, "graph") if record is not None else None
         if record is None or name is None:
             return None
         record.place = f"{self._ns}:{name}"
+        record.warn_unknown(_GRAPH_KEYS)
         if name in others:
             record.problem("there are two graphs of this name; rename one")
             return None
@@ -155,12 +156,13 @@ class _Reader:
     def _nodes(self, record: Record, graph: str) -> tuple[NodeDef, ...]:
         found: dict[str, tuple[NodeDef, Record]] = {}
         for index, item in enumerate(record.sequence("nodes") or ()):
-            inner = self._record(item, f"{record.place}:nodes[{index}]", _NODE_KEYS)
+            inner = self._record(item, f"{record.place}:nodes[{index}]")
             name = self._own_name(inner, "node") if inner is not None else None
             if inner is None or name is None:
                 record.sound = False  # What the node was for, nobody knows: its graph cannot be judged any more.
                 continue
             inner.place = f"{record.place}:{name}"
+            inner.warn_unknown(_NODE_KEYS)
             if name in found:
                 inner.problem("there are two nodes of this name in the graph; rename one")
                 continue
@@ -231,13 +233,11 @@ class _Reader:
         value = record.optional("description")
         return "" if value is None else value if isinstance(value, str) else shown(value)
 
-    def _record(self, item: object, place: str, known: frozenset[str]) -> Record | None:
+    def _record(self, item: object, place: str) -> Record | None:
         if not isinstance(item, dict):
             self._findings.problem(place, f"expected an object, got {shown(item)}")
             return None
-        record = Record(item, place, self._findings)
-        record.warn_unknown(known)
-        return record
+        return Record(item, place, self._findings)
 
     def _own_name(self, record: Record, what: str) -> str | None:
         text = record.text("name")

@@ -39,7 +39,7 @@ def _check_edges(scope: Scope, graph: GraphDef, node: NodeDef, findings: Finding
             findings.fault(place, f"{text}; name a node of it, or null for the graph's end", live=live)
         else:
             text = f"output {output!r} leads to {target!r:.200}, which is no node of this graph"
-            findings.problem(place, f"{text}; {hint(target, nodes, 'nodes')}, or null for the graph's end")
+            findings.problem(place, f"{text}; {hint(target, nodes, 'nodes')} (null leads to the graph's end)")
     info = scope.infos.get((graph.name, node.name))
     if info is not None:
         for output in sorted(node.outs.keys() - info.outputs.keys()):

@@ -10,6 +10,7 @@ from .base import Resources as Resources
 from .batch import Batch as Batch
 from .batch import BatchError as BatchError
 from .batch import InputsChanged as InputsChanged
+from .padded import Flat as Flat
 from .padded import Padded as Padded
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CallSite",
     "DataPlace",
     "FieldFormat",
+    "Flat",
     "Format",
     "InputsChanged",
     "Node",

@@ -11,7 +11,7 @@ from ..graph.formats import FieldFormat, Format
 from .args import NodeArgs
 from .base import Node
 from .batch import Batch
-from .padded import Padded
+from .padded import Flat
 
 OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor | float], Tensor]]] = {"add": operator.add, "mul": operator.mul}
 
@@ -63,8 +63,8 @@ class ConstantOp(Node):
         if self._info.is_uniform:
             batch.emit("out", value=self._compute(batch.uniform("value"), self._constant))
         else:
-            values, _ = batch.padded("value")
-            batch.emit("out", value=Padded(self._compute(values, self._constant), shapes=batch.shapes("value")))
+            value = self._compute(batch.flat("value"), self._constant)
+            batch.emit("out", value=Flat(value, batch.shapes("value")))
 
 
 class BinOp(Node):
@@ -90,22 +90,19 @@ class BinOp(Node):
             batch.emit("out", value=self._compute(batch.uniform("left"), batch.uniform("right")))
             return
         lefts, rights = batch.shapes("left"), batch.shapes("right")
-        rows = []
-        for row, (one, other) in enumerate(zip(lefts, rights, strict=True)):
-            if one == other:
+        if lefts == rights:
+            batch.emit("out", value=Flat(self._compute(batch.flat("left"), batch.flat("right")), lefts))
+            return
+        rows, values = [], []
+        pairs = zip(batch.rows("left"), batch.rows("right"), strict=True)
+        for row, (left, right) in enumerate(pairs):
+            if left.shape == right.shape:
                 rows.append(row)
+                values.append(self._compute(left, right))
             else:
-                batch.reject(row, f"left and right must have the same shape, got {list(one)} and {list(other)}")
-        if rows:
-            shapes = [lefts[row] for row in rows]
-            # A rejected row may have been the largest of one side only.
-            common = (slice(None), *(slice(max(sizes)) for sizes in zip(*shapes, strict=True)))
-            left, _ = batch.padded("left")
-            right, _ = batch.padded("right")
-            if len(rows) < len(batch):
-                left, right = left[rows], right[rows]
-            value = self._compute(left[common], right[common])
-            batch.emit("out", rows, value=Padded(value, shapes=shapes))
+                shapes = f"{list(left.shape)} and {list(right.shape)}"
+                batch.reject(row, f"left and right must have the same shape, got {shapes}")
+        batch.emit("out", rows, value=values)
 
 
 class MatSquare(Node):

@@ -11,21 +11,23 @@ import operator
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import ErrorCode, FormatError, ScatterError
-from ..graph.formats import DType, FieldFormat, Format, Layout, Shape
+from ..graph.formats import FieldFormat, Format, Layout, Shape
 from ..ids import TaskId
-from ..wire.tensors import Column, from_tensor, from_tensors, plain, tensor_dtype, to_tensor, to_tensors
+from ..wire.tensors import Column, from_tensor, from_tensors, plain, tensor_dtype
 from .base import CallSite
-from .padded import Padded, mask_of, pad, unpad
+from .padded import Flat, Padded, flat, layout_of, mask_of, pad, unpad
 
 Rows: TypeAlias = Sequence[int] | Tensor
 """Batch positions, as numbers or as a bool tensor with one element per row of the batch."""
-FieldValue: TypeAlias = Tensor | Padded | Column | Sequence[Tensor] | Sequence[str] | Sequence[bytes]
+FieldValue: TypeAlias = Tensor | Padded | Flat | Column | Sequence[Tensor] | Sequence[str] | Sequence[bytes]
 
 _SHOWN_TASKS = 5
 
@@ -58,10 +60,11 @@ class Rejection(NamedTuple):
 
 
 class _Stacked(NamedTuple):
-    """An emitted tensor; version is None where torch does not count writes to it."""
+    """An emitted tensor with the version it had: torch counts the writes to it. layout: of its rows if it is Flat."""
 
     tensor: Tensor
-    version: int | None
+    version: int
+    layout: Layout | None
 
 
 class _Pending(NamedTuple):
@@ -104,8 +107,7 @@ class Batch:
         self._token = token
         self._dead = dead
         self._positions = range(len(self.task_ids)) if positions is None else positions
-        self._uniform: dict[str, Tensor] = {}
-        self._rows: dict[str, list[Tensor]] = {}
+        self._flat: dict[str, Tensor] = {}
         self._answered = bytearray(len(self.task_ids))
         self._pending: list[_Pending] = []
         self._rejections: list[Rejection] = []
@@ -124,31 +126,39 @@ class Batch:
 
     def uniform(self, field: str) -> Tensor:
         """[tasks, *shape]. Raises FormatError for a field whose format has null dimensions. Read-only."""
-        column = self._column(field)
+        layout = self._column(field).layout
         if not self._inputs[field].is_uniform:
             raise FormatError(
                 f"{self.place}: input {field!r} is {self._inputs[field]}: tasks may differ in the null dimensions, "
                 "so it is not uniform; use padded() or rows()"
             )
-        return self._stacked(field, column)
+        assert layout.shape is not None, "inputs match their format"
+        return self.flat(field).view(layout.rows, *layout.shape)
 
     def padded(self, field: str) -> tuple[Tensor, Tensor]:
         """([tasks, *largest], bool mask of that shape), zero-padded at the end; see `shapes` for sizes. Read-only."""
         column = self._column(field)
-        mask = mask_of(column.layout).to(self.device)
-        if column.layout.shape is not None:
-            return self._stacked(field, column), mask
-        with torch.inference_mode(False):
-            return pad(column).to(self.device), mask
+        layout = column.layout
+        mask = mask_of(layout).to(self.device)
+        if layout.shape is not None:
+            return self.flat(field).view(layout.rows, *layout.shape), mask
+        return pad(column).to(self.device), mask
+
+    def flat(self, field: str) -> Tensor:
+        """All tasks' values in one dimension, one task after another; see `shapes`. Read-only."""
+        column = self._column(field)
+        tensor = self._flat.get(field)
+        if tensor is None:
+            # Whatever else is handed out is a view of this tensor, and writes to a view count for all.
+            with _counting_writes():
+                tensor = self._flat[field] = flat(column).to(self.device)
+        return tensor
 
     def rows(self, field: str) -> list[Tensor]:
         """One tensor per task, in task order. Read-only."""
-        column = self._column(field)
-        if field not in self._rows:
-            # Ordinary tensors even in inference mode, because only those count writes.
-            with torch.inference_mode(False):
-                self._rows[field] = [tensor.to(self.device) for tensor in to_tensors(column)]
-        return list(self._rows[field])
+        shapes = self.shapes(field)
+        parts = self.flat(field).split_with_sizes([prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def shapes(self, field: str) -> list[Shape]:
         """The shape of each task's tensor."""
@@ -189,7 +199,7 @@ class Batch:
 
     def emit(self, output: str, /, rows: Rows | None = None, **fields: FieldValue) -> None:
         """Answer rows (default: all) on an output; each field is a Tensor [rows, *shape], a list of Tensors, a Padded,
-        or for uint8[null] a list of texts.
+        a Flat, or for uint8[null] a list of texts.
 
         Raises BatchError for an unknown output, for fields that are missing or too many, and for a row answered before;
         FormatError for a value that does not match the format.
@@ -247,15 +257,12 @@ class Batch:
 
     def check_inputs(self) -> None:
         """Raises InputsChanged if the node wrote to an input: to be asked however `execute` ended."""
-        handed = {field: (tensor,) for field, tensor in self._uniform.items()}
-        # All rows are views of one tensor and count writes together, but on a device each is a copy.
-        for kept in (handed, self._rows):
-            for field, tensors in kept.items():
-                if any(tensor._version for tensor in tensors):  # noqa: SLF001 -- torch has no public name for it
-                    raise InputsChanged(
-                        f"{self.place}: the node changed its input {field!r} in place; inputs are read-only, "
-                        "so change a copy (.clone())"
-                    )
+        for field, tensor in self._flat.items():
+            if tensor._version:  # noqa: SLF001 -- torch has no public name for its count of writes
+                raise InputsChanged(
+                    f"{self.place}: the node changed its input {field!r} in place; inputs are read-only, "
+                    "so change a copy (.clone())"
+                )
 
     def finish(self) -> tuple[list[Answer], list[Rejection]]:
         """All answers, when `execute` has returned.
@@ -274,12 +281,13 @@ class Batch:
                 if isinstance(value, Column):
                     columns[field] = value
                     continue
-                if value.version is not None and value.tensor._version != value.version:  # noqa: SLF001
+                if value.tensor._version != value.version:  # noqa: SLF001
                     raise BatchError(
                         f"{self.place}: the node changed the tensor of field {field!r} after it had emitted it on "
                         f"{pending.output!r}; emit a copy (.clone())"
                     )
-                columns[field] = from_tensor(value.tensor if _is_ours(value.tensor) else _copy(value.tensor))
+                column = from_tensor(value.tensor if _is_ours(value.tensor) else _copy(value.tensor))
+                columns[field] = column if value.layout is None else Column(value.layout, column.data)
             answers.append(Answer(pending.output, pending.rows, columns, pending.call))
         return answers, self._rejections
 
@@ -291,13 +299,6 @@ class Batch:
             known = ", ".join(self._columns) or "none"
             raise BatchError(f"{self.place}: the node has no input {field!r}; its inputs are: {known}")
         return column
-
-    def _stacked(self, field: str, column: Column) -> Tensor:
-        tensor = self._uniform.get(field)
-        if tensor is None:
-            with torch.inference_mode(False):
-                tensor = self._uniform[field] = to_tensor(column).to(self.device)
-        return tensor
 
     def _formats(self, output: str, call: str | None) -> Format:
         if output not in self._outputs:
@@ -363,6 +364,8 @@ def _taken(value: object, form: FieldFormat, count: int) -> "_Stacked | Column":
             raise FormatError(f"got a Padded with {column.layout.rows} rows")
         _check_layout(column.layout, form)
         return column
+    if isinstance(value, Flat):
+        return _taken_flat(value, form, count)
     if isinstance(value, Column):
         if value.layout.rows != count:
             raise FormatError(f"got a Column with {value.layout.rows} rows")
@@ -389,12 +392,32 @@ def _taken_tensor(tensor: Tensor, form: FieldFormat, count: int) -> "_Stacked | 
         raise FormatError(f"got {_described(tensor)}, which has {len(tensor)} rows")
     if not form.accepts(tensor_dtype(tensor), tensor.shape[1:]):
         raise FormatError(f"got {_described(tensor)}, where the first dimension is the rows")
+    return _held(tensor, None)
+
+
+def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Column":
+    shapes = [tuple(shape) for shape in value.shapes]
+    if len(shapes) != count:
+        raise FormatError(f"got a Flat with {len(shapes)} rows")
+    if value.tensor.dim() != 1 or len(value.tensor) != sum(map(prod, shapes)):
+        raise FormatError(
+            f"got a Flat of {_described(value.tensor)}, but its shapes have {sum(map(prod, shapes))} values"
+        )
+    if not shapes:
+        return _nothing(form)
+    layout = layout_of(tensor_dtype(value.tensor), shapes)
+    _check_layout(layout, form)
+    return _held(value.tensor, layout)
+
+
+def _held(tensor: Tensor, layout: Layout | None) -> "_Stacked | Column":
+    """The tensor until the end of the batch, or a copy at once if torch would not tell of writes to it."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_inference():
-        # Writes to an inference tensor are not counted, so it is copied while it is what was emitted.
-        return from_tensor(_copy(plain(tensor)))
+        column = from_tensor(_copy(plain(tensor)))
+        return column if layout is None else Column(layout, column.data)
     # Our own handle on the memory: at the end it shows whether the node kept another.
-    with torch.inference_mode(False):
-        return _Stacked(tensor.detach(), tensor._version)  # noqa: SLF001
+    with _counting_writes():
+        return _Stacked(tensor.detach(), tensor._version, layout)  # noqa: SLF001
 
 
 def _taken_texts(texts: Sequence[object], form: FieldFormat) -> Column:
@@ -409,7 +432,7 @@ def _taken_texts(texts: Sequence[object], form: FieldFormat) -> Column:
         except UnicodeEncodeError as error:
             raise FormatError(f"got a text at position {row} that is no UTF-8 ({error.reason})") from None
     shapes = [(len(part),) for part in parts]
-    layout = _layout(form.dtype, shapes)
+    layout = layout_of(form.dtype, shapes)
     _check_layout(layout, form)
     return Column(layout, memoryview(bytearray().join(parts)))
 
@@ -418,17 +441,18 @@ def _nothing(form: FieldFormat) -> Column:
     return Column(Layout(form.dtype, 0, tuple(size or 0 for size in form.shape)), memoryview(bytearray()))
 
 
-def _layout(dtype: DType, shapes: Sequence[Shape]) -> Layout:
-    if all(shape == shapes[0] for shape in shapes):
-        return Layout(dtype, len(shapes), shapes[0])
-    return Layout(dtype, len(shapes), None, tuple(shapes))
-
-
 def _check_layout(layout: Layout, form: FieldFormat) -> None:
     shapes = (layout.shape,) if layout.shape is not None else layout.shapes
+    if layout.dtype == form.dtype and form.shape == (None,) and all(len(shape) == 1 for shape in shapes):
+        return  # what texts and sequences of numbers are: checked at once
     for row, shape in enumerate(shapes):
         if not form.accepts(layout.dtype, shape):
             raise FormatError(f"got {layout.dtype.name}{list(shape)} for row {row}")
+
+
+def _counting_writes() -> AbstractContextManager[None]:
+    """Where tensors are made that count the writes to them, which those of inference mode do not."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _described(tensor: Tensor) -> str:

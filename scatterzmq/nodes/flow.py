@@ -1,6 +1,7 @@
 """Kinds that decide where tasks go: if_op, call, for_loop, assertion_error."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -8,9 +9,11 @@ from ..graph.formats import FieldFormat, Format
 from .args import NodeArgs
 from .base import CallSite, Node
 from .batch import Batch
-from .padded import Padded
+from .padded import Flat
 
 STACK = FieldFormat("int", (None,))
+LOWEST = -(2**31)
+"""of the numbers on a stack"""
 
 
 class IfOp(Node):
@@ -63,9 +66,8 @@ class ForLoop(Node):
     def __init__(self, args: NodeArgs) -> None:
         self._graph = args.graph("graph")
         self._init = args.int("init")
-        limits = torch.iinfo(torch.int32)
-        if not limits.min <= self._init <= limits.max:
-            raise args.error("init", f"a whole number from {limits.min} to {limits.max}")
+        if not LOWEST <= self._init <= -LOWEST - 1:
+            raise args.error("init", f"a whole number from {LOWEST} to {-LOWEST - 1}")
 
     def inputs(self) -> Format:
         return {"stack": STACK}
@@ -77,18 +79,24 @@ class ForLoop(Node):
         return (CallSite(graph=self._graph, args={"stack": STACK}, output="inner"),)
 
     def execute(self, batch: Batch) -> None:
-        stacks, _ = batch.padded("stack")
-        # One row per task, with room for at least one number: an empty stack is started.
-        stacks = torch.nn.functional.pad(stacks, (0, max(0, 1 - stacks.shape[1]))).clone()
-        lengths = torch.tensor([length for (length,) in batch.shapes("stack")], device=stacks.device)
-        every = torch.arange(len(batch), device=stacks.device)
-        top = (lengths - 1).clamp(min=0)
-        values = torch.where(lengths > 0, stacks[every, top] - 1, self._init)
-        stacks[every, top] = values
-        sizes = lengths.clamp(min=1).unsqueeze(1)
-        again = values > 0
-        batch.call("inner", self._graph, again, stack=Padded(stacks[again], shapes=sizes[again]))
-        batch.emit("out", ~again, stack=Padded(stacks[~again], shapes=sizes[~again]))
+        column = batch.column("stack")
+        ways: dict[bool, tuple[list[int], list[list[int]]]] = {True: ([], []), False: ([], [])}
+        for row in range(len(batch)):
+            stack = column.row(row).cast("i").tolist()
+            if stack:
+                stack[-1] = max(stack[-1] - 1, LOWEST)
+            else:
+                stack.append(self._init)
+            rows, stacks = ways[stack[-1] > 0]
+            rows.append(row)
+            stacks.append(stack)
+        batch.call("inner", self._graph, ways[True][0], stack=_flat(ways[True][1]))
+        batch.emit("out", ways[False][0], stack=_flat(ways[False][1]))
+
+
+def _flat(stacks: list[list[int]]) -> Flat:
+    values = torch.tensor(list(chain.from_iterable(stacks)), dtype=torch.int32)
+    return Flat(values, [(len(stack),) for stack in stacks])
 
 
 class AssertionError(Node):  # noqa: A001 -- named as the kind

@@ -1,21 +1,28 @@
 """Tasks of different shapes in one tensor: zero-padded at the end, with a mask or shapes that tell what is real.
 
-Nothing here goes through single elements or rows in Python but for the lists of shapes.
+Nothing here goes through single elements in Python, and through rows only in lists of shapes. Masks and sizes are
+numpy's, which is quicker than torch with arrays as small as these.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import FormatError
-from ..graph.formats import FieldFormat, Layout, Shape
-from ..wire.tensors import Column, from_tensor, plain, tensor_dtype, to_tensor
+from ..graph.formats import DType, FieldFormat, Layout, Shape
+from ..wire.tensors import Column, check_bool, plain, tensor_dtype, to_tensor
+
+Sizes: TypeAlias = NDArray[np.int64]
+"""[rows, dimensions]"""
+Mask: TypeAlias = NDArray[np.bool_]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Elements are moved as whole numbers of their size: torch cannot select by mask in every dtype (float8, uint16)."""
+"""Elements are moved as whole numbers of their size: numpy knows no bfloat16 and no float8."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,14 +39,30 @@ class Padded:
     shapes: Sequence[Sequence[int]] | Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Flat:
+    """An answer whose rows have different shapes: all their values in one dimension, one row after another.
+
+    shapes: of each row.
+    """
+
+    tensor: Tensor
+    shapes: Sequence[Shape]
+
+
+def flat(column: Column) -> Tensor:
+    """All values of a column in one dimension; shares its memory."""
+    layout = column.layout
+    return to_tensor(Column(Layout(layout.dtype, len(column.data) // layout.dtype.itemsize, ()), column.data))
+
+
 def pad(column: Column) -> Tensor:
     """The rows of a ragged column as [rows, *largest], zero-padded at the end."""
-    layout = column.layout
-    sizes = _as_sizes(layout.shapes)
-    largest = _largest(sizes)
-    flat = to_tensor(Column(Layout(layout.dtype, layout.nbytes // layout.dtype.itemsize, ()), column.data))
-    padded = torch.zeros((layout.rows, *largest), dtype=flat.dtype)
-    _bits(padded).masked_scatter_(box(sizes, largest), _bits(flat))
+    values = flat(column)
+    sizes = _sizes(column.layout.shapes)
+    largest = _largest(column.layout)
+    padded = torch.zeros((len(sizes), *largest), dtype=values.dtype)
+    _bits(padded)[box(sizes, largest)] = _bits(values)
     return padded
 
 
@@ -47,16 +70,16 @@ def mask_of(layout: Layout) -> Tensor:
     """Where a padded tensor of these rows has real values: bool [rows, *largest]."""
     if layout.shape is not None:
         return torch.ones((layout.rows, *layout.shape), dtype=torch.bool)
-    sizes = _as_sizes(layout.shapes)
-    return box(sizes, _largest(sizes))
+    return torch.from_numpy(box(_sizes(layout.shapes), _largest(layout)))
 
 
-def box(sizes: Tensor, largest: Sequence[int]) -> Tensor:
-    """Bool [rows, *largest], true at the first `sizes[row, d]` places of each dimension d. sizes: int [rows, dims]."""
-    mask = torch.ones((len(sizes), *largest), dtype=torch.bool)
+def box(sizes: Sizes, largest: Sequence[int]) -> Mask:
+    """[rows, *largest], true at the first `sizes[row, d]` places of each dimension d."""
+    rows = len(sizes)
+    mask = np.ones((rows, *(1 for _ in largest)), np.bool_)
     for dim, size in enumerate(largest):
-        inside = torch.arange(size) < sizes[:, dim, None]
-        mask &= inside.view(len(sizes), *(size if other == dim else 1 for other in range(len(largest))))
+        inside = np.arange(size) < sizes[:, dim, None]
+        mask = mask & inside.reshape(rows, *(size if other == dim else 1 for other in range(len(largest))))
     return mask
 
 
@@ -75,66 +98,78 @@ def unpad(value: Padded, form: FieldFormat) -> Column:
     if value.mask is not None:
         mask, sizes = _checked_mask(value.mask, tensor, form)
     else:
-        assert value.shapes is not None
-        sizes = _checked_shapes(value.shapes, rows, largest)
-        mask = None
-    shapes = cast(list[Shape], [tuple(size) for size in sizes.tolist()])
-    if all(shape == shapes[0] for shape in shapes):
-        shape = shapes[0] if shapes else tuple(size or 0 for size in form.shape)
-        full = tensor[(slice(None), *(slice(size) for size in shape))]
-        return Column(Layout(dtype, rows, shape), from_tensor(full.clone(memory_format=torch.contiguous_format)).data)
-    flat = _bits(tensor)[box(sizes, largest) if mask is None else mask]
-    return Column(Layout(dtype, rows, None, tuple(shapes)), from_tensor(flat.view(tensor.dtype)).data)
+        sizes = _checked_shapes(cast("Sequence[Sequence[int]] | Tensor", value.shapes), rows, largest)
+        mask = box(sizes, largest)
+    if not rows:
+        return Column(Layout(dtype, 0, tuple(size or 0 for size in form.shape)), memoryview(bytearray()))
+    shapes = cast(list[Shape], [tuple(shape) for shape in sizes.tolist()])
+    return Column(layout_of(dtype, shapes), _bytes(_bits(tensor)[mask], dtype))
 
 
-def _checked_mask(mask: Tensor, tensor: Tensor, form: FieldFormat) -> tuple[Tensor, Tensor]:
+def layout_of(dtype: DType, shapes: Sequence[Shape]) -> Layout:
+    """Of rows with these shapes, uniform if they are all the same (at least one)."""
+    if shapes.count(shapes[0]) == len(shapes):
+        return Layout(dtype, len(shapes), shapes[0])
+    return Layout(dtype, len(shapes), None, tuple(shapes))
+
+
+def _checked_mask(given: Tensor, tensor: Tensor, form: FieldFormat) -> tuple[Mask, Sizes]:
     """The mask in full and the sizes it stands for."""
-    if mask.dtype is not torch.bool or not mask.dim() or mask.shape != tensor.shape[: mask.dim()]:
-        got = f"{str(mask.dtype).removeprefix('torch.')}{list(mask.shape)}"
+    if given.dtype is not torch.bool or not given.dim() or given.shape != tensor.shape[: given.dim()]:
+        got = f"{str(given.dtype).removeprefix('torch.')}{list(given.shape)}"
         raise FormatError(f"the mask of a padded tensor {list(tensor.shape)} must be bool of that shape, got {got}")
-    mask = plain(mask)
-    mask = mask.view(*mask.shape, *(1 for _ in range(tensor.dim() - mask.dim()))).expand(tensor.shape)
-    rows, *largest = mask.shape
-    sizes = torch.zeros((rows, len(largest)), dtype=torch.int64)
+    rows, *largest = tensor.shape
+    mask = plain(given).numpy()
+    mask = np.broadcast_to(mask.reshape(*mask.shape, *(1 for _ in range(tensor.dim() - mask.ndim))), tensor.shape)
+    sizes = np.zeros((rows, len(largest)), np.int64)
     for dim in range(len(largest)):
-        others = [other + 1 for other in range(len(largest)) if other != dim]
-        sizes[:, dim] = (mask.any(others) if others else mask).sum(1)
+        others = tuple(other + 1 for other in range(len(largest)) if other != dim)
+        sizes[:, dim] = mask.any(axis=others).sum(axis=1)
     if len(form.shape) == len(largest) and None in form.shape:
         # A row without any value shows no sizes: those that the format fixes are still there.
-        empty = (sizes == 0).any(1)
+        empty = (sizes == 0).any(axis=1)
         for dim, size in enumerate(form.shape):
             if size is not None:
                 sizes[empty, dim] = largest[dim]
-    if not torch.equal(mask, box(sizes, largest)):
+    if not np.array_equal(mask, box(sizes, largest)):
         raise FormatError("the mask of a padded tensor must be true for the first values of each dimension only")
     return mask, sizes
 
 
-def _checked_shapes(shapes: Sequence[Sequence[int]] | Tensor, rows: int, largest: list[int]) -> Tensor:
+def _checked_shapes(shapes: Sequence[Sequence[int]] | Tensor, rows: int, largest: list[int]) -> Sizes:
     if isinstance(shapes, Tensor):
-        sizes = plain(shapes).to(torch.int64)
+        sizes = plain(shapes).to(torch.int64).numpy()
     else:
         if any(len(shape) != len(largest) for shape in shapes):
             raise FormatError(
                 f"each shape of a Padded needs {len(largest)} sizes, as its tensor has dimensions per row"
             )
-        sizes = _as_sizes(shapes).view(len(shapes), len(largest))
+        sizes = _sizes(shapes).reshape(len(shapes), len(largest))
     if sizes.shape != (rows, len(largest)):
         raise FormatError(f"a Padded with {rows} rows of {len(largest)} dimensions got shapes {list(sizes.shape)}")
-    if rows and bool(((sizes < 0) | (sizes > torch.tensor(largest, dtype=torch.int64))).any()):
+    if ((sizes < 0) | (sizes > np.array(largest, np.int64))).any():
         raise FormatError(f"a shape of a Padded does not fit in its tensor {[rows, *largest]}")
     return sizes
 
 
-def _as_sizes(shapes: Sequence[Sequence[int]]) -> Tensor:
-    return torch.tensor([list(shape) for shape in shapes], dtype=torch.int64)
+def _sizes(shapes: Sequence[Sequence[int]]) -> Sizes:
+    return np.array(shapes, np.int64)
 
 
-def _largest(sizes: Tensor) -> list[int]:
-    return cast(list[int], sizes.amax(0).tolist()) if len(sizes) else []
+def _largest(layout: Layout) -> list[int]:
+    return [max(sizes) for sizes in zip(*layout.shapes, strict=True)]
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as whole numbers, where torch has them in that size."""
+def _bits(tensor: Tensor) -> NDArray[Any]:
+    """The same memory as whole numbers, where there are such of that size."""
     kind = _BITS.get(tensor.itemsize)
-    return tensor if kind is None else tensor.view(kind)
+    return (tensor if kind is None else tensor.view(kind)).numpy()
+
+
+def _bytes(values: NDArray[Any], dtype: DType) -> memoryview:
+    if not values.size:
+        return memoryview(bytearray())
+    data = values.reshape(-1).view(np.uint8).data
+    if dtype.name == "bool":
+        check_bool(data)
+    return data

@@ -202,8 +202,7 @@ def _many_plain(kind: type) -> Codec:
     def unpack(raw: object, limits: Limits) -> tuple[Any, ...]:
         entries = _list(raw)
         if set(map(type, entries)) - {kind} or (kind is int and entries and max(entries) > INT_MAX):
-            for entry in entries:
-                codec.unpack(entry, limits)
+            return tuple([codec.unpack(entry, limits) for entry in entries])  # raises at the culprit
         return entries
 
     return Codec(_same, unpack)

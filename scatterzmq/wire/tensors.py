@@ -59,12 +59,13 @@ def from_tensor(stacked: "torch.Tensor") -> Column:
     plain bytes (sparse, nested, quantized, meta), of an unknown dtype, or without a dimension for the rows.
     """
     dtype = tensor_dtype(stacked)
-    if not stacked.dim():
+    dense = plain(stacked)  # first: the others have no shape to ask for
+    if not dense.dim():
         raise FormatError(
             "a batch is a tensor [rows, ...], but this one has no dimension; give it one with .reshape(1)"
         )
-    rows, *shape = stacked.shape
-    return Column(Layout(dtype, rows, tuple(shape)), _bytes(plain(stacked), dtype))
+    rows, *shape = dense.shape
+    return Column(Layout(dtype, rows, tuple(shape)), _bytes(dense, dtype))
 
 
 def from_tensors(tensors: "Sequence[torch.Tensor]") -> Column:
@@ -238,12 +239,14 @@ def _from_array(array: "np.ndarray[Any, Any]", want: FieldFormat, field: str) ->
 
 
 def _from_one_tensor(tensor: "torch.Tensor", want: FieldFormat, field: str) -> tuple[Shape, bytearray]:
-    shape = tuple(tensor.shape)
     name = str(tensor.dtype).removeprefix("torch.")
+    nested = tensor.is_nested  # then it has no shape to ask for
+    shape = () if nested else tuple(tensor.shape)
     if DTYPES.get(name) != want.dtype:
         advice = f"tensors are never converted; use .to(torch.{want.dtype.name})"
         raise _refused(want, field, _sized(name, shape), advice)
-    _check_shape(want, field, shape, name)
+    if not nested:
+        _check_shape(want, field, shape, name)
     try:
         return shape, bytearray(_bytes(plain(tensor), want.dtype))
     except FormatError as error:

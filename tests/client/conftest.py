@@ -145,14 +145,19 @@ class FakePeer:
                 self.deliver(Cancelled(mid=mid))
                 error = ErrorInfo(code=ErrorCode.CANCELLED, message="cancelled")
                 self.fail_tasks([t for t in ids if t in self.tasks and not self.tasks[t].status.complete], error)
+            case _:
+                self.inform(message)
+
+    def inform(self, message: ToPeer) -> None:
+        match message:
             case AskTasks(mid=mid, ids=ids):
                 self.deliver(TaskReports(mid=mid, reports=tuple(map(self.report, ids))))
             case AskDefinition(mid=mid, ns=ns):
                 self.deliver(Definition(mid=mid, definition='{"ns": "double"}' if ns in self.infos else None))
             case AskStats(mid=mid):
                 counts: dict[str, int] = {}
-                for task in self.tasks.values():
-                    counts[task.status] = counts.get(task.status, 0) + 1
+                for record in self.tasks.values():
+                    counts[record.status] = counts.get(record.status, 0) + 1
                 queue = QueueStats(id="Q" + "0" * 32, name="double:main:node", queue_length=3, listeners=1)
                 self.deliver(Stats(mid=mid, queues=(queue,), executors=(), tasks=counts))
 
@@ -192,6 +197,7 @@ class FakePeer:
         self.hold_accept = bool(self.held)
 
     def finish(self, tasks: Sequence[TaskId]) -> None:
+        tasks = [task for task in tasks if task in self.tasks]
         for task in tasks:
             record = self.tasks[task]
             record.error = self.fail(to_tensors(record.column)[0].flatten().tolist())

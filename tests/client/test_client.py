@@ -94,7 +94,7 @@ def test_a_failed_task(client: Client, peer: Any, x: Any) -> None:
     assert response.status is TaskStatus.ERROR
     assert response.error == FAILED
     assert client.get_result(task) is None
-    with pytest.raises(TaskError, match="boom.*\nTraceback: here"):
+    with pytest.raises(TaskError, match=r"boom.*\nTraceback: here"):
         response.ok()
     client.flush()  # a task that failed was accepted all the same
 
@@ -125,18 +125,21 @@ def test_tasks_of_another_client(peer: Any, client: Client, x: Any, y: Any) -> N
     peer.inbox = client._session
 
 
-def test_attaching_waits_for_the_end(peer: Any, client: Client, x: Any, y: Any) -> None:
-    peer.hold_results = True
-    other = Client(peer.connect)
-    task = other.enqueue_task("double", x(1, 2), wait=True)
-    peer.inbox = client._session
-    assert client.get_response(task).status is TaskStatus.WAIT
-    waiting = client.wait_for([task], timeout=None)
-    finisher = Thread(target=lambda: peer.finish([task]))
-    peer.silent = (Attach,)  # else the answer would come before there is one to wait for
-    finisher.start()
-    assert [(found, y(response.result)) for found, response in waiting] == [(task, [2, 4])]
-    finisher.join()
+def test_attaching_waits_for_the_end(threaded: Any, x: Any, y: Any) -> None:
+    threaded.hold_results = True
+    with Client(threaded.connect) as client:
+        task = client.enqueue_task("double", x(1, 2), wait=True)
+        del client._session._tasks[task]  # as if another client had enqueued it
+        assert client.get_response(task).status is TaskStatus.WAIT
+        assert task not in client._session._tasks
+        results: list[Any] = []
+        waiter = Thread(target=lambda: results.extend(client.wait_for([task], timeout=None)))
+        waiter.start()
+        while len(threaded.of(Attach)) < 2:
+            client.namespaces()
+        threaded.posted.put(lambda: threaded.finish([task]))
+        waiter.join()
+        assert [(found, y(response.result)) for found, response in results] == [(task, [2, 4])]
 
 
 def test_a_task_cleared_elsewhere_becomes_unknown(client: Client, peer: Any, x: Any) -> None:
@@ -265,7 +268,7 @@ def test_the_cluster(client: Client, peer: Any, x: Any) -> None:
 def test_silence_is_a_timeout(client: Client, peer: Any, x: Any) -> None:
     task = client.enqueue_task("double", x())
     peer.silent = (AskTasks, Clear)
-    with pytest.raises(Timeout, match="no answer within 0.02 s"):
+    with pytest.raises(Timeout, match=r"no answer within 0.02 s"):
         client.get_status(OTHER)
     with pytest.raises(Timeout, match="clearing task"):
         client.clear_task(task)
@@ -331,8 +334,9 @@ def test_closing_tells_of_tasks_that_were_never_accepted(peer: Any, x: Any) -> N
 
 def test_an_error_in_the_with_block_is_the_one_that_is_seen(peer: Any, x: Any) -> None:
     peer.refuse = lambda _: REFUSED
-    with pytest.raises(KeyError), Client(peer.connect) as client:
-        client.enqueue_task("double", x())
+    client = Client(peer.connect)
+    client.enqueue_task("double", x())
+    with pytest.raises(KeyError), client:
         raise KeyError
     assert peer.closed == 1
 

@@ -2,15 +2,24 @@
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, as_completed, wait
+from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import Any
 
 import pytest
 
 from scatterzmq.client import Client
 from scatterzmq.core.messages import Cancel, Clear, ResultRead, Submit
-from scatterzmq.errors import ClusterError, ConfigError, ErrorCode, ErrorInfo, FormatError, GraphError, ScatterError
-from scatterzmq.errors import TaskError, Timeout
+from scatterzmq.errors import (
+    ClusterError,
+    ConfigError,
+    ErrorCode,
+    ErrorInfo,
+    FormatError,
+    GraphError,
+    ScatterError,
+    TaskError,
+    Timeout,
+)
 
 FAILED = ErrorInfo(code=ErrorCode.GENERAL_EXCEPTION, message="boom")
 
@@ -29,7 +38,7 @@ def test_a_future_gives_the_result_and_leaves_nothing(client: Client, peer: Any,
 
 def test_as_completed_and_wait(threaded: Any, x: Any, y: Any) -> None:
     with Client(threaded.connect) as client:
-        futures = {client.submit("double", **x(i, i)): i for i in range(5)}
+        futures: dict[Future[Any], int] = {client.submit("double", **x(i, i)): i for i in range(5)}
         for future in as_completed(futures, timeout=5):
             assert y(future.result()) == [2 * futures[future]] * 2
         done, rest = wait(futures, timeout=5)
@@ -56,7 +65,7 @@ def test_a_failed_future(client: Client, peer: Any, x: Any) -> None:
 def test_a_future_takes_its_time(client: Client, peer: Any, x: Any) -> None:
     peer.hold_results = True
     future = client.submit("double", **x())
-    with pytest.raises(Timeout, match="has not ended within 0.001 s"):
+    with pytest.raises(Timeout, match=r"has not ended within 0.001 s"):
         future.result(0.001)
     with pytest.raises(TimeoutError):
         future.exception(0)
@@ -98,7 +107,7 @@ def test_callbacks_run_in_the_thread_that_brings_the_answer(threaded: Any, x: An
     with Client(threaded.connect, window=1) as client:
         first = client.submit("double", **x())
         errors: list[str] = []
-        seconds = []
+        seconds: list[Future[Any]] = []
 
         def callback(_: Any) -> None:
             seconds.extend(client.submit("double", **x()) for _ in range(3))  # more than the window, without waiting

@@ -83,7 +83,7 @@ def test_partial_acceptance(client: Client, peer: Any, x: Any) -> None:
     peer.deliver(Accepted(mid=first.mid, ids=first.ids, copies=1, durable=False))
     peer.deliver(Accepted(mid=second.mid, ids=second.ids[:2], copies=1, durable=False))
     assert list(client._session._pending) == tasks[3:]
-    with pytest.raises(Timeout, match="1 tasks were not accepted within 0.01 s"):
+    with pytest.raises(Timeout, match=r"1 tasks were not accepted within 0.01 s"):
         client.flush(timeout=0.01)
     peer.held.clear()
     peer.deliver(Accepted(mid=second.mid, ids=second.ids[1:], copies=1, durable=False))
@@ -179,7 +179,7 @@ def test_whoever_reads_a_refusal_has_been_told(client: Client, peer: Any, x: Any
         client.clear_task,
         lambda task: list(client.wait_for([task])),
     ):
-        tell(client.enqueue_task("double", x()))  # type: ignore[operator]
+        tell(client.enqueue_task("double", x()))
         client.flush()
     with pytest.raises(TaskError, match="too large"):
         client.enqueue_task("double", x(), wait=True)
@@ -214,7 +214,7 @@ def test_the_same_task_again_is_the_same_task(client: Client, peer: Any, x: Any)
 def test_other_inputs_are_a_conflict(client: Client, peer: Any, x: Any, y: Any) -> None:
     client.enqueue_task("double", x(1, 2), task_id=OWN)
     client.enqueue_task("double", x(3, 4), task_id=OWN)
-    with pytest.raises(TaskError, match="conflict: .* other inputs"):
+    with pytest.raises(TaskError, match=r"conflict: .* other inputs"):
         client.flush()
     assert y(client.get_result(OWN)) == [2, 4]
     client.enqueue_task("double", x(3, 4), task_id=OWN)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.client import Client, TaskStatus
+from scatterzmq.client.handles import Handle
 from scatterzmq.core.messages import AskTasks, Attach, Clear, ResultRead
 from scatterzmq.errors import ClusterError, ErrorCode, ErrorInfo
 from scatterzmq.ids import TaskId
@@ -149,7 +150,10 @@ def test_clearing_tells_those_who_wait(client: Client, peer: Any, x: Any) -> Non
     waiting = client.wait_for([task], timeout=None)
     client._session.watch([task], box := client._calls.box())
     client.clear_task(task)
-    assert box.get_nowait().outcome.status is TaskStatus.UNKNOWN
+    told = box.get_nowait()
+    assert isinstance(told, Handle)
+    assert told.outcome is not None
+    assert told.outcome.status is TaskStatus.UNKNOWN
     assert [response.status for _, response in waiting] == [TaskStatus.UNKNOWN]
     assert len(peer.of(Clear)) == 1
 

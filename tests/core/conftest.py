@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from scatterzmq.core.actions import (
 )
 from scatterzmq.core.events import (
     BatchFinished,
+    BlocksEvicted,
     ClientLost,
     Emitted,
     Event,
@@ -76,6 +77,13 @@ def describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Node
             calls = (CallInfo(graph=str(args["graph"]), args=VALUE, output="back"),)
         case "sum":
             inputs = {"left": NUMBER, "right": NUMBER}
+        case "if":
+            outputs = {"then": {}, "else": {}}
+        case "maybe":
+            outputs = {"made": VALUE, "none": {}}
+        case "length":
+            inputs = {"value": FieldFormat("long", (None,))}
+            outputs = {"out": inputs}
         case "add" | "fail" | "dice":
             pass
         case _:
@@ -149,6 +157,7 @@ class World:
     tasks: int = 0
     mids: int = 0
     checking: bool = True
+    digesting: bool = True
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -194,11 +203,16 @@ class World:
         ids: Sequence[TaskId] | None = None,
         client: ClientId = ALICE,
         cache: bool = True,
+        lengths: Sequence[int] = (),
+        number: bool = False,
     ) -> tuple[TaskId, ...]:
         if ids is None:
             ids = tuple(TaskId("T" + f"{self.tasks + at:032x}") for at in range(len(values)))
             self.tasks += len(values)
         block = self.put(values, kept=True)
+        if lengths:
+            shapes = tuple((length,) for length in lengths)
+            block = replace(block, layout=replace(block.layout, shape=None, shapes=shapes))
         message = Submit(
             mid=self.mid(),
             ns=ns,
@@ -209,7 +223,10 @@ class World:
             digests={"value": tuple(_digest(value) for value in values)},
             cache=cache,
         )
-        self.say(message, client, {"value": block})
+        blocks = {"value": block}
+        if number:
+            blocks["number"] = self.put(values, kept=True)
+        self.say(message, client, blocks)
         return tuple(ids)
 
     def clear(self, *tasks: TaskId, client: ClientId = ALICE) -> None:
@@ -332,16 +349,14 @@ class World:
                 answers.setdefault((output, call), []).append((row, value))
         emitted = []
         for (output, call), pairs in answers.items():
-            block = self.put([value for _, value in pairs])
             called = None if call is None else next(g.id for g in order.plan.graphs.values() if g.name == call)
-            emitted.append(
-                Emitted(
-                    output=output,
-                    rows=tuple(row for row, _ in pairs),
-                    fields={"value": tuple((block, at) for at in range(len(pairs)))},
-                    call=called,
-                )
-            )
+            fields = {}
+            if order.node.kind != "if" and output != "none":
+                block = self.put([value for _, value in pairs])
+                if order.node.kind == "length":
+                    block = replace(block, layout=replace(block.layout, shape=None, shapes=((1,),) * len(pairs)))
+                fields = {"value": tuple((block, at) for at in range(len(pairs)))}
+            emitted.append(Emitted(output=output, rows=tuple(row for row, _ in pairs), fields=fields, call=called))
         loaded = ((order.plan.digest, order.node.queue),)
         return BatchFinished(
             executor=executor,
@@ -362,6 +377,13 @@ class World:
                 return "out", None, inputs["value"] + int(str(args.get("by", 0)))
             case "sum":
                 return "out", None, inputs["left"] + inputs["right"]
+            case "maybe":
+                visits = sum(name == order.node.name for name, _ in self.ran)
+                return ("made" if visits < 2 else "none"), None, inputs["value"] + visits
+            case "length":
+                return "out", None, inputs["value"]
+            case "if":
+                return ("then" if inputs["value"] > 0 else "else"), None, 0
             case "branch":
                 return ("odd" if inputs["value"] % 2 else "even"), None, inputs["value"]
             case "call":
@@ -383,7 +405,7 @@ class World:
             BlockId(ME, self.counter),
             Layout(DTYPES["int64"], len(values), ()),
             8 * len(values),
-            tuple(_digest(value) for value in values),
+            tuple(_digest(value) for value in values) if self.digesting else (),
         )
         self.stored[block.id] = list(values)
         if kept:
@@ -395,8 +417,10 @@ class World:
 
     def evict(self) -> None:
         """Lose everything that is not kept."""
-        for block in self.stored.keys() - self.kept:
+        lost = sorted(self.stored.keys() - self.kept)
+        for block in lost:
             del self.stored[block]
+        self.tell(BlocksEvicted(ids=tuple(lost)))
 
     # ---- what was said
 

@@ -243,6 +243,16 @@ def test_a_single_node_is_cached_with_the_way_it_left(make_world: MakeWorld, bui
     assert [world.ran.count(entry) for entry in (("fork", 2), ("fork", 3), ("plus", 2))] == [1, 1, 3]
 
 
+def test_when_the_leader_of_a_node_goes_a_waiter_leads(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    world.load(build.graph("main", "n:value", [build.node("n", "add", ":value", None, by=1, cache=True)]))
+    tasks = world.submit(5, 5, 5)
+    world.clear(tasks[0])
+    world.drain()
+    assert world.results(tasks[1:]) == [6, 6]
+    assert world.ran.count(("n", 5)) == 2
+
+
 def test_a_node_that_calls_is_cached_with_what_came_back(make_world: MakeWorld, build: Any) -> None:
     world = make_world()
     main = build.graph("main", "go:value", [build.node("go", "call", ":value", None, graph="inner", cache=True)])
@@ -356,6 +366,16 @@ def test_a_redefined_graph_never_gets_an_old_value_and_equal_text_shares(make_wo
     (task,) = world.submit(5)
     world.drain()
     assert world.outcome(task).value == 7
+
+
+def test_inputs_without_content_digests_are_not_cached(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    world.digesting = False
+    nodes = [build.node("n", "add", ":value", None, by=1, cache=True)]
+    world.load(build.graph("main", "n:value", nodes, cache=True))
+    world.submit(5, 5)
+    world.drain()
+    assert len(world.ran) == 2
 
 
 def test_deferred_results_survive_the_leaders_clear(make_world: MakeWorld, build: Any) -> None:

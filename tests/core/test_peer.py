@@ -181,6 +181,112 @@ def test_a_graph_that_ends_without_an_output_fails_the_task(make_world: MakeWorl
     assert "ended without 'value' (from 'plus:value')" in world.outcome(odd).error.message
 
 
+def test_a_node_without_fields_only_shows_the_way(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    nodes = [
+        build.node("fork", "if", ":value", {"then": "plus", "else": "less"}),
+        build.node("plus", "add", ":value", "end", by=1),
+        build.node("less", "add", ":value", "end", by=-1),
+        build.node("end", "add", ":value", None, by=0),
+    ]
+    world.load(build.graph("main", "end:value", nodes))
+    tasks = world.submit(3, -3)
+    world.drain()
+    assert world.results(tasks) == [3, -3]
+    assert sorted(name for name, _ in world.ran) == ["end", "end", "fork", "fork", "less", "plus"]
+    world.clear(*tasks)
+    assert world.stored == {}
+
+
+def test_a_node_visited_again_replaces_its_value(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    nodes = [
+        build.node("plus", "add", ":value", "fork", by=1),
+        build.node("fork", "branch", "plus:value", {"even": None, "odd": "plus"}),
+    ]
+    world.load(build.graph("main", "fork:value", nodes))
+    (task,) = world.submit(1)
+    world.drain()
+    assert world.outcome(task).value == 2
+
+
+def test_a_value_that_is_still_needed_may_be_replaced(make_world: MakeWorld, build: Any) -> None:
+    """The node makes a value twice and then only points the way, so its last value must survive the third visit."""
+    world = make_world()
+    nodes = [
+        build.node("some", "maybe", ":value", {"made": "fork", "none": None}),
+        build.node("fork", "branch", "some:value", {"even": "some", "odd": "some"}),
+    ]
+    world.load(build.graph("main", "some:value", nodes))
+    (task,) = world.submit(10)
+    world.drain()
+    assert world.outcome(task).value == 11
+    world.clear(task)
+    assert world.stored == {}
+
+
+def test_a_failing_restart_while_it_waits_in_a_queue_keeps_others(make_world: MakeWorld, build: Any) -> None:
+    """All tasks of a claim lack an input: nothing is lent, and the executor takes the next queue."""
+    world = make_world(tasks={"max_retries": 0}, executor={"batch_size": 2})
+    nodes = [
+        build.node("fork", "branch", ":value", {"even": "plus", "odd": "last"}),
+        build.node("plus", "add", "fork:value", "last", by=100),
+        build.node("last", "add", "plus:value", None, by=1),
+    ]
+    world.load(build.graph("main", "last:value", nodes))
+    tasks = world.submit(1, 3, 2, 4)
+    world.drain()
+    assert world.results(tasks) == [None, None, 103, 105]
+
+
+def test_a_value_that_was_not_made_on_this_way_needs_no_dropping(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    nodes = [
+        build.node("a", "branch", ":value", {"even": "x", "odd": "b"}),
+        build.node("x", "add", "a:value", "b", by=1),
+        build.node("b", "if", ":value", {"then": "c", "else": "d"}),
+        build.node("c", "add", "x:value", "d", by=1),
+        build.node("d", "add", ":value", None, by=5),
+    ]
+    world.load(build.graph("main", "d:value", nodes))
+    tasks = world.submit(2, -3, -4)
+    world.drain()
+    assert world.results(tasks) == [7, 2, 1]
+    world.clear(*tasks)
+    assert world.stored == {}
+
+
+LENGTHS = {"value": ["long", [None]]}
+
+
+def test_batches_of_similar_length(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(executors=0)
+    node = build.node("n", "length", ":value", None, batch_tokens=8)
+    world.load(build.graph("main", "n:value", [node], input_format=LENGTHS, output_format=LENGTHS))
+    tasks = world.submit(*range(6), lengths=[4, 1, 4, 1, 1, 9])
+    world.start(1)
+    batches = []
+    while world.running:
+        batches.append(sorted(tasks.index(task) for task in world.step().tasks))
+    assert sorted(batches) == [[0, 2], [1, 3, 4], [5]]
+    assert world.results(tasks) == list(range(6))
+
+
+def test_a_missing_input_has_no_length(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(tasks={"max_retries": 0})
+    nodes = [
+        build.node("fork", "if", ":other", {"then": "more", "else": "last"}),
+        build.node("more", "length", ":value", "last"),
+        build.node("last", "length", "more:value", None, batch_tokens=8),
+    ]
+    nodes[0]["vmap"] = {"value": ":number"}
+    formats = LENGTHS | {"number": ["long", []]}
+    world.load(build.graph("main", "last:value", nodes, input_format=formats, output_format=LENGTHS))
+    tasks = world.submit(0, 1, lengths=[1, 1], number=True)
+    world.drain()
+    assert world.results(tasks) == [None, 1]
+
+
 # ---- failures
 
 
@@ -248,6 +354,19 @@ def test_a_store_that_keeps_nothing_ends_in_memory_purge(make_world: MakeWorld, 
     assert {world.outcome(task).retries for task in tasks} == {10}
 
 
+def test_a_result_that_was_evicted_on_the_way_is_no_result(make_world: MakeWorld, build: Any) -> None:
+    """The first node makes the graph's output; by the time the second one is through, it has been evicted."""
+    world = make_world()
+    nodes = [build.node("a", "add", ":value", "b", by=1), build.node("b", "if", ":value", {"then": None, "else": None})]
+    world.load(build.graph("main", "a:value", nodes))
+    (task,) = world.submit(5)
+    world.step()
+    world.evict()
+    world.drain()
+    outcome = world.outcome(task)
+    assert (outcome.value, outcome.retries, outcome.error.code) == (6, 1, ErrorCode.MEMORY_PURGE)
+
+
 def test_a_row_without_an_answer_is_an_error_of_that_task(make_world: MakeWorld, build: Any) -> None:
     world = make_world(tasks={"max_retries": 0})
     world.load(build.chain(1))
@@ -295,6 +414,16 @@ def test_an_executor_that_leaves_in_peace_costs_nothing(make_world: MakeWorld, b
     world.lose(next(iter(world.running)), crashed=False)
     world.drain()
     assert (world.outcome(task).value, world.outcome(task).retries) == (2, 0)
+
+
+def test_an_executor_that_is_lost_with_a_ghost(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(executors=2)
+    world.load(build.chain(1))
+    ghost, task = world.submit(1, 2)
+    world.clear(ghost)
+    world.lose(next(iter(world.running)))
+    world.drain()
+    assert world.outcome(task).value == 3
 
 
 def test_an_idle_executor_may_be_lost_and_an_unknown_one_too(make_world: MakeWorld) -> None:
@@ -528,6 +657,27 @@ def test_a_ghost_is_dropped_quietly_wherever_it_is(make_world: MakeWorld, build:
     assert world.stored == {}
 
 
+def test_a_ghost_may_fail_or_lose_its_inputs_or_be_forgotten(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    tasks = world.submit(1, 2, 3, 4)
+    world.clear(*tasks[:3])
+
+    def answer(order: Any) -> BatchFinished:
+        done = world.execute(executor, order)
+        fields = {"value": done.emitted[0].fields["value"][3:]}
+        failed = RowsFailed(rows=(0,), code=ErrorCode.UNKNOWN, message="too late")
+        return replace(
+            done, emitted=(replace(done.emitted[0], rows=(3,), fields=fields),), failed=(failed,), missing=(1,)
+        )
+
+    executor = next(iter(world.running))
+    world.step(act=answer)
+    assert world.outcome(tasks[3]).value == 5
+    world.clear(tasks[3])
+    assert world.stored == {}
+
+
 def test_cancel_ends_at_once_and_only_what_has_not_ended(make_world: MakeWorld, build: Any) -> None:
     world = make_world(executor={"batch_size": 1})
     world.load(build.chain(1))
@@ -550,10 +700,11 @@ def test_a_lost_client_is_told_nothing_and_its_tasks_go_on(make_world: MakeWorld
     world = make_world()
     world.load(build.chain(1))
     (task,) = world.submit(1)
+    world.submit(2, client=BOB)
     world.leave()
     sent = len(world.sent)
     world.drain()
-    assert len(world.sent) == sent
+    assert [send.to for send in world.sent[sent:]] == [BOB]
     world.say(Attach(ids=(task,)), BOB)
     assert world.outcome(task, BOB).value == 2
 

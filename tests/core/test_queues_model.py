@@ -161,4 +161,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueModel = QueueMachine.TestCase
-TestQueueModel.settings = settings(max_examples=60, stateful_step_count=40, derandomize=True, deadline=None)
+TestQueueModel.settings = settings(max_examples=30, stateful_step_count=40, derandomize=True, deadline=None)

@@ -36,7 +36,7 @@ PAIRS = [
 ]
 TEXTS = (
     [text for pair in PAIRS for text in pair]
-    + SENTENCES[::22]
+    + SENTENCES[::40]
     + SENTENCES[-1:]
     + ["", "naïve 東京 \N{SNOWMAN}", "go " * 400]
 )

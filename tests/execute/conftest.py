@@ -16,7 +16,7 @@ from scatterzmq.execute.worker import Worker
 from scatterzmq.graph.check import check
 from scatterzmq.graph.plan import NodePlan, Plan
 from scatterzmq.ids import ExecutorId, PeerId, TaskId, Token
-from scatterzmq.nodes import Batch, Format, FieldFormat, Node, NodeArgs, Resources
+from scatterzmq.nodes import Batch, FieldFormat, Format, Node, NodeArgs, Resources
 from scatterzmq.nodes.registry import Registry
 from scatterzmq.settings import ExecutorSettings
 from scatterzmq.wire.tensors import Column, from_tensor, from_tensors, to_tensors
@@ -68,7 +68,9 @@ class Bench:
         self.clock_s = 0.0
         self._orders = 0
 
-    def kind(self, name: str, act: Callable[[Scripted, Batch], None], base: type[Node] = Scripted, **members: object) -> str:
+    def kind(
+        self, name: str, act: Callable[[Scripted, Batch], None], base: type[Node] = Scripted, **members: object
+    ) -> str:
         """Make a node kind of what its `execute` does."""
         self.registry._found[f"test.{name}"] = type(name, (base,), {"log": self.log, "act": act, **members})
         return f"test.{name}"
@@ -88,7 +90,9 @@ class Bench:
     def worker(self, nodes: LoadedNodes | None = None, executor: ExecutorId = EXECUTOR) -> Worker:
         return Worker(executor, nodes or self.nodes(), self.output, lambda: self.clock_s)
 
-    def work(self, plan: Plan, rows: int, node: str = "n", **fields: torch.Tensor | list[torch.Tensor] | Column) -> Work:
+    def work(
+        self, plan: Plan, rows: int, node: str = "n", **fields: torch.Tensor | list[torch.Tensor] | Column
+    ) -> Work:
         """A batch with all positions. Without fields: `value` float[rows, 2], row i being [i, i]."""
         if not fields:
             fields = {"value": torch.arange(rows, dtype=torch.float32).repeat(2, 1).T.contiguous()}
@@ -102,7 +106,9 @@ class Bench:
             inputs={},
             max_exec_ms=1000,
         )
-        return Work(order=order, rows=tuple(range(rows)), columns={name: column(value) for name, value in fields.items()})
+        return Work(
+            order=order, rows=tuple(range(rows)), columns={name: column(value) for name, value in fields.items()}
+        )
 
     def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
         self.reports.append((name, context))
@@ -142,12 +148,12 @@ def chain(nodes: Sequence[tuple[str, str, Mapping[str, object]]], **extra: objec
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def answers() -> Callable[[Done], dict[int, tuple[str, list[float]]]]:
     """Position -> (output, its value) of all that was emitted; each position once."""
 
@@ -163,7 +169,7 @@ def answers() -> Callable[[Done], dict[int, tuple[str, list[float]]]]:
     return of
 
 
-@pytest.fixture()
+@pytest.fixture
 def failures() -> Callable[[Done], dict[int, tuple[ErrorCode, str]]]:
     """Position -> (code, message) of all that failed; each position once."""
 

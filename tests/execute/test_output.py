@@ -1,26 +1,29 @@
 """What nodes print goes to a callback, what everybody else prints to where it went before."""
 
+# ruff: noqa: T201 -- printing is what is tested here
+
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from scatterzmq.execute.output import NodeOutput
 
 
-@pytest.fixture()
-def lines():
+@pytest.fixture
+def lines() -> Any:
     return []
 
 
-@pytest.fixture()
-def output(capsys, lines):
+@pytest.fixture
+def output(capsys: Any, lines: Any) -> Any:
     made = NodeOutput(lambda place, line: lines.append((place, line)))
     yield made
     made.remove()
 
 
-def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output, lines, capsys):
+def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output: Any, lines: Any, capsys: Any) -> None:
     output.install()
     print("before")
     with output.lines_of("a"):
@@ -32,7 +35,7 @@ def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output, lines,
     assert capsys.readouterr().out == "before\nafter\n"
 
 
-def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output, lines):
+def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output: Any, lines: Any) -> None:
     output.install()
     with output.lines_of("a"):
         print("half", end="")
@@ -43,7 +46,7 @@ def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output, lines):
     assert lines[1:] == [("a", "rest")]
 
 
-def test_also_when_the_node_raises(output, lines, capsys):
+def test_also_when_the_node_raises(output: Any, lines: Any, capsys: Any) -> None:
     output.install()
     with pytest.raises(ValueError, match="x"), output.lines_of("a"):
         print("rest", end="")
@@ -53,7 +56,7 @@ def test_also_when_the_node_raises(output, lines, capsys):
     assert capsys.readouterr().out == "outside\n"
 
 
-def test_other_threads_are_not_affected(output, lines, capsys):
+def test_other_threads_are_not_affected(output: Any, lines: Any, capsys: Any) -> None:
     output.install()
     with output.lines_of("a"):
         thread = threading.Thread(target=print, args=("elsewhere",))
@@ -64,7 +67,7 @@ def test_other_threads_are_not_affected(output, lines, capsys):
     assert capsys.readouterr().out == "elsewhere\n"
 
 
-def test_nested_nodes(output, lines):
+def test_nested_nodes(output: Any, lines: Any) -> None:
     output.install()
     with output.lines_of("outer"):
         with output.lines_of("inner"):
@@ -73,7 +76,7 @@ def test_nested_nodes(output, lines):
     assert lines == [("inner", "in"), ("outer", "out")]
 
 
-def test_a_line_without_end_comes_in_pieces(output, lines):
+def test_a_line_without_end_comes_in_pieces(output: Any, lines: Any) -> None:
     output.install()
     with output.lines_of("a"):
         sys.stdout.write("x" * 20_000)
@@ -81,17 +84,17 @@ def test_a_line_without_end_comes_in_pieces(output, lines):
     assert "".join(line for _, line in lines) == "x" * 20_000
 
 
-def test_it_looks_like_the_stream_it_stands_for(output, capsys):
+def test_it_looks_like_the_stream_it_stands_for(output: Any, capsys: Any) -> None:
     output.install()
     assert sys.stdout.encoding.lower() == "utf-8"
     assert not sys.stdout.isatty()
     with output.lines_of("a"):
         sys.stdout.writelines(["a\n", "b\n"])
         with pytest.raises(TypeError):
-            sys.stdout.write(b"bytes")
+            sys.stdout.write(b"bytes")  # type: ignore[arg-type]
 
 
-def test_removing_puts_back_what_was_there(lines):
+def test_removing_puts_back_what_was_there(lines: Any) -> None:
     before = sys.stdout
     output = NodeOutput(lambda place, line: lines.append(line))
     output.install()
@@ -104,7 +107,7 @@ def test_removing_puts_back_what_was_there(lines):
         pass
 
 
-def test_two_at_once_removed_in_any_order(lines, capsys):
+def test_two_at_once_removed_in_any_order(lines: Any, capsys: Any) -> None:
     before = sys.stdout
     first = NodeOutput(lambda place, line: lines.append(("first", line)))
     second = NodeOutput(lambda place, line: lines.append(("second", line)))
@@ -120,13 +123,13 @@ def test_two_at_once_removed_in_any_order(lines, capsys):
     assert capsys.readouterr().out == "outside\n"
 
 
-def test_somebody_who_took_over_after_us_keeps_it(monkeypatch, lines, capsys):
+def test_somebody_who_took_over_after_us_keeps_it(monkeypatch: Any, lines: Any, capsys: Any) -> None:
     output = NodeOutput(lambda place, line: lines.append(line))
     output.install()
     ours = sys.stdout
 
     class Other:
-        def write(self, text):
+        def write(self, text: Any) -> Any:
             return ours.write(text.upper())
 
     other = Other()

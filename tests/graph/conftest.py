@@ -59,7 +59,7 @@ def _describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Nod
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def describe() -> Callable[[str, Mapping[str, object], str, str], NodeInfo]:
     return _describe
 

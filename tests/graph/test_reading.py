@@ -1,11 +1,12 @@
 """Reading definitions: what is taken as it comes, and one clear line for each thing that cannot be."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatterzmq.errors import GraphError
@@ -103,8 +104,8 @@ def test_unknown_keys_are_warnings(small: dict[str, Any]) -> None:
     assert parsed.problems == ()
     assert parsed.warnings == (
         "definition: unknown key 'author' is ignored",
-        "main:main: unknown key 'Cache' is ignored",
-        "main:main:b: unknown key 'out' is ignored",
+        "main:main: unknown key 'Cache' is ignored; did you mean 'cache'?",
+        "main:main:b: unknown key 'out' is ignored; did you mean 'outs'?",
     )
 
 
@@ -143,9 +144,8 @@ def test_sizes_are_taken_as_scattermind_takes_them() -> None:
     ],
 )
 def test_a_wrong_format_is_refused_with_the_reason(value: object, reason: str) -> None:
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         field_format(value)
-    assert reason in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
@@ -238,7 +238,7 @@ def test_a_definition_that_holds_itself_is_refused(small: dict[str, Any]) -> Non
         (
             ("graphs", 0, "max_retries"),
             -1,
-            "main:main: key 'max_retries': expected a whole number from 0 to 1000, got -1",
+            "main:main: key 'max_retries': expected a whole number from 0 to 1000",
         ),
         (("graphs", 0, "max_retries"), True, "main:main: key 'max_retries': expected a whole number"),
         (("graphs", 0, "payload_copies"), 0, "main:main: key 'payload_copies': expected a whole number from 1"),
@@ -256,7 +256,7 @@ def test_a_definition_that_holds_itself_is_refused(small: dict[str, Any]) -> Non
         (
             ("graphs", 0, "nodes", 0, "qin"),
             str(OUTPUT_QUEUE),
-            "main:main:a: qin Q8a82aef7da2c4b49bf7ba25d42e99391 is that",
+            "main:main:a: qin Q8a82aef7da2c4b49bf7ba25d42e99391",
         ),
         (("graphs", 0, "nodes", 0, "outs"), "b", "main:main:a: key 'outs': expected an object, got 'b'"),
         (("graphs", 0, "nodes", 0, "outs"), {"out": 1}, "main:main:a: key 'outs.out': expected the name of a node"),
@@ -376,6 +376,7 @@ PATHS: list[tuple[str | int, ...]] = [
 ]
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON), min_size=1, max_size=3))
 def test_anything_may_come_in_and_nothing_but_a_list_of_problems_comes_out(
     changes: list[tuple[tuple[str | int, ...], object]],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scatterzmq.errors import ErrorCode, FormatError
 from scatterzmq.graph.formats import DTYPE_BY_CODE, FieldFormat, Layout
-from scatterzmq.nodes import Batch, BatchError, CallSite, InputsChanged, Padded
+from scatterzmq.nodes import Batch, BatchError, CallSite, Flat, InputsChanged, Padded
 from scatterzmq.wire.tensors import Column, from_tensor, from_tensors, to_tensors
 
 FLOATS = FieldFormat("float", (2,))
@@ -73,7 +73,13 @@ def test_uniform_shares_memory_with_the_column(make_batch: Callable[..., Batch])
     column = from_tensor(torch.arange(4.0).view(2, 2))
     batch = make_batch({"value": FLOATS}, OUT, {"value": column})
     assert batch.uniform("value").data_ptr() == torch.frombuffer(column.data, dtype=torch.uint8).data_ptr()
-    assert batch.uniform("value") is batch.uniform("value")
+    assert batch.uniform("value").data_ptr() == batch.rows("value")[0].data_ptr()
+
+
+def test_flat_is_all_values_in_a_row(batch: Batch) -> None:
+    assert batch.flat("ragged").tolist() == [1, 2, 3]
+    assert batch.flat("value").tolist() == [1, 2, 3, 4, 5, 6]
+    assert batch.flat("ragged").data_ptr() == address(batch.column("ragged"))
 
 
 def test_uniform_needs_a_format_without_null(batch: Batch) -> None:
@@ -144,6 +150,7 @@ def test_rows_are_answered_in_the_order_given(batch: Batch) -> None:
 def test_no_rows_are_no_answer(batch: Batch) -> None:
     batch.emit("out", [], value=torch.zeros(0, 2))
     batch.emit("out", [], value=[])
+    batch.emit("ragged", [], value=Flat(torch.zeros(0, dtype=torch.int32), []))
     batch.emit("ragged", [], value=Padded(torch.zeros(0, 4, dtype=torch.int32), shapes=[]))
     batch.reject([], "nobody")
     batch.emit("none")
@@ -178,6 +185,31 @@ def test_a_column_can_be_passed_on_and_is_copied(batch: Batch) -> None:
     assert passed.data == column.data
     column.data[:] = bytes(len(column.data))
     assert values(passed) == [[1, 2], [], [3]]
+
+
+def test_flat_values_are_not_copied(batch: Batch) -> None:
+    result = batch.flat("ragged") * 2
+    place = result.data_ptr()
+    batch.emit("ragged", value=Flat(result, batch.shapes("ragged")))
+    del result
+    column = only(batch)
+    assert values(column) == [[2, 4], [], [6]]
+    assert address(column) == place
+
+
+def test_flat_values_of_equal_rows_are_uniform(batch: Batch) -> None:
+    batch.emit("out", value=Flat(batch.flat("value"), [(2,), (2,), (2,)]))
+    column = only(batch)
+    assert column.layout.shape == (2,)
+    assert address(column) != address(batch.column("value"))
+
+
+def test_flat_values_in_inference_mode(batch: Batch) -> None:
+    with torch.inference_mode():
+        result = batch.flat("ragged") * 2
+        batch.emit("ragged", value=Flat(result, batch.shapes("ragged")))
+        result += 1
+        assert values(only(batch)) == [[2, 4], [], [6]]
 
 
 def test_fields_with_any_name(make_batch: Callable[..., Batch]) -> None:
@@ -254,6 +286,11 @@ def test_answers_that_break_the_rules(batch: Batch, answer: Callable[[Batch], No
         (Padded(torch.zeros(2, 2), shapes=[(2,), (2,)]), "got a Padded with 2 rows"),
         (Padded(torch.zeros(3, 2), shapes=[(2,), (1,), (2,)]), r"got float32\[1\] for row 1"),
         (Padded(torch.zeros(3, 2), shapes=[(1,), (1,), (1,)]), r"got float32\[1\]"),
+        (Flat(torch.zeros(6), [(2,), (2,)]), "got a Flat with 2 rows"),
+        (Flat(torch.zeros(5), [(2,), (2,), (2,)]), r"got a Flat of float32\[5\], but its shapes have 6 values"),
+        (Flat(torch.zeros(3, 2), [(2,), (2,), (2,)]), r"got a Flat of float32\[3, 2\], but"),
+        (Flat(torch.zeros(6), [(2,), (1,), (3,)]), r"got float32\[1\] for row 1"),
+        (Flat(torch.zeros(6, dtype=torch.int8), [(2,)] * 3), r"got int8\[2\] for row 0"),
         (from_tensors([torch.zeros(3)] * 3), r"got float32\[3\] for row 0"),
         (from_tensors([torch.zeros(2)]), "got a Column with 1 rows"),
     ],
@@ -327,6 +364,7 @@ def test_a_rejection_tells_the_traceback_of_an_exception(batch: Batch) -> None:
         lambda batch: batch.padded("value")[0].add_(1),
         lambda batch: batch.rows("value")[2].add_(1),
         lambda batch: batch.rows("ragged")[0].fill_(7),
+        lambda batch: batch.flat("ragged").add_(1),
     ],
 )
 def test_writing_to_an_input_is_found(batch: Batch, write: Callable[[Batch], Tensor], mode: Any) -> None:

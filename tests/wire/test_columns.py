@@ -1,5 +1,7 @@
 """Rows as bytes: collecting, joining, cutting, and their identity."""
 
+from typing import Any
+
 import pytest
 
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
@@ -10,22 +12,22 @@ BYTE = DTYPES["uint8"]
 WORD = DTYPES["int16"]
 
 
-def column(rows, shape=None, shapes=(), dtype=BYTE, data=None):
+def column(rows: Any, shape: Any = None, shapes: Any = (), dtype: Any = BYTE, data: Any = None) -> Any:
     layout = Layout(dtype, rows, shape, shapes)
     if data is None:
         data = bytes(index % 251 for index in range(layout.nbytes))
     return Column(layout, memoryview(bytearray(data)))
 
 
-def texts(*given):
+def texts(*given: Any) -> Any:
     return join([from_value(text, FieldFormat("uint8", (None,)), "text") for text in given])
 
 
-def rows_of(some):
+def rows_of(some: Any) -> Any:
     return [bytes(some.row(index)) for index in range(some.layout.rows)]
 
 
-def test_column_refuses_bytes_that_do_not_fill_the_layout():
+def test_column_refuses_bytes_that_do_not_fill_the_layout() -> None:
     with pytest.raises(AssertionError, match="5 bytes, but the layout needs 6"):
         column(2, (3,), data=b"12345")
     with pytest.raises(AssertionError, match="3 bytes, but the layout needs 4"):
@@ -35,12 +37,12 @@ def test_column_refuses_bytes_that_do_not_fill_the_layout():
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_row_out_of_range(index):
+def test_row_out_of_range(index: Any) -> None:
     with pytest.raises(AssertionError, match="of 2"):
         column(2, (3,)).row(index)
 
 
-def test_rows_are_views():
+def test_rows_are_views() -> None:
     some = column(2, (2,), dtype=WORD)
     some.row(1)[0] = 99
     assert some.data[4] == 99
@@ -50,12 +52,12 @@ def test_rows_are_views():
     assert ragged.data[5] == 77
 
 
-def test_gather_of_everything_in_order_is_the_same_column():
+def test_gather_of_everything_in_order_is_the_same_column() -> None:
     for some in (column(3, (2,)), texts("a", "bc", "def")):
         assert gather([(some, 0), (some, 1), (some, 2)]) is some
 
 
-def test_gather_of_neighbours_shares_memory():
+def test_gather_of_neighbours_shares_memory() -> None:
     some = column(4, (2,))
     part = gather([(some, 1), (some, 2)])
     assert part.layout == Layout(BYTE, 2, (2,))
@@ -63,7 +65,7 @@ def test_gather_of_neighbours_shares_memory():
     assert part.data[0] == 200
 
 
-def test_gather_of_neighbours_of_different_lengths():
+def test_gather_of_neighbours_of_different_lengths() -> None:
     some = texts("a", "bc", "de", "f")
     assert rows_of(gather([(some, 0), (some, 1)])) == [b"a", b"bc"]
     alike_part = gather([(some, 1), (some, 2)])
@@ -71,7 +73,7 @@ def test_gather_of_neighbours_of_different_lengths():
     assert rows_of(alike_part) == [b"bc", b"de"]
 
 
-def test_gather_copies_rows_in_any_order():
+def test_gather_copies_rows_in_any_order() -> None:
     some = column(3, (2,), dtype=WORD)
     part = gather([(some, 2), (some, 0), (some, 2)])
     assert part.layout == Layout(WORD, 3, (2,))
@@ -81,7 +83,7 @@ def test_gather_copies_rows_in_any_order():
     assert not part.data.readonly
 
 
-def test_gather_from_several_columns():
+def test_gather_from_several_columns() -> None:
     left, right = column(2, (2,)), column(1, (2,), data=b"xy")
     assert rows_of(gather([(right, 0), (left, 1), (right, 0)])) == [b"xy", b"\2\3", b"xy"]
     other = column(1, (1, 2), data=b"zz")
@@ -90,14 +92,14 @@ def test_gather_from_several_columns():
     assert rows_of(mixed) == [b"\0\1", b"zz"]
 
 
-def test_gather_of_ragged_rows_that_are_alike_is_uniform():
+def test_gather_of_ragged_rows_that_are_alike_is_uniform() -> None:
     one, two = texts("abc", "d"), texts("x", "efg")
     part = gather([(one, 0), (two, 1)])
     assert part.layout == Layout(BYTE, 2, (3,))
     assert bytes(part.data) == b"abcefg"
 
 
-def test_gather_and_join_refuse_mixed_dtypes_and_nothing():
+def test_gather_and_join_refuse_mixed_dtypes_and_nothing() -> None:
     with pytest.raises(AssertionError, match="different dtypes"):
         gather([(column(1, (2,)), 0), (column(1, (2,), dtype=WORD), 0)])
     with pytest.raises(AssertionError, match="different dtypes"):
@@ -108,7 +110,7 @@ def test_gather_and_join_refuse_mixed_dtypes_and_nothing():
         join([])
 
 
-def test_gather_of_empty_rows():
+def test_gather_of_empty_rows() -> None:
     nothing = column(3, (0, 4))
     assert gather([(nothing, 2), (nothing, 0)]).layout == Layout(BYTE, 2, (0, 4))
     assert gather([(nothing, 1)]).layout == Layout(BYTE, 1, (0, 4))
@@ -116,7 +118,7 @@ def test_gather_of_empty_rows():
     assert rows_of(gather([(blank, 2), (blank, 1), (blank, 0)])) == [b"", b"a", b""]
 
 
-def test_join():
+def test_join() -> None:
     one, two = column(2, (2,)), column(1, (2,), data=b"xy")
     assert join([one]) is one
     assert join([one, two]).layout == Layout(BYTE, 3, (2,))
@@ -126,19 +128,19 @@ def test_join():
     assert rows_of(mixed) == [b"\0\1", b"\2\3", b"abc", b"d"]
 
 
-def test_join_ignores_the_shape_of_columns_without_rows():
+def test_join_ignores_the_shape_of_columns_without_rows() -> None:
     none, one = column(0, (7,)), column(1, (2,))
     assert join([none, one]) is one
     assert join([none, column(0, (3,))]) is none
     assert join([texts("ab"), none, texts("cd")]).layout == Layout(BYTE, 2, (2,))
 
 
-def test_join_becomes_uniform_when_all_rows_are_alike():
+def test_join_becomes_uniform_when_all_rows_are_alike() -> None:
     ragged = Column(Layout(BYTE, 1, None, ((2,),)), memoryview(bytearray(b"ab")))
     assert join([ragged, texts("cd")]).layout == Layout(BYTE, 2, (2,))
 
 
-def test_split_by_bytes_in_whole_rows():
+def test_split_by_bytes_in_whole_rows() -> None:
     some = column(5, (2,), dtype=WORD)
     assert [piece.layout.rows for piece in split(some, 8)] == [2, 2, 1]
     assert [piece.layout.rows for piece in split(some, 11)] == [2, 2, 1]
@@ -148,13 +150,13 @@ def test_split_by_bytes_in_whole_rows():
     assert b"".join(bytes(piece.data) for piece in split(some, 8)) == bytes(some.data)
 
 
-def test_split_ragged():
+def test_split_ragged() -> None:
     pieces = split(texts("abc", "d", "ef", "", "ghijkl", "m"), 3)
     assert [rows_of(piece) for piece in pieces] == [[b"abc"], [b"d", b"ef", b""], [b"ghijkl"], [b"m"]]
     assert pieces[0].layout == Layout(BYTE, 1, (3,))
 
 
-def test_split_copies_and_handles_no_bytes():
+def test_split_copies_and_handles_no_bytes() -> None:
     some = column(2, (2,))
     piece = split(some, 100)[0]
     some.data[0] = 99
@@ -165,13 +167,13 @@ def test_split_copies_and_handles_no_bytes():
     assert [piece.layout.rows for piece in split(column(3, (0,)), 1)] == [3]
 
 
-def test_alike():
+def test_alike() -> None:
     assert alike(BYTE, [(1,), (1,)]) == Layout(BYTE, 2, (1,))
     assert alike(BYTE, [(1,), (2,)]) == Layout(BYTE, 2, None, ((1,), (2,)))
     assert alike(BYTE, []) == Layout(BYTE, 0, None, ())
 
 
-def test_row_digests_tell_dtype_shape_and_bytes_apart():
+def test_row_digests_tell_dtype_shape_and_bytes_apart() -> None:
     same = b"\0" * 8
     different = [
         column(1, (8,), data=same),
@@ -189,7 +191,7 @@ def test_row_digests_tell_dtype_shape_and_bytes_apart():
     assert all(len(digest) == 32 for digest in digests)
 
 
-def test_row_digests_do_not_depend_on_the_neighbours():
+def test_row_digests_do_not_depend_on_the_neighbours() -> None:
     ragged = texts("ab", "cde", "ab")
     first, second, third = row_digests(ragged)
     assert first == third != second
@@ -197,13 +199,13 @@ def test_row_digests_do_not_depend_on_the_neighbours():
     assert row_digests(column(0, (2,))) == ()
 
 
-def test_row_digest_is_fixed():
+def test_row_digest_is_fixed() -> None:
     # Digests of different peers meet in cache keys: they may never change.
     some = column(1, (2,), dtype=WORD, data=b"\1\2\3\4")
     assert row_digests(some)[0].hex() == "f4725effc071963d38e7e9bfc8aaff31a2fbbb9891dc1764841696c4ce45def5"
 
 
-def test_fingerprint():
+def test_fingerprint() -> None:
     one, two = texts("a", "bb"), texts("ccc", "d")
     base = fingerprint("ns", {"x": one, "y": two}, 0)
     assert len(base) == 16
@@ -220,6 +222,6 @@ def test_fingerprint():
     assert len({base, *others}) == 8
 
 
-def test_fingerprint_is_fixed():
+def test_fingerprint_is_fixed() -> None:
     # A client and the peers of other versions compare them when a task is sent again.
     assert fingerprint("ns", {"x": texts("a")}, 0).hex() == "e90a9f47b2e68df49f439b545def0125"

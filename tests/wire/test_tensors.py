@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ ALL = [dtype.name for dtype in DTYPE_BY_CODE.values()]
 SHAPES = [(1,), (3,), (0,), (3, 2), (0, 2), (2, 0), (2, 3, 1, 2), (2, 1, 0, 5)]
 
 
-def noise(name, shape):
+def noise(name: Any, shape: Any) -> Any:
     """A tensor of random bytes: NaNs with payloads, negative zeros, denormals and all."""
     dtype = getattr(torch, name)
     raw = torch.zeros(shape, dtype=dtype).reshape(-1).view(torch.uint8).numel()
@@ -25,13 +26,13 @@ def noise(name, shape):
     return torch.frombuffer(data, dtype=dtype).view(shape) if raw else torch.empty(shape, dtype=dtype)
 
 
-def bits(tensor):
+def bits(tensor: Any) -> Any:
     return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_stacked_round_trip_is_bit_exact(name, shape):
+def test_stacked_round_trip_is_bit_exact(name: Any, shape: Any) -> None:
     tensor = noise(name, shape)
     column = from_tensor(tensor)
     assert column.layout == Layout(DTYPES[name], shape[0], shape[1:])
@@ -42,7 +43,7 @@ def test_stacked_round_trip_is_bit_exact(name, shape):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_rows_round_trip_is_bit_exact(name):
+def test_rows_round_trip_is_bit_exact(name: Any) -> None:
     alike = [noise(name, (2, 3)), noise(name, (3, 2)).t(), noise(name, (2, 3))]
     column = from_tensors(alike)
     assert column.layout == Layout(DTYPES[name], 3, (2, 3))
@@ -57,7 +58,7 @@ def test_rows_round_trip_is_bit_exact(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_one_tensor_is_bit_exact(name):
+def test_one_tensor_is_bit_exact(name: Any) -> None:
     for tensor in (noise(name, (2, 3)), noise(name, ()), noise(name, (3, 2)).t(), noise(name, (0, 4))):
         column = from_value(tensor, FieldFormat(name, tuple(tensor.shape)), "value")
         assert column.layout == Layout(DTYPES[name], 1, tuple(tensor.shape))
@@ -65,14 +66,14 @@ def test_one_tensor_is_bit_exact(name):
         assert bits(to_tensor(column)[0]) == bits(tensor)
 
 
-def test_scalars_stack_to_rows_without_dimensions():
+def test_scalars_stack_to_rows_without_dimensions() -> None:
     column = from_tensors([torch.tensor(1.5), torch.tensor(-0.0)])
     assert column.layout == Layout(DTYPES["float32"], 2, ())
     assert to_tensor(column).shape == (2,)
     assert to_tensors(column)[1].shape == ()
 
 
-def test_contiguous_tensors_share_memory():
+def test_contiguous_tensors_share_memory() -> None:
     tensor = torch.zeros(3, 2)
     column = from_tensor(tensor)
     tensor[1, 0] = 1.0
@@ -94,20 +95,20 @@ def test_contiguous_tensors_share_memory():
     ],
     ids=["transposed", "strided", "expanded", "channels_last"],
 )
-def test_other_memory_orders_are_copied_in_order(tensor):
+def test_other_memory_orders_are_copied_in_order(tensor: Any) -> None:
     column = from_tensor(tensor)
     assert bytes(column.data) == bits(tensor)
     assert torch.equal(to_tensor(column), tensor)
 
 
-def test_gradients_are_left_behind():
+def test_gradients_are_left_behind() -> None:
     weights = torch.nn.Parameter(torch.ones(2, 2))
     assert not to_tensor(from_tensor(weights * 2)).requires_grad
     assert torch.equal(to_tensor(from_tensors([weights, weights * 3])), torch.stack([weights, weights * 3]).detach())
     assert bytes(from_value(weights, FieldFormat("float", (2, 2)), "w").data) == bits(weights)
 
 
-def test_conjugate_and_negative_views_are_carried_out():
+def test_conjugate_and_negative_views_are_carried_out() -> None:
     conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
     negative = conjugate.imag
     assert conjugate.is_conj()
@@ -121,7 +122,12 @@ def test_conjugate_and_negative_views_are_carried_out():
     assert to_tensor(value).tolist() == [[-2.0, 4.0]]
 
 
-def quantized():
+def nested() -> Any:
+    make: Any = torch.nested.nested_tensor
+    return make([torch.zeros(2), torch.zeros(3)])
+
+
+def quantized() -> Any:
     with pytest.warns(UserWarning, match="deprecated"):
         return torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)
 
@@ -131,29 +137,26 @@ NO_BYTES = {
     "mkldnn": (lambda: torch.zeros(3).to_mkldnn(), "_mkldnn tensor has no plain rows"),
     "meta": (lambda: torch.zeros(3, device="meta"), "device 'meta' has no numbers"),
     "quantized": (quantized, "no field can hold torch.qint8"),
-    "jagged": (
-        lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
-        "a nested tensor has no plain rows",
-    ),
+    "nested": (nested, "a nested tensor has no plain rows"),
     "complex32": (lambda: torch.zeros(3, dtype=torch.complex32), "no field can hold torch.complex32"),
 }
 
 
 @pytest.mark.parametrize("kind", NO_BYTES)
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
-def test_tensors_without_plain_bytes_are_refused(kind):
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_tensors_without_plain_bytes_are_refused(kind: Any) -> None:
     make, message = NO_BYTES[kind]
     tensor = make()
     with pytest.raises(FormatError, match=message):
         from_tensor(tensor)
     with pytest.raises(FormatError, match=message):
         from_tensors([tensor])
-    if not tensor.is_nested:  # a nested tensor has no shape to compare with
-        with pytest.raises(FormatError, match="field 'value': expected float32"):
-            from_value(tensor, FieldFormat("float32", (3,)), "value")
+    with pytest.raises(FormatError, match="field 'value': expected float32"):
+        from_value(tensor, FieldFormat("float32", (3,)), "value")
 
 
-def test_batches_need_rows_and_one_dtype():
+def test_batches_need_rows_and_one_dtype() -> None:
     with pytest.raises(FormatError, match="has no dimension"):
         from_tensor(torch.tensor(1.0))
     with pytest.raises(FormatError, match="one dtype, but they have float32, float64"):
@@ -162,25 +165,25 @@ def test_batches_need_rows_and_one_dtype():
         from_tensors([])
 
 
-def test_mixed_kinds_of_rows():
+def test_mixed_kinds_of_rows() -> None:
     with pytest.raises(FormatError, match="device 'meta'"):
         from_tensors([torch.zeros(2), torch.zeros(2, device="meta")])
     with pytest.raises(FormatError, match="sparse_coo"):
         from_tensors([torch.zeros(2), torch.zeros(2).to_sparse()])
 
 
-def test_bools_that_are_neither_are_refused():
+def test_bools_that_are_neither_are_refused() -> None:
     odd = torch.tensor([0, 2, 1], dtype=torch.uint8).view(torch.bool)
     with pytest.raises(FormatError, match="neither 0 nor 1"):
         from_tensor(odd)
-    with pytest.raises(FormatError, match="field 'mask': expected bool.3., but a bool is neither 0 nor 1"):
+    with pytest.raises(FormatError, match=r"field 'mask': expected bool.3., but a bool is neither 0 nor 1"):
         from_value(odd, FieldFormat("bool", (3,)), "mask")
     assert only_bools(b"\0\1\1")
     assert not only_bools(memoryview(b"\0\1\2"))
     assert only_bools(b"")
 
 
-def test_read_only_memory_is_copied():
+def test_read_only_memory_is_copied() -> None:
     column = Column(Layout(DTYPES["float32"], 2, (1,)), memoryview(b"\0\0\x80\x3f\0\0\0\x40"))
     tensor = to_tensor(column)  # torch would warn, and warnings are errors
     assert tensor.tolist() == [[1.0], [2.0]]
@@ -189,7 +192,7 @@ def test_read_only_memory_is_copied():
 
 
 @pytest.mark.parametrize("name", ["int16", "float32", "float64", "complex128"])
-def test_memory_at_odd_addresses(name):
+def test_memory_at_odd_addresses(name: Any) -> None:
     nbytes = DTYPES[name].itemsize * 3
     raw = memoryview(bytearray(range(nbytes + 1)))[1:]
     tensor = to_tensor(Column(Layout(DTYPES[name], 3, ()), raw))
@@ -197,7 +200,7 @@ def test_memory_at_odd_addresses(name):
     assert bits(tensor) == bytes(raw)
 
 
-def test_no_rows():
+def test_no_rows() -> None:
     assert to_tensor(Column(Layout(DTYPES["int8"], 0, (2,)), memoryview(b""))).shape == (0, 2)
     assert to_tensors(Column(Layout(DTYPES["int8"], 0, (2,)), memoryview(b""))) == []
     assert to_tensors(Column(Layout(DTYPES["int8"], 0, None, ()), memoryview(b""))) == []
@@ -205,11 +208,11 @@ def test_no_rows():
         to_tensor(Column(Layout(DTYPES["int8"], 2, None, ((1,), (0,))), memoryview(b"a")))
 
 
-def test_torch_is_imported_only_for_tensors():
+def test_torch_is_not_imported_for_lists_and_texts() -> None:
     script = (
-        "import sys; from scatterzmq.wire import frames, tensors; from scatterzmq.graph.formats import FieldFormat as F;"
+        "import sys; from scatterzmq.wire import frames, tensors;"
+        "from scatterzmq.graph.formats import FieldFormat as F;"
         "tensors.from_value([1.0], F('float', (1,)), 'x'); tensors.from_value('a', F('uint8', (None,)), 'x');"
-        "assert 'torch' not in sys.modules; tensors.from_value([1.0], F('bfloat16', (1,)), 'x');"
-        "assert 'torch' in sys.modules"
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,14 @@ FLOATS = ["float16", "float32", "float64", *SMALL]
 ARRAYS = [dtype.name for dtype in DTYPE_BY_CODE.values() if dtype.name not in SMALL]
 
 
-def given(value, dtype, *shape):
+def given(value: Any, dtype: Any, *shape: Any) -> Any:
     column = from_value(value, FieldFormat(dtype, shape), "value")
     assert column.layout.rows == 1
     assert not column.data.readonly
     return to_tensor(column)[0]
 
 
-def refused(message, value, dtype, *shape):
+def refused(message: Any, value: Any, dtype: Any, *shape: Any) -> None:
     with pytest.raises(FormatError) as caught:
         from_value(value, FieldFormat(dtype, shape), "value")
     text = str(caught.value)
@@ -37,7 +38,7 @@ def refused(message, value, dtype, *shape):
 
 
 @pytest.mark.parametrize("name", [dtype.name for dtype in DTYPE_BY_CODE.values()])
-def test_lists_become_the_fields_dtype(name):
+def test_lists_become_the_fields_dtype(name: Any) -> None:
     for numbers in ([0, 1, 1], [False, True, True], [0.0, 1.0, 1.0], [np.float32(0), np.int8(1), np.bool_(True)]):
         tensor = given(numbers, name, 3)
         assert tensor.dtype is getattr(torch, name)
@@ -51,7 +52,7 @@ def test_lists_become_the_fields_dtype(name):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_floats_round_as_torch_rounds(name):
+def test_floats_round_as_torch_rounds(name: Any) -> None:
     numbers = [0.1, -0.1, 1 / 3, 100.3, -0.0, 1e-3, 7e-8, 239.9]
     expected = torch.tensor(numbers, dtype=torch.float64).to(getattr(torch, name))
     assert torch.equal(given(numbers, name, 8).view(torch.uint8), expected.view(torch.uint8))
@@ -59,7 +60,7 @@ def test_floats_round_as_torch_rounds(name):
 
 
 @pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16", "float8_e5m2"])
-def test_infinity_is_a_number(name):
+def test_infinity_is_a_number(name: Any) -> None:
     assert given([math.inf, -math.inf], name, 2).to(torch.float64).tolist() == [math.inf, -math.inf]
 
 
@@ -82,13 +83,13 @@ def test_infinity_is_a_number(name):
         ("complex128", 10**400),
     ],
 )
-def test_floats_out_of_range_are_refused(name, number):
+def test_floats_out_of_range_are_refused(name: Any, number: Any) -> None:
     refused(f"at position 1; that is out of the range of {name}", [0.5, number], name, 2)
     refused("out of the range", number, name)
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_numbers_at_the_limits(name):
+def test_whole_numbers_at_the_limits(name: Any) -> None:
     limits = torch.iinfo(getattr(torch, name))
     assert given([limits.min, limits.max], name, 2).tolist() == [limits.min, limits.max]
     refused(f"got {limits.max + 1} at position 1; that is out of the range of {name}", [0, limits.max + 1], name, 2)
@@ -100,19 +101,19 @@ def test_whole_numbers_at_the_limits(name):
     assert given([3.0, np.float64(4)], name, 2).tolist() == [3, 4]
 
 
-def test_large_integers_are_exact():
+def test_large_integers_are_exact() -> None:
     assert given([2**63 + 1, 0], "uint64", 2).tolist() == [2**63 + 1, 0]
     assert given([2**53 + 1], "int64", 1).tolist() == [2**53 + 1]
 
 
-def test_bools():
+def test_bools() -> None:
     assert given([True, 0, 1.0], "bool", 3).tolist() == [True, False, True]
     refused("got 2 at position 0; that is out of the range of bool", [2], "bool", 1)
     refused("got -1 at position 1; that is out of the range of bool", [1, -1], "bool", 2)
     refused("got 0.5 at position 0; that is no whole number", [0.5], "bool", 1)
 
 
-def test_complex_numbers():
+def test_complex_numbers() -> None:
     assert given([1 + 2j, 3, True], "complex64", 3).tolist() == [1 + 2j, 3, 1]
     assert given(np.complex64(1j), "complex128").item() == 1j
     refused("got 1j at position 1; float32 has no imaginary part", [1, 1j], "float32", 2)
@@ -122,11 +123,11 @@ def test_complex_numbers():
 
 @pytest.mark.parametrize("name", ["float32", "int32", "bfloat16", "complex64", "bool"])
 @pytest.mark.parametrize("odd", ["1", None, b"1", {}, object(), [1], np.datetime64(1, "s"), np.str_("1")])
-def test_what_is_no_number_is_refused(name, odd):
+def test_what_is_no_number_is_refused(name: Any, odd: Any) -> None:
     refused(f"got a {type(odd).__name__} at position 1; that is no number", [1, odd], name, 2)
 
 
-def test_lists_must_fit_the_shape():
+def test_lists_must_fit_the_shape() -> None:
     refused("got a list of shape [2]", [1, 2], "float", 3)
     refused("got a list of shape [2]", [1, 2], "float", 2, None)
     refused("got a list of shape [1, 2]", [[1, 2]], "float", 2, 2)
@@ -139,14 +140,14 @@ def test_lists_must_fit_the_shape():
     refused("got a list of shape [0]", [], "float", 0, 3)
 
 
-def test_a_list_that_contains_itself_is_refused():
-    endless = [1]
+def test_a_list_that_contains_itself_is_refused() -> None:
+    endless: list[Any] = [1]
     endless[0] = endless
     refused("more than 2 levels", endless, "float", 1, 1)
 
 
 @pytest.mark.parametrize("ready", [torch.zeros(2), torch.tensor(1.0), np.zeros(2)])
-def test_lists_of_tensors_and_arrays_are_refused(ready):
+def test_lists_of_tensors_and_arrays_are_refused(ready: Any) -> None:
     refused(f"got a list of {type(ready).__name__}; stack them", [ready, ready], "float", 2, None)
     refused(f"got a list of {type(ready).__name__}; stack them", (ready,), "float", 1)
 
@@ -154,7 +155,7 @@ def test_lists_of_tensors_and_arrays_are_refused(ready):
 # ---- texts and bytes
 
 
-def test_texts_are_their_utf8_bytes():
+def test_texts_are_their_utf8_bytes() -> None:
     assert bytes(given("Grüße", "uint8", None).numpy()) == "Grüße".encode()
     assert given("", "uint8", None).shape == (0,)
     assert given(b"\xff\0", "uint8", None).tolist() == [255, 0]
@@ -162,7 +163,7 @@ def test_texts_are_their_utf8_bytes():
     assert given(np.str_("a"), "uint8", None).tolist() == [97]
 
 
-def test_texts_elsewhere_are_refused():
+def test_texts_elsewhere_are_refused() -> None:
     refused("got a string; only uint8", "1", "float", None)
     refused("got a string; only uint8", "1", "uint8")
     refused("got bytes; only uint8", b"1", "int8", None)
@@ -176,7 +177,7 @@ def test_texts_elsewhere_are_refused():
 
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("order", ["<", ">", "="])
-def test_arrays_are_bit_exact_in_any_byte_order(name, order):
+def test_arrays_are_bit_exact_in_any_byte_order(name: Any, order: Any) -> None:
     size = np.dtype(name).itemsize
     raw = bytes([1, 0] * 3 * size) if name == "bool" else bytes(range(250, 256)) * size
     array = np.frombuffer(raw, np.dtype(name).newbyteorder(order)).reshape(2, 3)
@@ -187,7 +188,7 @@ def test_arrays_are_bit_exact_in_any_byte_order(name, order):
         assert column.layout.shape == view.shape
 
 
-def test_arrays_without_dimensions_or_numbers():
+def test_arrays_without_dimensions_or_numbers() -> None:
     assert given(np.array(5), "int64").item() == 5
     assert given(np.array(True), "bool").item() is True
     assert given(np.zeros((0, 3), np.float32), "float", None, 3).shape == (0, 3)
@@ -195,7 +196,7 @@ def test_arrays_without_dimensions_or_numbers():
     assert given(np.array([3]), "int64", 1).tolist() == [3]  # bytearray(array) would make three zero bytes
 
 
-def test_arrays_are_copied():
+def test_arrays_are_copied() -> None:
     array = np.zeros(2, np.float32)
     column = from_value(array, FieldFormat("float", (2,)), "value")
     array[0] = 1
@@ -210,7 +211,7 @@ def test_arrays_are_copied():
     assert bytes(column.data) == bytes(2)
 
 
-def test_arrays_are_never_converted():
+def test_arrays_are_never_converted() -> None:
     refused("got float64[2]; arrays are never converted; use .astype('float32')", np.zeros(2), "float", 2)
     refused("got float64[2, 3]; arrays", np.zeros((2, 3)), "float", 2, None)
     refused("got int64[]", np.array(1), "int32")
@@ -235,12 +236,12 @@ def test_arrays_are_never_converted():
     ],
     ids=lambda array: array.dtype.name,
 )
-def test_arrays_of_other_things_are_refused(array):
+def test_arrays_of_other_things_are_refused(array: Any) -> None:
     refused(f"got {array.dtype.name}[1]", array, "float64", 1)
 
 
-def test_masked_arrays_and_odd_bools_are_refused():
-    masked = np.ma.masked_array(np.zeros(2, np.float32), [0, 1])
+def test_masked_arrays_and_odd_bools_are_refused() -> None:
+    masked = np.ma.masked_array(np.zeros(2, np.float32), [False, True])
     refused("got a MaskedArray of float32[2]", masked, "float", 2)
     refused("neither 0 nor 1", np.array([0, 2], np.uint8).view(bool), "bool", 2)
     assert given(np.ones((1, 2), np.float32).view(np.matrix), "float", 1, 2).tolist() == [[1, 1]]
@@ -249,7 +250,7 @@ def test_masked_arrays_and_odd_bools_are_refused():
 # ---- tensors and the rest
 
 
-def test_tensors_are_never_converted():
+def test_tensors_are_never_converted() -> None:
     refused("got float64[2]; tensors are never converted; use .to(torch.float32)", torch.zeros(2).double(), "float", 2)
     refused("got float16[2]; tensors", torch.zeros(2).half(), "bfloat16", 2)
     refused("got float32[2, 3]; the shape must be", torch.zeros(2, 3), "float", 2)
@@ -257,11 +258,11 @@ def test_tensors_are_never_converted():
 
 
 @pytest.mark.parametrize("odd", [None, {}, {1}, range(3), memoryview(b"a"), object()])
-def test_other_values_are_refused(odd):
+def test_other_values_are_refused(odd: Any) -> None:
     refused(f"got a value of type {type(odd).__name__}; give a number", odd, "uint8", None)
 
 
-def test_the_message_is_whole():
+def test_the_message_is_whole() -> None:
     with pytest.raises(FormatError) as caught:
         from_value(np.zeros((2, 3)), FieldFormat("float", (2, None)), "value")
     assert str(caught.value) == (
@@ -269,7 +270,7 @@ def test_the_message_is_whole():
     )
 
 
-def test_packed_values_are_little_endian():
+def test_packed_values_are_little_endian() -> None:
     column = from_value([1.5, -2.0], FieldFormat("float", (2,)), "value")
     assert bytes(column.data) == struct.pack("<2f", 1.5, -2.0)
     assert bytes(from_value([258], FieldFormat("int", (1,)), "value").data) == b"\2\1\0\0"
