@@ -25,7 +25,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, Response, TaskStatus
     from .ids import TaskId
-    from .local import local
+    from .embedded import local
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _HOMES = MappingProxyType(
         "Response": ".client",
         "TaskId": ".ids",
         "TaskStatus": ".client",
-        "local": ".local",
+        "local": ".embedded",
     }
 )
 """Name -> module that has it, for everything that is loaded at its first use."""

@@ -61,7 +61,7 @@ BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
-    "": (*BASE, "client", "local"),
+    "": (*BASE, "client", "embedded"),
     "__main__": ("cli",),
     "errors": (),
     "ids": ("errors",),
@@ -73,7 +73,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "local": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client", "driver", "plugins"),
+    "embedded": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client", "driver", "plugins"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "driver": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client.link", "driver"),
     "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", PACKAGE),
@@ -154,8 +154,8 @@ def import_layers(source: Source) -> Iterator[str]:
 
 
 def is_package_name(target: str) -> bool:
-    """Whether "local" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
-    return target in {PACKAGE, "__version__", "local"} or target[:1].isupper()
+    """Whether "embedded" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
+    return target in {PACKAGE, "__version__", "embedded"} or target[:1].isupper()
 
 
 # -- size -------------------------------------------------------------------------------------------------------------
@@ -280,13 +280,14 @@ def is_set(node: ast.expr, known: frozenset[str]) -> bool:
     return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).rpartition(".")[2] in known
 
 
-PREFIXED = {  # names that the interface fixes
+PREFIXED = {  # names that the interface or the standard library fixes
     "get_namespace",
     "get_status",
     "get_result",
     "get_response",
     "get_queue_stats",
     "get_healthcheck",
+    "get_nowait",
     "set_str",
 }
 
@@ -303,7 +304,7 @@ def getter_names(source: Source) -> Iterator[str]:
 CATCHERS = {
     "scatterzmq/core/strategy.py",  # strategies are plug-ins: what they raise is reported
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
-    "scatterzmq/local.py",  # the end of the peer's thread: whoever waits is told
+    "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
 }
 """Files that may catch everything."""
 
@@ -327,7 +328,7 @@ def socket_options(source: Source) -> Iterator[str]:
 
 
 CONTAINERS = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
-MAKERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ChainMap", "local"}
+MAKERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ChainMap", "embedded"}
 MAKERS |= {"Lock", "RLock", "Event", "Condition", "Queue", "SimpleQueue", "count", "WeakSet", "WeakValueDictionary"}
 CHANGERS = {"append", "add", "update", "pop", "clear", "extend", "insert", "remove", "setdefault", "discard", "popitem"}
 

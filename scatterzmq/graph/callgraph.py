@@ -1,18 +1,21 @@
 """Who calls whom: what runs below a graph, which graphs call each other in a circle, what spreads to callers."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+_Name = TypeVar("_Name", str, tuple[str, str])
 
 
-def circles(calls: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """The graphs in groups that can reach each other (a graph without recursion is a group of its own), callees first.
+def circles(calls: Mapping[_Name, Sequence[_Name]]) -> list[tuple[_Name, ...]]:
+    """The names in groups that can reach each other (one without recursion is a group of its own), callees first.
 
     Tarjan's algorithm, without recursion: a definition may nest calls deeper than Python's stack.
     """
-    order: dict[str, int] = {}
-    low: dict[str, int] = {}
-    path: list[str] = []
-    on_path: set[str] = set()
-    groups: list[tuple[str, ...]] = []
+    order: dict[_Name, int] = {}
+    low: dict[_Name, int] = {}
+    path: list[_Name] = []
+    on_path: set[_Name] = set()
+    groups: list[tuple[_Name, ...]] = []
     for root in calls:
         if root in order:
             continue
@@ -39,9 +42,9 @@ def circles(calls: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     return groups
 
 
-def _cut(path: list[str], on_path: set[str], name: str) -> tuple[str, ...]:
+def _cut(path: list[_Name], on_path: set[_Name], name: _Name) -> tuple[_Name, ...]:
     """Take the end of the path off, from `name` on."""
-    group: list[str] = []
+    group: list[_Name] = []
     while not group or group[-1] != name:
         group.append(path.pop())
     on_path.difference_update(group)

@@ -70,6 +70,8 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
         findings.fault(place, " ".join(str(error).split()).removeprefix(f"{place}: "), live=live)
     for graph in definition.graphs:
         check_graph(scope, graph, findings)
+        if graph.name not in scope.live_graphs:
+            findings.warn(scope.place(graph.name), "no graph that runs calls it; it is left out")
     check_calls(scope, findings)
     check_caching(scope, findings)
     check_blocks(scope, findings)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from .callgraph import circles
 from .definition import GraphDef, GraphSetDef, NodeDef
 from .formats import FieldFormat
 from .names import QualifiedField
@@ -108,23 +109,35 @@ class Scope:
 
     def formats_of(self, graph: str, source: str) -> tuple[FieldFormat, ...]:
         """The formats that a field may have, where it is read as `source`. Empty if that cannot be told."""
-        found: list[FieldFormat] = []
-        todo = [(graph, source)]
-        seen = set(todo)
-        while todo:  # A field may come through calls of any depth.
-            where, text = todo.pop()
-            direct, passed_on = self._formats_at(where, QualifiedField.parse(text))
-            found.extend(info for info in direct if info not in found)
-            todo.extend(pair for pair in passed_on if pair not in seen)
-            seen.update(passed_on)
-        return tuple(found)
+        direct, passed_on = self._formats_at(graph, source)
+        made = dict.fromkeys(direct)
+        for pair in passed_on:
+            made.update(dict.fromkeys(self._given_formats[pair]))
+        return tuple(made)
 
-    def _formats_at(self, graph: str, source: QualifiedField) -> tuple[list[FieldFormat], list[tuple[str, str]]]:
-        field = source.field
-        if source.node is None:
+    @cached_property
+    def _given_formats(self) -> dict[tuple[str, str], tuple[FieldFormat, ...]]:
+        """The same for all that graphs give to callers: a field may come through calls of any depth, and circles."""
+        pairs = [(name, source) for name in self._given for source in self.graphs[name].vmap.values()]
+        looked_up = {pair: self._formats_at(*pair) for pair in pairs}
+        made: dict[tuple[str, str], tuple[FieldFormat, ...]] = {}
+        for group in circles({pair: passed_on for pair, (_, passed_on) in looked_up.items()}):
+            found: dict[FieldFormat, None] = {}
+            for pair in group:
+                direct, passed_on = looked_up[pair]
+                found.update(dict.fromkeys(direct))
+                for other in passed_on:
+                    found.update(dict.fromkeys(made.get(other, ())))
+            made.update(dict.fromkeys(group, tuple(found)))
+        return made
+
+    def _formats_at(self, graph: str, source: str) -> tuple[list[FieldFormat], list[tuple[str, str]]]:
+        """Formats that stand there, and (graph, source) of what it passes on."""
+        node, field = QualifiedField.parse(source)
+        if node is None:
             given = self.graphs[graph].input_format.get(field)
             return [] if given is None else [given], []
-        info = self.infos.get((graph, source.node))
+        info = self.infos.get((graph, node))
         if info is None:
             return [], []
         direct: list[FieldFormat] = []

@@ -17,13 +17,13 @@ def show(checked: Checked) -> str:
     """The tree, one item per line, then problems and warnings. Ends with a newline."""
     lines: list[str] = []
     if checked.definition is not None:
-        lines.extend(_set_lines(checked.definition, checked.infos))
+        lines.extend(_namespace_lines(checked.definition, checked.infos))
     lines.extend(f"error: {problem}" for problem in checked.problems)
     lines.extend(f"warning: {warning}" for warning in checked.warnings)
     return "".join(f"{line}\n" for line in lines)
 
 
-def _set_lines(definition: GraphSetDef, infos: Mapping[tuple[str, str], NodeInfo]) -> Iterator[str]:
+def _namespace_lines(definition: GraphSetDef, infos: Mapping[tuple[str, str], NodeInfo]) -> Iterator[str]:
     scope = Scope(definition, infos, frozenset())
     not_pure = impure(scope)
     yield f"namespace {definition.ns}, entry graph {definition.entry}"

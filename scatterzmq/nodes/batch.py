@@ -396,9 +396,12 @@ def _taken_tensor(tensor: Tensor, form: FieldFormat, count: int) -> "_Stacked | 
 
 
 def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Column":
-    shapes = [tuple(shape) for shape in value.shapes]
+    given = value.shapes.tolist() if isinstance(value.shapes, Tensor) else value.shapes
+    shapes = [tuple(shape) for shape in given]
     if len(shapes) != count:
         raise FormatError(f"got a Flat with {len(shapes)} rows")
+    if any(size < 0 for shape in shapes for size in shape):
+        raise FormatError("got a Flat with a negative size in its shapes")
     if value.tensor.dim() != 1 or len(value.tensor) != sum(map(prod, shapes)):
         raise FormatError(
             f"got a Flat of {_described(value.tensor)}, but its shapes have {sum(map(prod, shapes))} values"
@@ -464,7 +467,7 @@ def _is_ours(tensor: Tensor) -> bool:
     no second answer, no array of numpy's.
     """
     users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
-    if users is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if users is None or tensor.device.type != "cpu":
         return False
     storage = tensor.untyped_storage()
     # Memory that torch did not allocate cannot be resized. One of the two users is the tensor, one is `storage`.

@@ -43,11 +43,11 @@ class Padded:
 class Flat:
     """An answer whose rows have different shapes: all their values in one dimension, one row after another.
 
-    shapes: of each row.
+    shapes: of each row, as a sequence or as an int tensor [rows, dimensions].
     """
 
     tensor: Tensor
-    shapes: Sequence[Shape]
+    shapes: Sequence[Sequence[int]] | Tensor
 
 
 def flat(column: Column) -> Tensor:

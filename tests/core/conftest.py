@@ -237,7 +237,7 @@ class World:
 
     def report(self, task: TaskId) -> TaskReport:
         self.say(AskTasks(mid=self.mid(), ids=(task,)))
-        (report,) = self.last(TaskReports).reports
+        report: TaskReport = self.last(TaskReports).reports[0]
         return report
 
     def status(self, task: TaskId) -> TaskStatus:

@@ -137,7 +137,7 @@ def test_a_result_that_does_not_fit_its_format_is_an_error(make_world: MakeWorld
     plan = world.load(build.chain(1))
     (task,) = world.submit(1)
 
-    def wide(order: Any) -> BatchFinished:
+    def wide(order: Any) -> Any:
         done = world.execute(executor, order)
         block, _ = done.emitted[0].fields["value"][0]
         wider = replace(block, layout=replace(block.layout, shape=(2,)))
@@ -316,7 +316,7 @@ def test_a_final_failure_is_not_tried_again(make_world: MakeWorld, build: Any) -
     world.load(build.chain(1))
     (task,) = world.submit(2)
 
-    def rejects(order: Any) -> BatchFinished:
+    def rejects(order: Any) -> Any:
         failed = RowsFailed(
             rows=(0,), code=ErrorCode.GENERAL_EXCEPTION, message="no", traceback="tb", final=True, node="x"
         )
@@ -372,7 +372,7 @@ def test_a_row_without_an_answer_is_an_error_of_that_task(make_world: MakeWorld,
     world.load(build.chain(1))
     tasks = world.submit(1, 2)
 
-    def forgets(order: Any) -> BatchFinished:
+    def forgets(order: Any) -> Any:
         done = world.execute(executor, order)
         first = done.emitted[0]
         return replace(done, emitted=(replace(first, rows=(0,), fields={"value": first.fields["value"][:1]}),))
@@ -663,7 +663,7 @@ def test_a_ghost_may_fail_or_lose_its_inputs_or_be_forgotten(make_world: MakeWor
     tasks = world.submit(1, 2, 3, 4)
     world.clear(*tasks[:3])
 
-    def answer(order: Any) -> BatchFinished:
+    def answer(order: Any) -> Any:
         done = world.execute(executor, order)
         fields = {"value": done.emitted[0].fields["value"][3:]}
         failed = RowsFailed(rows=(0,), code=ErrorCode.UNKNOWN, message="too late")

@@ -1,5 +1,6 @@
 """Plans of small graphs with nodes of the test's own, and work for them."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -149,7 +150,9 @@ def chain(nodes: Sequence[tuple[str, str, Mapping[str, object]]], **extra: objec
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    # Going through all objects of a process with torch and a test suite in it takes longer than most tests.
+    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)
     return Bench(tmp_path)
 
 

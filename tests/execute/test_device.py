@@ -1,5 +1,6 @@
 """Which device a setting names, and that its memory is given back."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -38,9 +39,12 @@ def test_mps_where_there_is_none(monkeypatch: Any) -> None:
 
 
 def test_memory_of_each_kind_of_device_is_given_back(monkeypatch: Any) -> None:
-    emptied = []
+    emptied: list[str] = []
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", collected.append)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
     for kind in ("cpu", "cuda", "mps"):
         release_all_memory(torch.device(kind), thorough=kind == "cpu")
     assert emptied == ["cuda", "mps"]
+    assert collected == [2, 1, 1]

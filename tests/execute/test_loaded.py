@@ -212,7 +212,7 @@ def test_unless_its_class_is_thread_safe(bench: Any) -> None:
 
 
 def test_many_threads_and_little_room(bench: Any) -> None:
-    """Each node is used by one at a time, loaded once at a time, and never together with more than there is room for."""
+    """Each node is used by one at a time, loaded once at a time, and never with more than there is room for."""
     lock, loaded, busy, problems, counts = threading.Lock(), {}, set(), [], [0, 0]
 
     def load(self: Any, resources: Any) -> Any:

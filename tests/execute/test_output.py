@@ -48,9 +48,14 @@ def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output: Any, lin
 
 def test_also_when_the_node_raises(output: Any, lines: Any, capsys: Any) -> None:
     output.install()
-    with pytest.raises(ValueError, match="x"), output.lines_of("a"):
-        print("rest", end="")
-        raise ValueError("x")
+
+    def run() -> None:
+        with output.lines_of("a"):
+            print("rest", end="")
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        run()
     print("outside")
     assert lines == [("a", "rest")]
     assert capsys.readouterr().out == "outside\n"

@@ -238,7 +238,8 @@ def test_a_graph_that_is_never_called_may_have_faults(
     small["graphs"].append(graph("spare", "x:none", step("x", ":none", None)))
     found = checked(small)
     assert found.problems == ()
-    assert len(found.warnings) == 2
+    assert len(found.warnings) == 3
+    assert "main:spare: no graph that runs calls it; it is left out" in found.warnings
     assert found.plan is not None
     assert [each.name for each in found.plan.graphs.values()] == ["main"]
 

@@ -363,10 +363,8 @@ JSON = st.recursive(
 )
 PATHS: list[tuple[str | int, ...]] = [
     *[(key,) for key in ("ns", "entry", "graphs")],
-    ("graphs", 0),
     *[("graphs", 0, key) for key in ("name", "graph_id", "input", "input_format", "output_format", "vmap", "nodes")],
     *[("graphs", 0, key) for key in ("description", "cache", "is_block", "max_retries", "payload_copies")],
-    ("graphs", 0, "nodes", 0),
     *[("graphs", 0, "nodes", 0, key) for key in ("name", "kind", "args", "node_id", "qin", "outs", "vmap")],
     *[("graphs", 0, "nodes", 0, key) for key in ("cache", "max_exec_s", "batch_size", "batch_tokens")],
     ("graphs", 0, "vmap", "value"),
@@ -388,10 +386,9 @@ def test_anything_may_come_in_and_nothing_but_a_list_of_problems_comes_out(
     for path, value in changes:
         target = whole
         for part in path[:-1]:
-            is_there = isinstance(target, dict) and part in target
-            is_there = is_there or (isinstance(target, list) and isinstance(part, int) and part < len(target))
-            target = target[part] if is_there else None
-        if isinstance(target, dict) or (isinstance(target, list) and target and isinstance(path[-1], int)):
+            found = target.get(part) if isinstance(target, dict) else None
+            target = target[0] if isinstance(target, list) and target else found
+        if isinstance(target, dict):
             target[path[-1]] = value
     parsed = parse(whole)
     assert all(line and "\n" not in line and len(line) < 2000 for line in parsed.problems + parsed.warnings)

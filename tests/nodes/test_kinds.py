@@ -212,6 +212,11 @@ def test_for_loop_leaves_its_input_alone_when_all_stacks_are_alike(runner: Any) 
     assert bytes(kept.data) == before
 
 
+def test_for_loop_stays_at_the_lowest_number(runner: Any) -> None:
+    node = runner.node("for_loop", {"graph": "body", "init": 1})
+    assert runner.run(node, {"stack": ints([-(2**31)])}).field("out", "stack") == [[-(2**31)]]
+
+
 def test_for_loop_needs_a_number_that_fits(runner: Any) -> None:
     with pytest.raises(GraphError, match=r"'init': expected a whole number from -2147483648 to 2147483647"):
         runner.node("for_loop", {"graph": "body", "init": 2**31})

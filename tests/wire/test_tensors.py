@@ -11,7 +11,7 @@ import torch
 from scatterzmq.errors import FormatError
 from scatterzmq.graph.formats import DTYPE_BY_CODE, DTYPES, FieldFormat, Layout
 from scatterzmq.wire.columns import Column
-from scatterzmq.wire.tensors import from_tensor, from_tensors, from_value, only_bools, to_tensor, to_tensors
+from scatterzmq.wire.tensors import from_tensor, from_tensors, from_value, only_bools, plain, to_tensor, to_tensors
 
 ALL = [dtype.name for dtype in DTYPE_BY_CODE.values()]
 SHAPES = [(1,), (3,), (0,), (3, 2), (0, 2), (2, 0), (2, 3, 1, 2), (2, 1, 0, 5)]
@@ -103,6 +103,7 @@ def test_other_memory_orders_are_copied_in_order(tensor: Any) -> None:
 
 def test_gradients_are_left_behind() -> None:
     weights = torch.nn.Parameter(torch.ones(2, 2))
+    assert not plain(weights * 2).requires_grad
     assert not to_tensor(from_tensor(weights * 2)).requires_grad
     assert torch.equal(to_tensor(from_tensors([weights, weights * 3])), torch.stack([weights, weights * 3]).detach())
     assert bytes(from_value(weights, FieldFormat("float", (2, 2)), "w").data) == bits(weights)
@@ -118,6 +119,8 @@ def test_conjugate_and_negative_views_are_carried_out() -> None:
     assert to_tensor(from_tensors([conjugate, conjugate.resolve_conj()])).tolist() == [[1 - 2j, 3 + 4j]] * 2
     ragged = to_tensors(from_tensors([conjugate, conjugate[:1]]))
     assert [row.tolist() for row in ragged] == [[1 - 2j, 3 + 4j], [1 - 2j]]
+    one = torch.tensor([1 + 2j]).conj().imag  # contiguous: nothing but the sign stands between it and its memory
+    assert to_tensor(from_tensor(one)).tolist() == [-2.0]
     value = from_value(negative, FieldFormat("float", (2,)), "value")
     assert to_tensor(value).tolist() == [[-2.0, 4.0]]
 
@@ -132,7 +135,7 @@ def quantized() -> Any:
         return torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)
 
 
-NO_BYTES = {
+NO_BYTES: dict[str, tuple[Any, str]] = {
     "sparse_coo": (lambda: torch.zeros(3).to_sparse(), "sparse_coo tensor has no plain rows"),
     "mkldnn": (lambda: torch.zeros(3).to_mkldnn(), "_mkldnn tensor has no plain rows"),
     "meta": (lambda: torch.zeros(3, device="meta"), "device 'meta' has no numbers"),

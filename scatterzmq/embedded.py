@@ -40,13 +40,39 @@ _SHORT_NAMES: Mapping[str, tuple[str, str]] = MappingProxyType({
 """Arguments of `local` that stand for one setting."""
 
 
-def local(peers: int = 1, *, processes: bool = False, **config: Any) -> Client:
+def local(
+    peers: int = 1,
+    *,
+    processes: bool = False,
+    executors: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    store_bytes: int | None = None,
+    inline_bytes: int | None = None,
+    cache: bool | None = None,
+    max_retries: int | None = None,
+    strategy: str | None = None,
+    plugins: Sequence[str] | None = None,
+    **config: Any,
+) -> Client:
     """Start an embedded cluster. Returns its client; closing the client (or leaving `with`) ends the cluster.
 
-    Arguments: batch_size, executors, device, store_bytes, inline_bytes, cache (bool), max_retries, strategy (of nodes),
-    plugins (modules that graphs may use); any other setting as section_key=value (`tasks_result_ttl_s=60.0`) or as a
+    executors: how many batches may run at once. device: where they run. plugins: modules that graphs may use.
+    strategy: of nodes. Any other setting is given as section_key=value (`tasks_result_ttl_s=60.0`) or as a whole
     section (`store={"mode": "time"}`); see settings.py. Raises ConfigError.
     """
+    given = {
+        "executors": executors,
+        "batch_size": batch_size,
+        "device": device,
+        "store_bytes": store_bytes,
+        "inline_bytes": inline_bytes,
+        "cache": cache,
+        "max_retries": max_retries,
+        "strategy": strategy,
+        "plugins": plugins,
+    }
+    config |= {name: value for name, value in given.items() if value is not None}
     if peers != 1 or processes:
         asked = "processes=True" if processes else f"peers={peers!r}"
         raise ConfigError(f"local: {asked}: this version embeds one peer; for more workers use executors=N")
@@ -85,11 +111,11 @@ class _Peer:
         self._inbox: SimpleQueue[Posted | None] = SimpleQueue()
         self._inboxes: dict[ClientId, Inbox] = {}
         self._closed = ""
-        strategies = {"node_strategy": node_strategy(settings), "queue_strategy": queue_strategy(settings)}
+        strategies = node_strategy(settings), queue_strategy(settings)
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
         self._pool = Pool(settings, self.blobs, self._inbox.put, inline=self.inline)
-        core = PeerCore(self.id, settings, **strategies)
+        core = PeerCore(self.id, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
         self._driver = Driver(core, PayloadStore(settings.store, self.id), self._pool)
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
 
