@@ -3,8 +3,6 @@
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
-from inspect import isfunction
 from pathlib import Path
 
 import pytest
@@ -50,13 +48,6 @@ def test_each_public_name_leads_to_something(name: str) -> None:
     thing = getattr(scatterzmq, name)
     assert thing is getattr(scatterzmq, name)
     assert getattr(thing, "__name__", None) in {name, f"scatterzmq.{name}"}
-
-
-def test_local_stays_a_function_although_a_module_is_called_so() -> None:
-    before = scatterzmq.local
-    import_module("scatterzmq.local")
-    assert scatterzmq.local is before
-    assert isfunction(before)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -154,8 +154,8 @@ def import_layers(source: Source) -> Iterator[str]:
 
 
 def is_package_name(target: str) -> bool:
-    """Whether "embedded" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
-    return target in {PACKAGE, "__version__", "embedded"} or target[:1].isupper()
+    """Whether "local" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
+    return target in {PACKAGE, "__version__", "local"} or target[:1].isupper()
 
 
 # -- size -------------------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def socket_options(source: Source) -> Iterator[str]:
 
 
 CONTAINERS = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
-MAKERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ChainMap", "embedded"}
+MAKERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ChainMap", "local"}
 MAKERS |= {"Lock", "RLock", "Event", "Condition", "Queue", "SimpleQueue", "count", "WeakSet", "WeakValueDictionary"}
 CHANGERS = {"append", "add", "update", "pop", "clear", "extend", "insert", "remove", "setdefault", "discard", "popitem"}
 

