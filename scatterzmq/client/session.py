@@ -124,8 +124,11 @@ class Session:
                 return None
             if task is not None:
                 known = self._tasks.get(task)
-                if known is not None and not self._replaces(handle, known):
-                    return known
+                if known is not None:
+                    known = self._met_again(handle, known)
+                    if known is None:
+                        return self._tasks[task]
+                    handle = known
             self._seq += 1
             handle.seq = self._seq
             handle.pending = True
@@ -436,19 +439,24 @@ class Session:
 
     # ---- under the lock
 
-    def _replaces(self, handle: Handle, known: Handle) -> bool:
-        """Whether a task with an id that is in the table already is to be submitted."""
+    def _met_again(self, handle: Handle, known: Handle) -> Handle | None:
+        """An id that is in the table already: the handle to submit, or None if that has been done."""
         if not known.fingerprint or known.refused:
-            # Another client's, or it was refused, so that nothing is kept of it: the peer decides.
-            handle.watchers += known.watchers
             self._kept_nbytes -= self._kept.pop(known.id, 0)
-            return True
+        if known.refused:
+            return handle  # nothing was kept of it, so this is another try
+        if not known.fingerprint:
+            # Another client's task. Whether it is the same is for the peer to say; who waits for it goes on waiting.
+            known.ns, known.inputs, known.nbytes, known.fingerprint = (
+                handle.ns, handle.inputs, handle.nbytes, handle.fingerprint,
+            )  # fmt: skip
+            return known
         if known.fingerprint != handle.fingerprint:
             text = f"task {known.id} was enqueued already with other inputs; give each task an id of its own"
             context = ErrorContext(task=known.id)
             known.conflict = ErrorInfo(code=ErrorCode.CONFLICT, message=text, context=context)
             self._refusals[known.id] = known.conflict
-        return False
+        return None
 
     def _gather(self, handle: Handle, info: NamespaceInfo) -> None:
         buffer = self._buffers.get(info.ns)

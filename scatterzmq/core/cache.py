@@ -118,7 +118,7 @@ class Cache:
     def put(self, key: CacheKey, output: str, fields: Mapping[str, Value]) -> tuple[TaskId, ...]:
         """Keep a result. Returns those who waited for it; it stays theirs even if it is too large to be kept."""
         pending = self._pending.pop(key, None)
-        nbytes = sum(block.layout.row_nbytes(row) for block, row in fields.values())
+        nbytes = sum(block.row_nbytes(row) for block, row in fields.values())
         if key not in self._values and nbytes <= self._bytes_max:
             for value in fields.values():
                 self._blocks.hold(value)

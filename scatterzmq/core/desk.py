@@ -131,7 +131,7 @@ class Desk:
                 caching=message.cache,
                 rset=(self._state.me,),
                 epoch_n=self._state.epoch_n,
-                kept_nbytes=sum([block.layout.row_nbytes(row) for _, block in columns]),
+                kept_nbytes=sum([block.row_nbytes(row) for _, block in columns]),
             )
             for value in record.input.values():
                 self._blocks.hold(value)

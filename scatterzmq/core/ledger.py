@@ -35,6 +35,9 @@ class Phase(StrEnum):
     ERROR = "error"
     CANCELLED = "cancelled"
 
+    # Enum hashes its members in Python; this is looked up several times per step of every task.
+    __hash__ = str.__hash__
+
     @property
     def ended(self) -> bool:
         return self in _ENDED
@@ -52,6 +55,8 @@ class Cause(StrEnum):
     FINISH = "finish"
     FAIL = "fail"
     CANCEL = "cancel"
+
+    __hash__ = str.__hash__
 
 
 TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {

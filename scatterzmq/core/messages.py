@@ -28,6 +28,8 @@ class TaskStatus(StrEnum):
     ERROR = "error"
     UNKNOWN = "unknown"
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and there is one look-up per task
+
     @property
     def complete(self) -> bool:
         """Nothing more will happen to the task by itself."""

@@ -7,15 +7,12 @@ Why       A strategy may be foreign code: it sees frozen numbers, decides betwee
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import TypeVar
 
 from .queues import QueueKey
-
-_T = TypeVar("_T")
 
 _LOAD_COST_MIN = 1e-9
 """A node that costs nothing to load still needs something to divide by."""
@@ -127,34 +124,30 @@ def choose(strategy: NodeStrategy, views: Sequence[NodeView], own: NodeView | No
     if not others:
         return keep
 
-    def decide() -> NodeView:
-        best = others[0]
+    best = others[0]
+    try:
         for view in others[1:]:
             if strategy.prefer(view, best):
                 best = view
         return best if keep is None or strategy.want_to_switch(keep, best) else keep
-
-    return _guarded(strategy, decide)
+    except Exception as error:  # foreign code may raise anything
+        raise _failed(strategy, error) from error
 
 
 def priority_of(strategy: QueueStrategy, weight: float, retries: int) -> float:
     """The strategy's priority for a task. Raises StrategyFailed, also for a priority that is not a finite number."""
-
-    def decide() -> float:
-        answer = float(strategy.priority(weight, retries))
-        if not isfinite(answer):
-            raise ValueError(f"priority({weight}, {retries}) is {answer}, expected a finite number")
-        return answer
-
-    return _guarded(strategy, decide)
-
-
-def _guarded(strategy: NodeStrategy | QueueStrategy, decide: Callable[[], _T]) -> _T:
     try:
-        return decide()
+        answer = float(strategy.priority(weight, retries))
     except Exception as error:  # foreign code may raise anything
-        kind = type(strategy)
-        raise StrategyFailed(f"{kind.__module__}.{kind.__qualname__}", f"{type(error).__name__}: {error}") from error
+        raise _failed(strategy, error) from error
+    if not isfinite(answer):
+        raise _failed(strategy, ValueError(f"priority({weight}, {retries}) is {answer}, expected a finite number"))
+    return answer
+
+
+def _failed(strategy: NodeStrategy | QueueStrategy, error: Exception) -> StrategyFailed:
+    kind = type(strategy)
+    return StrategyFailed(f"{kind.__module__}.{kind.__qualname__}", f"{type(error).__name__}: {error}")
 
 
 def _score(view: NodeView) -> float:

@@ -408,7 +408,7 @@ class Travel:
 
 
 def _nbytes(values: Iterable[Value]) -> int:
-    return sum([block.layout.row_nbytes(row) for block, row in values])
+    return sum([block.row_nbytes(row) for block, row in values])
 
 
 def _may_wait(record: Record, graph: GraphPlan, node: NodePlan | None) -> bool:

@@ -24,6 +24,10 @@ class Block:
     nbytes: int
     digests: tuple[bytes, ...] = ()
 
+    def row_nbytes(self, row: int) -> int:
+        layout = self.layout
+        return self.nbytes // layout.rows if layout.shape is not None else layout.row_nbytes(row)
+
 
 Value: TypeAlias = tuple[Block, int]
 """(block, row): a plain tuple, because there are several per task and step."""

@@ -14,6 +14,8 @@ def check_graph(scope: Scope, graph: GraphDef, findings: Findings) -> None:
     if not scope.is_sound(graph.name):
         return
     place = scope.place(graph.name)
+    if graph.max_retries is not None and graph.name != scope.definition.entry:
+        findings.warn(place, "'max_retries' has no effect on a called graph; that of the entry graph counts")
     if graph.input not in scope.nodes[graph.name]:
         known = scope.nodes[graph.name]
         findings.problem(place, f"input node {graph.input!r:.200} is not there; {hint(graph.input, known, 'nodes')}")

@@ -130,7 +130,9 @@ def _bytes(tensor: "torch.Tensor", dtype: DType) -> memoryview:
 
     if not tensor.numel():
         return memoryview(bytearray())
-    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    # A single number counts as contiguous whatever its stride, but only the stride 1 can be viewed as bytes.
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+    data = flat.view(torch.uint8).numpy().data
     if dtype.name == "bool":
         check_bool(data)
     return data

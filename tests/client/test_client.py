@@ -99,6 +99,25 @@ def test_a_failed_task(client: Client, peer: Any, x: Any) -> None:
     client.flush()  # a task that failed was accepted all the same
 
 
+def test_results_and_errors_in_one_message(client: Client, peer: Any, x: Any, y: Any) -> None:
+    peer.fail = lambda numbers: FAILED if numbers[0] in (1, 2) else None
+    peer.hold_accept = True
+    tasks = [client.enqueue_task("double", x(i, i)) for i in range(5)]
+    client._session.push()
+    peer.accept()
+    results = [client.get_result(task) for task in tasks]
+    assert [result and y(result) for result in results] == [[0, 0], None, None, [6, 6], [8, 8]]
+
+
+def test_a_result_that_is_due_but_does_not_come(client: Client, peer: Any, x: Any) -> None:
+    task = client.enqueue_task("double", x(1, 2), wait=True)
+    client._session._tasks.clear()  # as if another client had enqueued it
+    peer.silent = (Attach,)
+    with pytest.raises(Timeout, match="did not come within"):
+        client.get_response(task)
+    assert not client._session._tasks
+
+
 def test_a_task_that_is_not_over(client: Client, peer: Any, x: Any) -> None:
     peer.hold_results = True
     task = client.enqueue_task("double", x())
@@ -399,6 +418,13 @@ def test_a_peer_in_the_callers_thread(pumped: Any, x: Any, y: Any) -> None:
         assert y(future.result()) == [2, 4]
         assert [y(result) for result in client.map("double", [x(i, i) for i in range(3)])] == [[0, 0], [2, 2], [4, 4]]
     assert pumped.closed == 1
+
+
+def test_a_node_that_runs_long_in_the_callers_thread(pumped: Any, x: Any) -> None:
+    with Client(pumped.connect) as client:
+        client.namespaces()
+        task = client.enqueue_task("double", x())
+        assert [response.status for _, response in client.wait_for([task], timeout=0.0)] == [TaskStatus.READY]
 
 
 def test_a_peer_in_the_callers_thread_that_has_nothing_to_say(pumped: Any, x: Any) -> None:

@@ -98,8 +98,23 @@ def test_cancelling_before_acceptance(client: Client, peer: Any, x: Any) -> None
     assert [submit.ids for submit in peer.of(Submit)] == [(sent.task,), (kept.task,)]
     assert kept.result(0)
     assert not peer.tasks
+    peer.hold_accept = peer.hold_results = True
+    late = client.submit("double", **x())
+    late.cancel()
+    peer.accept()
+    assert [message.ids for message in peer.of(Cancel)] == [(sent.task,), (late.task,)]
+    assert not peer.tasks
     assert not client._session._tasks
     client.flush()
+
+
+def test_an_outcome_that_comes_while_cancelling(client: Client, peer: Any, x: Any) -> None:
+    peer.hold_results = True
+    for end in (lambda task: peer.finish([task]), lambda _: client._session.lost("gone")):
+        future = client.submit("double", **x())
+        Future.cancel(future)
+        end(future.task)
+        assert future.cancelled()
 
 
 def test_callbacks_run_in_the_thread_that_brings_the_answer(threaded: Any, x: Any) -> None:
@@ -177,9 +192,10 @@ def test_map_takes_items_only_when_there_is_room(client: Client, peer: Any, x: A
 def test_map_hands_out_before_it_takes_more(client: Client, x: Any, y: Any) -> None:
     def endless() -> Iterator[dict[str, Any]]:
         number = 0
-        while True:
+        while number < 3:
             yield x(number, number)
             number += 1
+        raise AssertionError("taken too early")
 
     results = client.map("double", endless())
     assert [y(next(results)) for _ in range(3)] == [[0, 0], [2, 2], [4, 4]]

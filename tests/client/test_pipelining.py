@@ -89,6 +89,7 @@ def test_partial_acceptance(client: Client, peer: Any, x: Any) -> None:
     peer.deliver(Accepted(mid=second.mid, ids=second.ids[1:], copies=1, durable=False))
     client.flush()
     assert client._session._pending_nbytes == 0
+    assert all(client._session._tasks[task].inputs is None for task in tasks)
     assert client._session._unanswered == 0
 
 
@@ -250,13 +251,33 @@ def test_a_task_attached_to_first_can_be_submitted(client: Client, peer: Any, x:
     other = Client(peer.connect)
     other.enqueue_task("double", x(1, 2), task_id=OWN, wait=True)
     peer.inbox = client._session
-    client._session.watch([TaskId(OWN)], client._calls.box())
+    client._session.watch([TaskId(OWN)], box := client._calls.box())
     client.enqueue_task("double", x(1, 2), task_id=OWN, wait=True)
+    assert client.get_namespace(OWN) == "double"
     peer.finish([TaskId(OWN)])
+    assert box.get_nowait() is client._session.handle(TaskId(OWN))
+    assert y(client.get_result(OWN)) == [2, 4]
+
+
+def test_an_old_answer_does_not_end_a_new_task(client: Client, peer: Any, x: Any, y: Any) -> None:
+    """Asked for an unknown task, then enqueued it: the answer to the question comes after that."""
+    peer.hold_accept = True
+    client.enqueue_task("double", x(1, 2), task_id=OWN)
+    peer.final([TaskId(OWN)])
+    peer.accept()
     assert y(client.get_result(OWN)) == [2, 4]
 
 
 # ---- a namespace that is redefined meanwhile
+
+
+def test_loading_a_graph_comes_after_what_was_enqueued(client: Client, peer: Any, redefined: Any, x: Any) -> None:
+    peer.hold_accept = True
+    for _ in range(3):
+        client.enqueue_task("double", x())
+    peer.next_info = redefined()
+    client.load_graph({}, replace=True)
+    assert peer.kinds()[-3:] == ["Submit", "Submit", "LoadGraph"]
 
 
 def test_a_stale_submission_is_sent_again(client: Client, peer: Any, redefined: Any, x: Any, y: Any) -> None:

@@ -79,6 +79,7 @@ def test_the_time_starts_again_after_each_task(client: Client, peer: Any, x: Any
     def received(box: Any, timeout_s: float | None) -> Any:
         if timeout_s == 7.0:
             limits.append(timeout_s)
+            assert sum(len(read.ids) for read in peer.of(ResultRead)) == len(limits) - 1
             peer.finish([tasks[len(limits) - 1]])
         return receive(box, timeout_s)
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib import import_module, invalidate_caches
@@ -22,7 +23,7 @@ Json = dict[str, Any]
 
 HEADER = """
     from queue import SimpleQueue
-    from threading import Event
+    from threading import Semaphore
 
     import torch
     from scatterzmq.nodes import Batch, CallSite, FieldFormat, Node, NodeArgs, Padded, Resources
@@ -30,8 +31,11 @@ HEADER = """
 
 GATE = """
     entered = SimpleQueue()
-    gate = Event()
+    gate = Semaphore(0)
     ran = []
+
+    def open():
+        gate.release(100_000)
 
     class Gate(Node):
         pure = True
@@ -47,7 +51,7 @@ GATE = """
 
         def execute(self, batch):
             entered.put(list(batch.task_ids))
-            assert gate.wait(60)
+            assert gate.acquire(timeout=60)
             ran.extend(task for row, task in enumerate(batch.task_ids) if batch.alive(row))
             batch.emit("out", value=batch.uniform("value") * self.factor)
 """
@@ -140,6 +144,18 @@ def finish() -> Callable[..., dict[str, scatterzmq.Response]]:
 
 
 @pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Ask until it holds."""
+
+    def wait(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < deadline
+
+    return wait
+
+
+@pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a package for this test's own modules."""
     name = re.sub(r"\W", "_", f"plugins_{tmp_path.name}")
@@ -168,10 +184,11 @@ def plugin(package: str, tmp_path: Path) -> Callable[[str], ModuleType]:
 
 @pytest.fixture
 def gated(start: Any, plugin: Callable[[str], ModuleType]) -> Iterator[Any]:
-    """A module with a node that tells `entered` its tasks and waits for `gate`; `ran`: the tasks it was through with.
+    """A module with a node that tells `entered` its tasks and waits at the gate; `ran`: the tasks that got through.
 
-    Its kind multiplies value float[1] by `factor` (2). The gate is opened before clusters are closed.
+    gate.release() lets one batch through, open() all. It is opened before clusters are closed.
+    The kind multiplies value float[1] by `factor` (2).
     """
     module = plugin(GATE)
     yield module
-    module.gate.set()
+    module.open()

@@ -23,7 +23,7 @@ def _fields(args: Mapping[str, object], name: str) -> Format:
 
 
 def _describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> NodeInfo:
-    """Kinds: step noise join source branch fail call loop text odd (which says nonsense of itself)."""
+    """What a node of one of the kinds below is."""
     info = field_format(args.get("input", PAIR))
     ins: Format = {"value": info}
     outs: dict[str, Format] = {"out": {"value": info}}
@@ -47,6 +47,12 @@ def _describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Nod
         case "loop":
             ins, outs = {"stack": STACK}, {"inner": {"stack": STACK}, "out": {"stack": STACK}}
             calls = (CallInfo(graph=str(args["graph"]), args=ins, output="inner"),)
+        case "either":  # calls one graph or the other
+            calls = tuple(CallInfo(graph=name, args=ins, output="out") for name in ("one", "two"))
+        case "differing":
+            outs = {"out": {"value": info}, "other": {"value": FieldFormat("double", (2,))}}
+        case "spaced":
+            outs = {"the out": {"value": info}}
         case "odd":
             calls = (CallInfo(graph="main", args=ins, output="nowhere"),)
             return NodeInfo(input_format=ins, outputs=outs, pure=True, weight=float("nan"), load_cost=-1.0, calls=calls)

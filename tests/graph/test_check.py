@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scatterzmq.errors import GraphError
 from scatterzmq.graph.check import Checked, check, plan_from_text
+from scatterzmq.graph.show import show
 from scatterzmq.ids import QueueId
 
 Make = Callable[..., dict[str, Any]]
@@ -307,6 +308,30 @@ def test_a_node_kind_that_talks_nonsense_is_refused(checked: Check, small: dict[
     )
 
 
+def test_a_node_kind_with_wrong_names_is_refused(checked: Check, small: dict[str, Any]) -> None:
+    small["graphs"][0]["nodes"][0] |= {"kind": "spaced", "outs": {}}
+    (problem,) = checked(small).problems
+    assert problem.startswith("main:main:a: output name 'the out' must not contain ' '")
+
+
+def test_a_field_that_has_another_format_on_some_ways_is_a_warning(checked: Check, small: dict[str, Any]) -> None:
+    small["graphs"][0]["nodes"][0] |= {"kind": "differing", "outs": {"out": "b", "other": "b"}}
+    found = checked(small)
+    assert found.problems == ()
+    assert found.warnings == (
+        ("main:main:b: input 'value' is float[2], but 'a:value' gives float[2] or double[2];"
+        " tasks with another format will fail"),
+    )  # fmt: skip
+
+
+def test_without_its_entry_all_of_a_definition_is_checked(checked: Check, small: dict[str, Any]) -> None:
+    small["entry"] = "mian"
+    small["graphs"][0]["vmap"] = {}
+    assert checked(small).problems == ("definition: entry graph 'mian' is not there; did you mean 'main'?",)
+    small["graphs"][0]["nodes"][0]["vmap"] = {}
+    assert len(checked(small).problems) == 2
+
+
 def test_the_place_is_not_repeated_if_the_reason_has_it(small: dict[str, Any]) -> None:
     def describe(kind: str, args: object, ns: str, place: str) -> Any:
         raise ValueError(f"{place}: bad\nkind")
@@ -356,4 +381,5 @@ def test_a_check_never_raises(
     graph |= dict(graph_changes)
     found = check({"entry": "main", "graphs": [graph]}, describe)
     assert (found.plan is None) == bool(found.problems)
+    assert show(found)
     assert all(line and "\n" not in line and len(line) < 2000 for line in found.problems + found.warnings)

@@ -147,6 +147,20 @@ def test_ids_survive_a_change_of_names(small: dict[str, Any]) -> None:
     assert definition.graphs[0].nodes[1].id == NodeId.of("main", "main", "b")
 
 
+def test_names_that_look_like_ids_are_not_taken_for_them(graph_set: Make, graph: Make, step: Make) -> None:
+    node, name = "Q" + "a" * 32, "G" + "b" * 32
+    queue, main = str(QueueId.of("ns", name, node)), str(GraphId.of("ns", name))
+    nodes = (step("a", ":value", queue), step(node, "a:value", None))
+    other = graph("other", ":value", step("a", ":value", None, qin=node), graph_id=name)
+    definition = read({"ns": "ns", "entry": main, "graphs": [graph(name, ":value", *nodes), other]})
+    assert definition.entry == name
+    assert definition.graphs[0].nodes[0].outs == {"out": node}
+    written: Any = to_json(definition)
+    assert written["entry"] == main
+    assert written["graphs"][0]["nodes"][0]["outs"] == {"out": queue}
+    assert read(written) == definition
+
+
 def test_what_is_written_out_belongs_to_the_reader(small: dict[str, Any]) -> None:
     small["graphs"][0]["nodes"][0]["args"]["deep"] = {"list": [1]}
     definition = read(small)

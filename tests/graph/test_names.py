@@ -52,5 +52,6 @@ def test_a_wrong_qualified_graph_is_refused(text: object) -> None:
 def test_a_hint_suggests_the_nearest_name_or_lists_all() -> None:
     assert hint("nod_1", ["node_0", "node_1"], "nodes") == "did you mean 'node_1'?"
     assert hint("zzz", ["b", "a"], "nodes") == "the nodes are 'a', 'b'"
+    assert hint("n1", [f"n{number}" for number in range(9000)], "nodes").endswith("8988 more")  # Too many to compare.
     assert hint("zzz", [], "nodes") == "there are no nodes"
     assert hint("zzz", [f"n{number:02}" for number in range(20)], "nodes").endswith("'n11' and 8 more")

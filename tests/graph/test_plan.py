@@ -100,6 +100,25 @@ def test_fields_that_a_call_brings_and_nobody_wants_are_freed(checked: Check, ca
     assert node_of(plan, "main", "c").outputs["out"].drop == ("a:value", "c:more")
 
 
+def test_a_field_that_a_call_may_not_bring_anew_is_kept(
+    checked: Check, graph_set: Make, graph: Make, step: Make
+) -> None:
+    """Node x calls graph one, which gives "more", in a first round and graph two, which does not, in the next."""
+    inputs = {"flag": ["bool", [1]], "value": ["float", [2]]}
+    branch = {"name": "y", "kind": "branch", "vmap": {"condition": ":flag"}, "outs": {"then": "x", "else": None}}
+    nodes = (step("x", ":value", "y", kind="either"), branch)
+    main = graph("main", "x:more", *nodes, input_format=inputs)
+    one = graph("one", "s:value", step("s", ":value", None))
+    two = graph("two", "s:value", step("s", ":value", None))
+    one["vmap"]["more"] = ":value"
+    plan = checked(graph_set(main, one, two)).require()
+    drops = {output.name: output.drop for output in node_of(plan, "main", "y").outputs.values()}
+    assert drops == {"then": (), "else": (":flag", ":value")}
+    two["vmap"]["more"] = ":value"
+    plan = checked(graph_set(main, one, two)).require()
+    assert "x:more" not in node_of(plan, "main", "x").outputs["out"].drop
+
+
 @pytest.mark.parametrize(
     ("path", "value", "digests"),
     [

@@ -129,6 +129,8 @@ def test_a_cached_graph_must_be_pure_through_all_it_calls(
     calling["graphs"][0]["cache"] = True
     assert checked(calling).problems == ()
     calling["graphs"][1]["nodes"][0]["kind"] = "noise"
+    plan = checked(calling | {"graphs": _uncached(calling)}).plan
+    assert [node.pure for graph in graphs_of(plan).values() for node in graph.nodes.values()] == [False, False]
     assert checked(calling).problems == (
         (
             "main:main: cannot be cached: it calls graph 'inner', which is not pure;"
@@ -230,6 +232,16 @@ def test_a_loop_iterates_through_the_graph_that_holds_it(checked: Check, graph_s
     assert nodes["again"].outputs["out"].drop == ("again:stack",)
 
 
+def test_retries_are_those_of_the_entry_graph(checked: Check, calling: dict[str, Any]) -> None:
+    for graph in calling["graphs"]:
+        graph["max_retries"] = 2
+    found = checked(calling)
+    assert found.problems == ()
+    assert found.warnings == (
+        "main:inner: 'max_retries' has no effect on a called graph; that of the entry graph counts",
+    )
+
+
 def test_a_block_calls_nothing_but_blocks(checked: Check, calling: dict[str, Any]) -> None:
     calling["graphs"][0]["is_block"] = True
     assert checked(calling).problems == (
@@ -242,6 +254,13 @@ def test_a_block_calls_nothing_but_blocks(checked: Check, calling: dict[str, Any
     assert checked(calling).problems == ()
     calling["graphs"][0]["is_block"] = False
     assert checked(calling).problems == ()
+
+
+def test_a_block_cannot_call_what_is_not_there(checked: Check, calling: dict[str, Any]) -> None:
+    calling["graphs"][0]["is_block"] = True
+    del calling["graphs"][1]
+    (problem,) = checked(calling).problems
+    assert "which is not there" in problem
 
 
 def test_settings_without_effect_inside_a_block_are_warnings(

@@ -81,6 +81,18 @@ def test_bin_op(runner: Any, op: str, expected: list[float]) -> None:
     assert ran.field("out", "value") == [expected]
 
 
+def test_bin_op_with_open_dimensions(runner: Any) -> None:
+    node = runner.node("bin_op", {"op": "mul", "input": ["int", [None]]})
+    values = {"left": ints([1, 2], [], [3]), "right": ints([2, 2], [], [4])}
+    assert runner.run(node, values).field("out", "value") == [[2, 4], [], [12]]
+
+
+def test_bin_op_needs_a_dtype_that_torch_computes_in() -> None:
+    args = {"op": "add", "input": ["float8_e5m2", [1]]}
+    with pytest.raises(GraphError, match="'input': expected a dtype that torch can add numbers in"):
+        Registry().create("bin_op", args, ns="ns", place="ns:main:node")
+
+
 def test_bin_op_fails_only_the_tasks_whose_shapes_differ(runner: Any) -> None:
     node = runner.node("bin_op", {"op": "add", "input": ["int", [None]]})
     left = ints([1, 2, 3], [4], [5, 6, 7, 8, 9], [])

@@ -27,7 +27,8 @@ def noise(name: Any, shape: Any) -> Any:
 
 
 def bits(tensor: Any) -> Any:
-    return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    fresh = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+    return bytes(fresh.reshape(-1).view(torch.uint8).numpy())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -92,8 +93,12 @@ def test_contiguous_tensors_share_memory() -> None:
         torch.arange(12.0).view(3, 4)[:, ::2],
         torch.arange(3.0).expand(4, 3),
         torch.arange(16.0).view(1, 2, 2, 4).to(memory_format=torch.channels_last),
+        torch.arange(12.0).view(3, 4)[1:2, 2:3],
+        torch.arange(12.0)[4:5:2].expand(1),
+        torch.arange(12.0).view(3, 4)[1:],
+        torch.arange(12.0)[3::9][:1],
     ],
-    ids=["transposed", "strided", "expanded", "channels_last"],
+    ids=["transposed", "strided", "expanded", "channels_last", "single", "step", "offset", "single_strided"],
 )
 def test_other_memory_orders_are_copied_in_order(tensor: Any) -> None:
     column = from_tensor(tensor)
