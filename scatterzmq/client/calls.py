@@ -33,7 +33,7 @@ from ..core.messages import (
     ToClient,
     ToPeer,
 )
-from ..errors import ClusterError, GraphError, Timeout
+from ..errors import ClusterError, GraphError, ScatterError, Timeout
 from ..ids import TaskId
 from .handles import Box, Handle, Item, checked_inputs
 from .response import Response, standing
@@ -351,3 +351,11 @@ def definition_text(definition: Mapping[str, Any] | str | PathLike[str]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise GraphError(f"cannot read the graph file {str(path)!r}: {reason}") from None
+
+
+def must_not_wait() -> ScatterError:
+    """For a call that would wait within the callback of a future."""
+    return ScatterError(
+        "this call would wait in a callback of a future, which runs in the thread that brings the answers; "
+        "move the call to another thread"
+    )

@@ -13,12 +13,12 @@ from ..core.messages import QueueStats, TaskStatus
 from ..errors import ClusterError, GraphError, ScatterError
 from ..graph.formats import OpenShape
 from ..ids import TaskId
-from .calls import Calls, Steps, T, Waiting, task_id
+from .calls import Calls, Steps, T, Waiting, must_not_wait, task_id
 from .futures import Bar, Flow, TaskFuture, progress_bar
 from .handles import Item, checked_inputs
 from .link import BlobWriter, Connect, Member, Pumped
 from .response import Response, Result
-from .session import Session, must_not_wait
+from .session import Session
 
 CLOSED = "this client is closed; make a new one"
 GRACE_ROUNDS = 64

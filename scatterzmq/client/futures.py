@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 from ..errors import ClusterError, ConfigError, FormatError, Timeout
-from .calls import B, Calls, Steps
+from .calls import B, Calls, Steps, must_not_wait
 from .handles import Handle, Item
 from .response import LazyResult, Result
-from .session import must_not_wait
 
 if TYPE_CHECKING:
     from ..ids import TaskId

@@ -1,5 +1,6 @@
 """Handles: what a client remembers of a task, and the batches in which tasks leave it."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import urandom
@@ -95,6 +96,30 @@ class Batch:
             digests={name: row_digests(column) for name, column in columns.items()} if info.digests else {},
         )
         return submit, columns
+
+
+class Kept:
+    """Which read outcomes a client still has: the latest ones, bounded in number and bytes."""
+
+    def __init__(self, tasks_max: int, nbytes_max: int) -> None:
+        self._tasks_max = tasks_max
+        self._nbytes_max = nbytes_max
+        self._nbytes = 0
+        self._tasks: OrderedDict[TaskId, int] = OrderedDict()
+
+    def add(self, task: TaskId, nbytes: int) -> list[TaskId]:
+        """Keep one more; returns those to let go of, the oldest ones."""
+        self._tasks[task] = nbytes
+        self._nbytes += nbytes
+        gone = []
+        while len(self._tasks) > self._tasks_max or (self._nbytes > self._nbytes_max and len(self._tasks) > 1):
+            oldest, nbytes = self._tasks.popitem(last=False)
+            self._nbytes -= nbytes
+            gone.append(oldest)
+        return gone
+
+    def drop(self, task: TaskId) -> None:
+        self._nbytes -= self._tasks.pop(task, 0)
 
 
 def checked_inputs(info: NamespaceInfo, fields: Mapping[str, object]) -> dict[str, Column]:

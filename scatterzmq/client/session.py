@@ -14,7 +14,6 @@ Rules     1. A task is pending until it is accepted or refused. Pending tasks ar
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count
 from os import urandom
 from typing import TypeAlias
 
@@ -28,22 +27,21 @@ from ..core.messages import (
     NamespaceInfo,
     Namespaces,
     Refused,
-    ResultRead,
     TaskStatus,
     ToClient,
     ToPeer,
 )
-from ..errors import ClusterError, ErrorCode, ErrorContext, ErrorInfo, ScatterError, TaskError
+from ..errors import ClusterError, ErrorCode, ErrorContext, ErrorInfo, TaskError
 from ..ids import TaskId
 from ..wire.columns import Column, fingerprint
-from .handles import BATCH_NBYTES_MAX, BATCH_TASKS_MAX, Batch, Box, Buffer, Columns, Handle, Item, misfit
+from .handles import BATCH_NBYTES_MAX, BATCH_TASKS_MAX, Batch, Box, Buffer, Handle, Item, Kept, misfit
 from .link import Connect
+from .outgoing import Outgoing
 from .response import Outcome, Response, Rows, ended, local_end
 
 WINDOW_NBYTES = 64 << 20
 KEPT_NBYTES = 64 << 20
 """Inputs not accepted yet, and read results, that a client holds at most."""
-READS_TOGETHER_MAX = 256
 RENEWALS_MAX = 10
 """A namespace that is redefined more often than this while one task is being accepted never settles."""
 STALE = "stale:"
@@ -59,10 +57,8 @@ class Session:
         assert window > 0, "a client without a window could never enqueue"
         self._window = window
         self._lock = threading.Lock()
-        self._carrying = threading.Lock()
         self._delivering = threading.local()
-        self._outbox: deque[tuple[ToPeer, Columns] | Batch] = deque()
-        self._mids = count(1)
+        self._out = Outgoing(self.end)
         self._fresh_ids: deque[TaskId] = deque()
         self._infos: dict[str, NamespaceInfo] = {}
         self._tasks: dict[TaskId, Handle] = {}
@@ -75,9 +71,7 @@ class Session:
         self._barriers: list[tuple[int, Box]] = []
         self._room: list[Box] = []
         self._refusals: dict[TaskId, ErrorInfo] = {}
-        self._reads: list[TaskId] = []
-        self._kept: OrderedDict[TaskId, int] = OrderedDict()
-        self._kept_nbytes = 0
+        self._kept = Kept(window, KEPT_NBYTES)
         self._fault: ClusterError | None = None
         self.link = connect(self)
 
@@ -135,8 +129,7 @@ class Session:
             self._tasks[handle.id] = pending[handle.id] = handle
             self._pending_nbytes += nbytes
             self._gather(handle, info)
-        if self._outbox:
-            self._carry()
+        self._carry()
         return handle
 
     def push(self) -> None:
@@ -174,12 +167,12 @@ class Session:
 
     def request(self, make: Callable[[int], ToPeer], box: Box) -> int:
         """Send a message whose answer goes to the box; returns its number. Raises ClusterError at the end."""
-        mid = next(self._mids)
+        mid = self._out.next_mid()
         with self._lock:
             if self._fault is not None:
                 raise _again(self._fault)
             self._replies[mid] = box
-            self._stage(make(mid))
+            self._out.stage(make(mid))
         self._carry()
         return mid
 
@@ -219,7 +212,7 @@ class Session:
                 else:
                     handle.watchers.append(box)
             if strangers:
-                self._stage(Attach(ids=tuple(strangers)))
+                self._out.stage(Attach(ids=tuple(strangers)))
         self._carry()
         for handle in over:
             box.put(handle)
@@ -253,18 +246,15 @@ class Session:
             elif not read:
                 handle.read = True
                 if outcome.status is TaskStatus.READY and not handle.private:
-                    self._reads.append(handle.id)
+                    self._out.read(handle.id)
                 self._keep(handle, outcome)
-            if len(self._reads) >= READS_TOGETHER_MAX:
-                self._stage_reads()
-        if self._outbox:
-            self._carry()
+        self._carry()
         return ended(handle.id, handle.ns or None, outcome, read=read)
 
     def tell_reads(self) -> None:
         """Let the peer know what has been read."""
         with self._lock:
-            self._stage_reads()
+            self._out.stage_reads()
         self._carry()
 
     def refusal(self) -> TaskError | None:
@@ -343,7 +333,7 @@ class Session:
                 boxes += handle.watchers
                 handle.watchers = []
             self._replies, self._barriers, self._room, self._buffers = {}, [], [], {}
-            self._outbox.clear()
+            self._out.drop()
         _wake([(box, fault) for box in boxes])
 
     @property
@@ -388,7 +378,7 @@ class Session:
                             handle.watchers = []
                 row += has_result
             if over:
-                self._stage(Clear(mid=next(self._mids), ids=tuple(handle.id for handle in over)))
+                self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(handle.id for handle in over)))
             self._after_settling(wakes)
         return wakes
 
@@ -402,9 +392,9 @@ class Session:
                 for handle in handles:
                     self._unanswered -= handle.sent
                     handle.sent = False
-                mid = next(self._mids)
+                mid = self._out.next_mid()
                 self._replies[mid] = _Renewal(self, handles)
-                self._stage(AskNamespaces(mid=mid, ns=handles[0].ns))
+                self._out.stage(AskNamespaces(mid=mid, ns=handles[0].ns))
             else:
                 for handle in handles:
                     self._refuse(handle, message.code, message.message, wakes)
@@ -442,7 +432,7 @@ class Session:
     def _met_again(self, handle: Handle, known: Handle) -> Handle | None:
         """An id that is in the table already: the handle to submit, or None if that has been done."""
         if not known.fingerprint or known.refused:
-            self._kept_nbytes -= self._kept.pop(known.id, 0)
+            self._kept.drop(known.id)
         if known.refused:
             return handle  # nothing was kept of it, so this is another try
         if not known.fingerprint:
@@ -485,7 +475,7 @@ class Session:
             ids = tuple([handle.id for handle in leaving])
             fingerprints = tuple([handle.fingerprint for handle in leaving])
             inputs = tuple([handle.inputs for handle in leaving if handle.inputs is not None])
-            self._outbox.append(Batch(buffer.info, ids, fingerprints, inputs))
+            self._out.stage_batch(Batch(buffer.info, ids, fingerprints, inputs))
 
     def _take_all(self) -> None:
         if self._buffers:
@@ -539,57 +529,29 @@ class Session:
             for handle in handles:
                 self._tasks.pop(handle.id, None)
             if self._fault is None:
-                self._stage(Cancel(mid=next(self._mids), ids=ids))
-                self._stage(Clear(mid=next(self._mids), ids=ids))
+                self._out.stage(Cancel(mid=self._out.next_mid(), ids=ids))
+                self._out.stage(Clear(mid=self._out.next_mid(), ids=ids))
 
     def _drop(self, handle: Handle, wakes: Wakes) -> None:
         """Out of the table; whoever waits is told the outcome."""
         if self._tasks.get(handle.id) is handle:
             del self._tasks[handle.id]
-        self._kept_nbytes -= self._kept.pop(handle.id, 0)
+        self._kept.drop(handle.id)
         wakes += [(box, handle) for box in handle.watchers]
         handle.watchers = []
 
     def _keep(self, handle: Handle, outcome: Outcome) -> None:
         """Count a read outcome, and let go of the oldest ones beyond what may be kept."""
-        if self._tasks.get(handle.id) is not handle:
-            return
-        nbytes = 0 if outcome.rows is None else outcome.rows.row_nbytes
-        self._kept[handle.id] = nbytes
-        self._kept_nbytes += nbytes
-        while len(self._kept) > self._window or (self._kept_nbytes > KEPT_NBYTES and len(self._kept) > 1):
-            task, nbytes = self._kept.popitem(last=False)
-            self._kept_nbytes -= nbytes
-            self._tasks.pop(task, None)
-
-    def _stage_reads(self) -> None:
-        if self._reads:
-            self._outbox.append((ResultRead(ids=tuple(self._reads)), {}))
-            self._reads = []
-
-    def _stage(self, message: ToPeer) -> None:
-        self._stage_reads()
-        self._outbox.append((message, {}))
+        if self._tasks.get(handle.id) is handle:
+            nbytes = 0 if outcome.rows is None else outcome.rows.row_nbytes
+            for task in self._kept.add(handle.id, nbytes):
+                del self._tasks[task]
 
     # ---- without the lock
 
     def _carry(self) -> None:
-        """Send what is staged. One thread carries at a time, so the order stays; the others leave theirs to it, also
-        a delivery that happens within `send`.
-        """
-        while self._outbox and self._carrying.acquire(blocking=False):
-            try:
-                while self._outbox:
-                    try:
-                        staged = self._outbox.popleft()
-                    except IndexError:  # the session has ended meanwhile
-                        break
-                    message, columns = staged.message(next(self._mids)) if isinstance(staged, Batch) else staged
-                    self.link.send(message, columns)
-            except ClusterError as error:
-                self.end(error)
-            finally:
-                self._carrying.release()
+        if self._out.staged:
+            self._out.carry(self.link)
 
 
 class _Renewal:
@@ -613,11 +575,3 @@ def _wake(wakes: Wakes) -> None:
 def _again(fault: ClusterError) -> ClusterError:
     """A copy to raise, as each raising adds to an exception's traceback."""
     return ClusterError(*fault.args)
-
-
-def must_not_wait() -> ScatterError:
-    """For a call that would wait within the callback of a future."""
-    return ScatterError(
-        "this call would wait in a callback of a future, which runs in the thread that brings the answers; "
-        "move the call to another thread"
-    )

@@ -197,7 +197,6 @@ class LoadedNodes:
         if self._entries.get((entry.plan.digest, entry.node.id)) is entry:
             del self._entries[entry.plan.digest, entry.node.id]
         entry.forgotten = True
-        self._waiting.discard(entry)
         self._discount(entry)
 
     def _discount(self, entry: _Entry) -> None:

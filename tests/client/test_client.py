@@ -424,6 +424,10 @@ def test_a_node_that_runs_long_in_the_callers_thread(pumped: Any, x: Any) -> Non
     with Client(pumped.connect) as client:
         client.namespaces()
         task = client.enqueue_task("double", x())
+        for _ in range(3):
+            pumped.send(ResultRead(ids=()), {})
+        client._drive(lambda: False, 0.0)
+        assert pumped.posted.empty()
         assert [response.status for _, response in client.wait_for([task], timeout=0.0)] == [TaskStatus.READY]
 
 

@@ -203,6 +203,16 @@ def test_a_refused_task_may_be_tried_again(client: Client, peer: Any, x: Any, y:
     assert y(client.get_result(task)) == [2, 4]
 
 
+def test_another_try_is_not_forgotten_with_the_first(peer: Any, x: Any) -> None:
+    with Client(peer.connect, window=1) as client:
+        peer.refuse = lambda _: REFUSED
+        client.get_response(client.enqueue_task("double", x(), task_id=OWN))
+        peer.refuse = lambda _: None
+        client.enqueue_task("double", x(), task_id=OWN)
+        client.get_result(client.enqueue_task("double", x()))
+        assert client._session.handle(TaskId(OWN)) is not None
+
+
 # ---- the same id again
 
 
@@ -264,6 +274,7 @@ def test_an_old_answer_does_not_end_a_new_task(client: Client, peer: Any, x: Any
     peer.hold_accept = True
     client.enqueue_task("double", x(1, 2), task_id=OWN)
     peer.final([TaskId(OWN)])
+    assert list(client._session._pending) == [OWN]
     peer.accept()
     assert y(client.get_result(OWN)) == [2, 4]
 

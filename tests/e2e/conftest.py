@@ -39,6 +39,7 @@ GATE = """
 
     class Gate(Node):
         pure = True
+        thread_safe = True
 
         def __init__(self, args):
             self.factor = args.float("factor", default=2.0)

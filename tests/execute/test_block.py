@@ -26,7 +26,11 @@ def kinds(bench: Any) -> Any:
         bench.log.append(f"{name} {sorted(int(one) for one in value)}")
         if set(value.flatten().tolist()) & set(node.args.list_int("bad", default=[])):
             raise ValueError(f"bad at {name}")
-        batch.emit("out", value=value + node.args.int("by", default=1))
+        value = value + node.args.int("by", default=1)
+        if node.args.bool("turned", default=False):
+            batch.emit("out", list(range(len(batch)))[::-1], value=value.flip(0))
+        else:
+            batch.emit("out", value=value)
 
     def less(node: Any, batch: Any) -> Any:
         value = batch.uniform("value")
@@ -146,6 +150,32 @@ def test_branches_run_apart_and_meet_as_one_batch(bench: Any, kinds: Any) -> Non
     done = run(bench, graph("main", BRANCH, "end:value"), [1, 5, 2, 4])
     assert result(done) == {0: 1, 1: 5, 2: 2, 3: 4}
     assert bench.log == ["if [1, 2, 4, 5]", "b [4, 5]", "a [1, 2]", "b2 [24, 25]", "end [1, 2, 4, 5]"]
+
+
+def test_nodes_may_answer_in_any_order(bench: Any, kinds: Any) -> None:
+    nodes = [("a", "test.add", {"turned": True}, ":value", to("b")), ("b", "test.add", {}, "a:value", to(None))]
+    assert result(run(bench, graph("main", nodes, "b:value"), [1, 2, 3])) == {0: 3, 1: 4, 2: 5}
+
+
+def test_fields_that_nobody_reads_any_more_are_dropped_on_the_way(
+    bench: Any, kinds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {}
+    arrive = block_module.BlockRun._arrive
+
+    def watch(self: Any, frame: Any, node_id: Any, segment: Any) -> None:
+        held[frame.graph.nodes[node_id].name] = set(segment.columns)
+        arrive(self, frame, node_id, segment)
+
+    monkeypatch.setattr(block_module.BlockRun, "_arrive", watch)
+    nodes: list[Any] = [
+        ("a", "test.add", {}, ":value", to("b")),
+        ("b", "test.add", {}, "a:value", to("c")),
+        ("c", "test.add", {}, "b:value", to("d")),
+        ("d", "test.add", {}, "a:value", to(None)),
+    ]
+    run(bench, graph("main", nodes, "d:value"), [1])
+    assert held == {"a": {":value"}, "b": {"a:value"}, "c": {"a:value", "b:value"}, "d": {"a:value"}}
 
 
 def test_the_order_of_the_nodes_in_the_file_does_not_matter(bench: Any, kinds: Any) -> None:
@@ -507,6 +537,7 @@ def graphs(draw: Any) -> Any:
             args, outs = {"than": draw(st.integers(0, 5))}, {"then": draw(following), "else": draw(following)}
         elif kind == "test.add":
             args, outs = {"by": number + 1, "bad": draw(st.lists(st.integers(0, 5), max_size=1))}, to(draw(following))
+            args["turned"] = draw(st.booleans())
         else:
             args, outs = call("inner"), to(draw(following))
         nodes.append((name, kind, args, source, outs))

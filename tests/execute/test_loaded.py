@@ -60,7 +60,7 @@ class Together:
             except LoadFailed:
                 pass
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         self._threads.append(thread)
         thread.start()
         return inside
@@ -78,10 +78,11 @@ class Together:
 
 @pytest.fixture
 def together(request: Any) -> Any:
-    made = []
+    made: list[Together] = []
 
     def of(nodes: Any) -> Any:
-        made.append(Together(nodes))
+        if not made:
+            made.append(Together(nodes))
         return made[0]
 
     yield of
@@ -246,7 +247,9 @@ def test_many_threads_and_little_room(bench: Any) -> None:
                 with lock:
                     busy.remove(found.node)
 
-    threads = [threading.Thread(target=run, args=(user, start)) for start, user in enumerate((ONE, TWO, THREE))]
+    threads = [
+        threading.Thread(target=run, args=(user, start), daemon=True) for start, user in enumerate((ONE, TWO, THREE))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -317,6 +320,56 @@ def test_who_is_given_up_while_it_waits_lets_others_in(bench: Any, plan_of: Any,
     assert used(nodes, a, THREE)
     threads.end()
     assert "load b:main:n" not in bench.log
+
+
+# ---- somebody else comes just then
+
+
+@pytest.fixture
+def meanwhile(bench: Any, together: Any) -> Any:
+    """meanwhile(nodes, plan): TWO asks for that plan's node, and now waits for it."""
+
+    def come(nodes: Any, plan: Any) -> None:
+        entered, enter = threading.Event(), nodes._enter
+
+        def enter_and_tell(*args: Any) -> Any:
+            entry = enter(*args)
+            entered.set()
+            return entry
+
+        nodes._enter = enter_and_tell
+        together(nodes).enter(TWO, plan)
+        assert entered.wait(WAIT_S)
+
+    return come
+
+
+def test_somebody_comes_for_a_node_that_is_being_unloaded(
+    bench: Any, plan_of: Any, together: Any, meanwhile: Any
+) -> None:
+    nodes = bench.nodes(budget=1)
+    plan: Any = bench.one(bench.kind("slow", double, unload=lambda self: meanwhile(nodes, plan)), ns="slow")
+    used(nodes, plan)
+    with nodes.use(plan_of("a"), only(plan_of("a")), ONE):
+        assert names(nodes, plan, plan_of("a")) == {"a"}
+    assert together(nodes).inside[TWO].wait(WAIT_S)
+    assert names(nodes, plan, plan_of("a")) == {"slow"}
+    assert nodes._cost == 1
+
+
+def test_somebody_waits_for_a_node_whose_load_fails(bench: Any, together: Any, meanwhile: Any) -> None:
+    nodes, attempts = bench.nodes(budget=1), []
+
+    def load(self: Any, resources: Any) -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            meanwhile(nodes, plan)
+            raise ValueError("the first one")
+
+    plan = bench.one(bench.kind("slow", double, load=load))
+    assert "the first one" in load_failure(nodes, plan).message
+    assert together(nodes).inside[TWO].wait(WAIT_S)
+    assert nodes._cost == 1
 
 
 # ---- what nodes may do

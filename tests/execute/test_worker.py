@@ -76,6 +76,21 @@ def test_no_rows_no_answers(bench: Any) -> None:
     assert (done.emitted, done.failed) == ((), ())
 
 
+def test_answers_in_parts_and_in_any_order_keep_their_positions(bench: Any, answers: Any, failures: Any) -> None:
+    def act(node: Any, batch: Any) -> None:
+        value = batch.uniform("value")
+        if 5 in value:
+            raise ValueError
+        odd = [row for row in range(len(batch)) if value[row, 0] % 2][::-1]
+        even = [row for row in range(len(batch)) if not value[row, 0] % 2]
+        batch.emit("out", odd, value=value[odd] * 2)
+        batch.emit("out", even, value=value[even] * 2)
+
+    done = bench.worker().run(bench.work(bench.one(bench.kind("act", act)), 8))
+    assert answers(done) == doubled(row for row in range(8) if row != 5)
+    assert set(failures(done)) == {5}
+
+
 @pytest.mark.parametrize("bad", [(0,), (31,), (13,), (0, 31), (7, 8), (3, 4, 20)])
 def test_halving_finds_the_guilty_and_keeps_the_others(bench: Any, answers: Any, failures: Any, bad: Any) -> None:
     done = bench.worker().run(bench.work(bench.one(bench.kind("act", guilty(*bad))), 32))
