@@ -44,6 +44,9 @@ from .execute.work import Done, Work
 from .ids import BlockId, ClientId, ExecutorId
 from .wire.columns import Column
 
+WAIT_MAX_S = 3600.0
+"""Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
+
 Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
 Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
 
@@ -133,9 +136,9 @@ class Driver:
             self._started(executor)
 
     def wait_s(self) -> float | None:
-        """How long nothing will happen by itself; None for ever."""
+        """How long nothing will happen by itself, as far as it is worth waiting at once; None for ever."""
         times = [time for time in (self._core.deadline_ms(), self._store.deadline_ms()) if time is not None]
-        return max(0.0, min(times) / 1000 - self._clock()) if times else None
+        return min(max(0.0, min(times) / 1000 - self._clock()), WAIT_MAX_S) if times else None
 
     def take(self, posted: Posted) -> None:
         """Take in one thing that was posted."""

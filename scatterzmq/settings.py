@@ -10,6 +10,8 @@ from typing import Any, Self, get_type_hints
 from .errors import ConfigError
 
 MIB = 1 << 20
+SECONDS_MAX = 1e9
+"""Thirty years. Infinity is no number of milliseconds."""
 
 
 def setting(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
@@ -31,7 +33,7 @@ class ExecutorSettings:
     batch_size: int = setting(32, low=1, high=65536)
     device: str = "cpu"
     kind: str = setting("thread", choices=("thread", "inline"))
-    max_exec_s: float = setting(600.0, low=0.001)
+    max_exec_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
     node_memory_bytes: int = setting(4096 * MIB, low=0)
 
 
@@ -45,7 +47,7 @@ class StoreSettings:
 
     mode: str = setting("size", choices=("size", "time", "both"))
     bytes: int = setting(1024 * MIB, low=0)
-    ttl_s: float = setting(600.0, low=0.001)
+    ttl_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
     inline_bytes: int = setting(16384, low=0)
     record_bytes: int = setting(4096 * MIB, low=0)
 
@@ -60,9 +62,9 @@ class TaskSettings:
 
     max_retries: int = setting(10, low=0, high=1000)
     poison_limit: int = setting(3, low=1, high=100)
-    result_ttl_s: float = setting(3600.0, low=0.001)
+    result_ttl_s: float = setting(3600.0, low=0.001, high=SECONDS_MAX)
     window: int = setting(4096, low=1)
-    refuse_after_s: float = setting(10.0, low=0.0)
+    refuse_after_s: float = setting(10.0, low=0.0, high=SECONDS_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 Purpose   Submissions, waiting, reading, clearing, cancelling, definitions, questions.
 Rules     1. The same id with the same content is the same task, from whichever client; other content is a conflict
              and leaves the first task alone.
-          2. A submission is accepted as a whole when there is room for it (`record_bytes`), else it waits its turn;
-             after `refuse_after_s` it is refused. Nothing is dropped silently.
+          2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
+             turn, and after `refuse_after_s` is refused. Nothing is dropped silently.
           3. Whoever attached to a task is told once how it ended; a task that is cleared ends as unknown.
           4. Results go `result_ttl_s` after the end unless they are cleared before.
 """
@@ -45,15 +45,33 @@ STALE = "stale:"
 """How the message of a refusal begins if the client should look the namespace up again."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """A submission for which there is no room yet."""
+    """A submission for which there is no room yet.
+
+    start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
+    """
 
     sender: ClientId
     message: Submit
     blocks: Mapping[str, Block]
     nbytes: int
     until_ms: int
+    start: int = 0
+
+    def row_nbytes(self, row: int) -> int:
+        return sum([block.row_nbytes(row) for block in self.blocks.values()])
+
+    def fitting(self, room_nbytes: int) -> int:
+        """The row up to which it fits into so much room."""
+        rows = len(self.message.ids)
+        if self.nbytes <= room_nbytes:
+            return rows
+        for row in range(self.start, rows):
+            room_nbytes -= self.row_nbytes(row)
+            if room_nbytes < 0:
+                return row
+        return rows
 
 
 class Desk:
@@ -91,29 +109,43 @@ class Desk:
         bytes_max = self._state.settings.store.record_bytes
         while self._waiting:
             first = self._waiting[0]
-            if self._ledger.kept_nbytes + first.nbytes <= bytes_max:
-                self._accept(self._waiting.popleft())
-            elif first.until_ms <= self._state.now_ms or first.nbytes > bytes_max:
-                reason = (
-                    f"no room for {first.nbytes} bytes of input: {self._ledger.kept_nbytes} of {bytes_max} bytes "
-                    "(store.record_bytes) are taken by inputs and results; clear finished tasks or raise the setting"
-                )
-                self._refuse(self._waiting.popleft(), reason)
+            rows = len(first.message.ids)
+            stop = first.fitting(bytes_max - self._ledger.kept_nbytes)
+            if stop > first.start or stop == rows:
+                self._accept(first, stop)
+            elif first.until_ms <= self._state.now_ms:
+                self._refuse(first, rows, self._full(first.nbytes))
+            elif first.row_nbytes(first.start) > bytes_max:
+                self._refuse(first, first.start + 1, self._full(first.row_nbytes(first.start)))
             else:
                 return
+            if first.start == rows:
+                self._waiting.popleft()
+                self._blocks.settle(first.blocks.values())
 
-    def _accept(self, entry: _Waiting) -> None:
+    def _full(self, nbytes: int) -> str:
+        return (
+            f"no room for {nbytes} bytes of input: {self._ledger.kept_nbytes} of "
+            f"{self._state.settings.store.record_bytes} bytes (store.record_bytes) are taken by inputs and results; "
+            "clear finished tasks or raise the setting"
+        )
+
+    def _accept(self, entry: _Waiting, stop: int) -> None:
+        """Accept the rows up to `stop`."""
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
             what = "is not loaded" if plan is None else "has another definition now"
-            self._refuse(entry, f"{STALE} namespace {message.ns!r} {what}")
+            self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
             return
         conflicts: list[TaskId] = []
         attached: list[TaskId] = []
         created: list[Record] = []
         columns = [(f":{name}", block) for name, block in blocks.items()]
-        for row, (task, digest) in enumerate(zip(message.ids, message.submit_digests, strict=True)):
+        for row in range(entry.start, stop):
+            task, digest = message.ids[row], message.submit_digests[row]
+            nbytes = entry.row_nbytes(row)
+            entry.nbytes -= nbytes
             known = self._ledger.record(task)
             if known is not None:
                 (attached if known.submit_digest == digest else conflicts).append(task)
@@ -131,13 +163,14 @@ class Desk:
                 caching=message.cache,
                 rset=(self._state.me,),
                 epoch_n=self._state.epoch_n,
-                kept_nbytes=sum([block.row_nbytes(row) for _, block in columns]),
+                kept_nbytes=nbytes,
             )
             for value in record.input.values():
                 self._blocks.hold(value)
             self._ledger.add(record)
             self._plans.enter(plan)
             created.append(record)
+        entry.start = stop
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
         accepted = tuple(attached) + tuple([record.id for record in created])
@@ -146,12 +179,14 @@ class Desk:
             self._out.send(entry.sender, Accepted(mid=message.mid, ids=accepted, copies=1, durable=False))
         for record in created:
             self._travel.begin(record)
-        self._blocks.settle(blocks.values())
         self.attach(entry.sender, attached)
 
-    def _refuse(self, entry: _Waiting, reason: str) -> None:
-        self._reject(entry, entry.message.ids, ErrorCode.REFUSED, reason)
-        self._blocks.settle(entry.blocks.values())
+    def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
+        """Refuse the rows up to `stop`."""
+        refused = range(entry.start, stop)
+        entry.nbytes -= sum([entry.row_nbytes(row) for row in refused])
+        entry.start = stop
+        self._reject(entry, [entry.message.ids[row] for row in refused], ErrorCode.REFUSED, reason)
 
     def _reject(self, entry: _Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
         rejected = tuple(ids)

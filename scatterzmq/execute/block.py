@@ -38,6 +38,8 @@ class _Segment:
     columns: Columns
 
     def select(self, indices: Sequence[int], drop: Sequence[str]) -> "_Segment":
+        if not indices:
+            return _Segment((), {})
         columns = {name: column for name, column in self.columns.items() if name not in drop}
         if len(indices) == len(self.positions) and list(indices) == list(range(len(indices))):
             return _Segment(self.positions, columns)

@@ -5,15 +5,18 @@ Rules   1. A node is loaded at most once, however many executors want it; its lo
         2. The load costs of all loaded nodes stay within the budget. What has not been used for longest goes first;
            a node in use never goes. A node larger than the budget is loaded when no other is.
         3. Who has to wait for room keeps newcomers out until there is room, so that it is not starved.
+        4. Every wait ends: whoever waits behind a node that hangs must not use up its own batch's time there.
 Why     Nobody holds one node while asking for another, so a wait for room ends when the nodes in use are done.
         An executor that hangs in a node is given up: the node is then forgotten, and loaded anew for others.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import Condition, Lock
+from math import inf
+from threading import TIMEOUT_MAX, Condition, Lock
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ErrorCode, ScatterError
@@ -100,19 +103,24 @@ class LoadedNodes:
         self._retired: list[_Entry] = []
 
     @contextmanager
-    def use(self, plan: Plan, node: NodePlan, user: ExecutorId) -> Iterator[Loaded]:
+    def use(self, plan: Plan, node: NodePlan, user: ExecutorId, wait_s: float = inf) -> Iterator[Loaded]:
         """The loaded node, for as long as the context lasts; nobody else runs it then unless it is thread-safe.
 
-        Waits for room and for its turn. Raises LoadFailed. A user uses one node at a time.
+        Waits for room and for its turn, `wait_s` at most. Raises LoadFailed. A user uses one node at a time.
         """
+        until_s = time.monotonic() + wait_s
         if self._retired:
             self._unload_retired()
-        entry = self._enter(plan, node, user)
+        entry = self._enter(plan, node, user, until_s)
         try:
-            with entry.guard:
-                copy = entry.copy or self._load(entry, user)
+            if not entry.guard.acquire(blocking=False) and not entry.guard.acquire(timeout=_left_s(until_s)):
+                raise _waited_in_vain(plan, node, "for its turn at")
+            try:
+                copy = entry.copy or self._load(entry, user, until_s)
                 if not copy.node.thread_safe:
                     yield copy
+            finally:
+                entry.guard.release()
             if copy.node.thread_safe:
                 yield copy
         finally:
@@ -169,10 +177,11 @@ class LoadedNodes:
 
     # ---- coming and going
 
-    def _enter(self, plan: Plan, node: NodePlan, user: ExecutorId) -> _Entry:
+    def _enter(self, plan: Plan, node: NodePlan, user: ExecutorId, until_s: float) -> _Entry:
         with self._changed:
             while self._waiting:
-                self._changed.wait()
+                if not self._changed.wait(_left_s(until_s)):
+                    raise _waited_in_vain(plan, node, "behind another that needs memory for")
             key = (plan.digest, node.id)
             entry = self._entries.get(key)
             if entry is None:
@@ -207,8 +216,8 @@ class LoadedNodes:
 
     # ---- loading, by a user who holds the entry's guard
 
-    def _load(self, entry: _Entry, user: ExecutorId) -> Loaded:
-        while not self._has_room(entry):
+    def _load(self, entry: _Entry, user: ExecutorId, until_s: float) -> Loaded:
+        while not self._has_room(entry, until_s):
             self._evict(user)
         copy, failure = self._try_load(entry)
         if failure is not None and failure.code == ErrorCode.OUT_OF_MEMORY:
@@ -227,7 +236,7 @@ class LoadedNodes:
         self._tell("tally.node.load", entry, {"load_cost": entry.node.load_cost})
         return copy
 
-    def _has_room(self, entry: _Entry) -> bool:
+    def _has_room(self, entry: _Entry, until_s: float) -> bool:
         """Whether the node may be loaded now; then its cost is counted. False: something is there to be evicted.
         Waits while all that is loaded is in use.
         """
@@ -241,11 +250,12 @@ class LoadedNodes:
                 if self._victim() is not None:
                     return False
                 self._waiting.add(entry)
-                self._changed.wait()
+                if not self._changed.wait(_left_s(until_s)):
+                    break
             self._waiting.discard(entry)
             self._changed.notify_all()
-        if entry.forgotten:
-            raise LoadFailed(Failure(code=ErrorCode.DEFUNCT_EXECUTOR, message="given up while waiting for memory"))
+            if not entry.counted:
+                raise _waited_in_vain(entry.plan, entry.node, "for memory for")
         return True
 
     def _victim(self) -> _Entry | None:
@@ -320,3 +330,13 @@ class LoadedNodes:
     def _tell(self, name: str, entry: _Entry, context: Mapping[str, str | int | float]) -> None:
         if self._report is not None:
             self._report(name, {"node": entry.plan.place(entry.node), **context})
+
+
+def _left_s(until_s: float) -> float:
+    """As a timeout of a lock."""
+    return min(max(until_s - time.monotonic(), 0.0), TIMEOUT_MAX)
+
+
+def _waited_in_vain(plan: Plan, node: NodePlan, what: str) -> LoadFailed:
+    message = f"waited too long {what} {plan.place(node)}: other executors use it, or what is loaded instead of it"
+    return LoadFailed(Failure(code=ErrorCode.DEFUNCT_EXECUTOR, message=message, whole=True))

@@ -58,6 +58,7 @@ class Rows:
         )
 
     def select(self, indices: Sequence[int]) -> "Rows":
+        """One or more of the rows."""
         return Rows(
             positions=tuple(self.positions[index] for index in indices),
             tasks=[self.tasks[index] for index in indices],
@@ -107,7 +108,8 @@ class NodeRun:
                 self._fail(
                     rows.positions[index : index + 1], Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message)
                 )
-            rows = rows.select([index for index in range(len(rows)) if index not in wrong])
+            fit = [index for index in range(len(rows)) if index not in wrong]
+            rows = rows.select(fit) if fit else Rows(positions=(), tasks=(), columns={})
         self._rows = rows
         if len(rows):
             self._search(0, len(rows), None, is_suspect=False)

@@ -17,7 +17,9 @@ from .noderun import CANCELLED, NodeRun, Outcome, Rows, Setting, rows_failed
 from .output import NodeOutput
 from .work import Done, EmittedColumns, Work
 
-_SEARCH_SHARE = 0.5  # of the time a batch may take; who is in doubt then fails, before all are given up
+_WAIT_SHARE = 0.5
+"""Of the time a batch may take: how long it waits for its node, and looks for the guilty. Then its rows fail, which is
+better than being given up with the executor: that would look as if they were to blame."""
 
 
 class Worker:
@@ -69,7 +71,7 @@ class Worker:
         if not work.rows:
             return
         order, plan = work.order, work.order.plan
-        until_s = self._clock_s() + order.max_exec_ms / 1000 * _SEARCH_SHARE
+        until_s = self._clock_s() + order.max_exec_ms / 1000 * _WAIT_SHARE
         graph = plan.graphs[order.node.graph]
         step = partial(self._run_node, work, until_s)
         if graph.is_block:
@@ -98,7 +100,7 @@ class Worker:
             return Outcome(failed=[rows_failed(positions, CANCELLED, name)])
         key = (plan.digest, node.id)
         try:
-            with self._nodes.use(plan, node, self.executor) as loaded:
+            with self._nodes.use(plan, node, self.executor, until_s - self._clock_s()) as loaded:
                 run = NodeRun(
                     Setting(
                         loaded=loaded,

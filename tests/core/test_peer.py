@@ -725,24 +725,40 @@ def test_results_go_when_their_time_is_over(make_world: MakeWorld, build: Any) -
     assert world.core.deadline_ms() is None
 
 
-def test_a_full_peer_lets_submissions_wait_and_then_refuses(make_world: MakeWorld, build: Any) -> None:
+def test_a_full_peer_accepts_what_fits_lets_the_rest_wait_and_then_refuses(make_world: MakeWorld, build: Any) -> None:
+    """A submission is as large as its client happened to make it: each of its tasks counts for itself."""
     world = make_world(store={"record_bytes": 24}, tasks={"refuse_after_s": 10.0})
     world.load(build.chain(1))
     first = world.submit(1, 2)
     second = world.submit(3, 4)
     third = world.submit(5)
-    assert len([send for send in world.sent if isinstance(send.message, Accepted)]) == 1
+    accepted = [send.message.ids for send in world.sent if isinstance(send.message, Accepted)]
+    assert accepted == [first, second[:1]]
     world.drain()
     world.clear(first[0])
-    assert world.last(Accepted).ids == second
+    assert world.last(Accepted).ids == second[1:]
     world.wait(10_000)
     refused = world.last(Refused)
     assert (refused.ids, refused.code) == (third, ErrorCode.REFUSED)
     assert "store.record_bytes" in refused.message
     world.drain()
     assert world.results(second) == [4, 5]
-    world.submit(*range(4))
-    assert len(world.last(Refused).ids) == 4, "what can never fit is refused at once"
+    many = world.submit(*range(4))
+    world.clear(*first, *second)
+    world.drain()
+    world.clear(*many[:3])
+    world.drain()
+    assert world.results(many[3:]) == [4]
+
+
+def test_what_can_never_fit_is_refused_at_once(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(store={"record_bytes": 7})
+    world.load(build.chain(1))
+    tasks = world.submit(1, 2)
+    refused = [send.message.ids for send in world.sent if isinstance(send.message, Refused)]
+    assert refused == [tasks[:1], tasks[1:]]
+    assert world.stored == {}
+    assert world.core.deadline_ms() is None
 
 
 # ---- definitions

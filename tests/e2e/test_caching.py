@@ -11,7 +11,10 @@ import torch
 from scatterzmq import GraphError
 
 TEXT = ["uint8", [None]]
-LINES = [line.split() for line in "u v w;x y z;u v w;u v w;x g h;x g h;i y k;i y k;v i k;v i k;u y h;u y h;u v w".split(";")]
+LINES = [
+    tuple(line)
+    for line in ("uvw", "xyz", "uvw", "uvw", "xgh", "xgh", "iyk", "iyk", "vik", "vik", "uyh", "ixk", "iik", "uvw")
+]
 
 
 def text(tensor: torch.Tensor) -> str:
@@ -107,7 +110,9 @@ CHOICES = [set(chosen) for count in range(4) for chosen in itertools.combination
 
 
 @pytest.mark.parametrize("executors", [1, 3])
-@pytest.mark.parametrize("cached", [*CHOICES, {"a", "t"}, {"b", "e", "mid"}], ids=lambda cached: "-".join(sorted(cached)))
+@pytest.mark.parametrize(
+    "cached", [*CHOICES, {"a", "t"}, {"b", "e", "mid"}], ids=lambda cached: "-".join(sorted(cached))
+)
 @pytest.mark.parametrize("enabled", [True, False])
 def test_each_level_is_remembered_if_it_says_so(
     start: Any, levels: Any, enabled: bool, cached: set[str], executors: int

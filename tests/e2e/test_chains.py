@@ -53,7 +53,9 @@ def test_open_dimensions_come_out_as_they_went_in(
     info = ["float", [None, 3]]
     nodes = [
         build.node("scale", "constant_op", {"value": ":left"}, "sum", {"op": "mul", "const": 10, "input": info}),
-        build.node("sum", "bin_op", {"left": "scale:value", "right": ":right"}, "product", {"op": "add", "input": info}),
+        build.node(
+            "sum", "bin_op", {"left": "scale:value", "right": ":right"}, "product", {"op": "add", "input": info}
+        ),
         build.node("product", "bin_op", {"left": "sum:value", "right": ":left"}, None, {"op": "mul", "input": info}),
     ]
     formats = {"left": info, "right": info}
@@ -92,8 +94,12 @@ def test_a_field_can_be_read_by_many_and_the_input_be_the_result(start: Any, bui
     info = ["float", [2]]
     nodes = [
         build.node("double", "constant_op", {"value": ":value"}, "both", {"op": "mul", "const": 2, "input": info}),
-        build.node("both", "bin_op", {"left": ":value", "right": "double:value"}, "twice", {"op": "add", "input": info}),
-        build.node("twice", "bin_op", {"left": "both:value", "right": "both:value"}, None, {"op": "mul", "input": info}),
+        build.node(
+            "both", "bin_op", {"left": ":value", "right": "double:value"}, "twice", {"op": "add", "input": info}
+        ),
+        build.node(
+            "twice", "bin_op", {"left": "both:value", "right": "both:value"}, None, {"op": "mul", "input": info}
+        ),
     ]
     outputs = dict.fromkeys(("same", "double", "square"), info)
     vmap = {"same": ":value", "double": "double:value", "square": "twice:value"}

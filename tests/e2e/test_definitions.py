@@ -14,8 +14,16 @@ ONE = {"value": ["float", [1]]}
 def test_all_problems_are_told_at_once(start: Any, build: Any) -> None:
     """Each with its graph and node."""
     nodes = [
-        build.node("first", "constant_op", {"value": ":valeu"}, "second", {"op": "add", "const": 1, "input": ["float", [1]]}),
-        build.node("second", "constant_op", {"value": "first:value"}, "nowhere", {"op": "pow", "const": 1, "input": ["float", [1]]}),
+        build.node(
+            "first", "constant_op", {"value": ":valeu"}, "second", {"op": "add", "const": 1, "input": ["float", [1]]}
+        ),
+        build.node(
+            "second",
+            "constant_op",
+            {"value": "first:value"},
+            "nowhere",
+            {"op": "pow", "const": 1, "input": ["float", [1]]},
+        ),
         build.node("third", "no_such_kind", {}, None),
         build.node("fourth", "call", {}, None, {"graph": "missing", "args": {}, "ret": {}}),
         build.node("fifth", "constant_op", {"value": ":value"}, {}, {"op": "mul", "input": ["float", [1]]}),
@@ -84,7 +92,9 @@ def test_a_wrong_definition_is_refused_with_the_reason(start: Any, build: Any, c
     assert client.load_graph(build.graphs(build.line([1], ("add", 1)))) == "main"
 
 
-@pytest.mark.parametrize("definition", [{}, {"graphs": []}, {"entry": "main", "graphs": []}, {"entry": 1, "graphs": [1]}, []])
+@pytest.mark.parametrize(
+    "definition", [{}, {"graphs": []}, {"entry": "main", "graphs": []}, {"entry": 1, "graphs": [1]}, []]
+)
 def test_what_is_no_definition_at_all(start: Any, definition: Any) -> None:
     with pytest.raises(GraphError):
         start().load_graph(definition)
@@ -213,10 +223,15 @@ def test_a_graph_file_imports_no_code(start: Any, build: Any, plugin: Any, packa
         ("import no_such_module_anywhere", "no_such_module_anywhere"),
         ("raise SystemExit", "SystemExit"),
         ("class A(Node):\n    def inputs(self): return 1", "A"),
-        ("class A(Node):\n    def inputs(self): return {}\n    def outputs(self): return 7\n    def execute(self, batch): ...", "outputs()"),
+        (
+            "class A(Node):\n    inputs = outputs = execute = lambda self: 7",
+            "inputs() must be field names with formats",
+        ),
     ],
 )
-def test_a_module_that_is_no_plug_in(start: Any, build: Any, package: str, tmp_path: Path, source: str, words: str) -> None:
+def test_a_module_that_is_no_plug_in(
+    start: Any, build: Any, package: str, tmp_path: Path, source: str, words: str
+) -> None:
     (tmp_path / package / "bad.py").write_text(f"from scatterzmq.nodes import Node\n{source}\n", encoding="utf-8")
     with pytest.raises(GraphError) as raised:
         start(plugins=[package]).load_graph(build.graphs(build.line([1], f"{package}.bad")))
@@ -228,6 +243,11 @@ def test_a_closed_client_says_so(start: Any, build: Any) -> None:
     ns = client.load_graph(build.graphs(build.line([1], ("add", 1))))
     client.close()
     client.close()
-    for ask in (client.namespaces, client.peers, lambda: client.enqueue_task(ns, {"value": [1]}), lambda: client.submit(ns, value=[1])):
+    for ask in (
+        client.namespaces,
+        client.peers,
+        lambda: client.enqueue_task(ns, {"value": [1]}),
+        lambda: client.submit(ns, value=[1]),
+    ):
         with pytest.raises(ClusterError, match="closed"):
             ask()

@@ -119,9 +119,7 @@ def test_a_node_that_raises_fails_the_guilty_only(
             assert response.result["value"].item() == 2 * value
 
 
-def test_a_later_try_that_works_still_tells_what_went_wrong(
-    start: Any, build: Any, plugin: Any, finish: Any
-) -> None:
+def test_a_later_try_that_works_still_tells_what_went_wrong(start: Any, build: Any, plugin: Any, finish: Any) -> None:
     module = plugin(
         PICKY
         + """

@@ -1,6 +1,7 @@
 """What goes in comes out, bit for bit; what does not fit is refused at the call."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,11 @@ MIRROR = """
 """
 
 
-def mirror(build: Any, kind: str, dtype: str, shape: list[int | None], way: str) -> Any:
-    info = [dtype, shape]
+def mirror(build: Any, kind: str, dtype: str, shape: Sequence[int | None], way: str) -> Any:
+    info = [dtype, list(shape)]
     node = build.node("mirror", kind, {"value": ":value"}, None, {"info": info, "way": way})
     graph = build.graph("main", {"value": info}, {"value": info}, {"value": "mirror:value"}, [node])
-    return build.graphs(graph, ns=f"{dtype}_{way}")
+    return build.graphs(graph)
 
 
 def noise(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -81,21 +82,15 @@ def test_every_dtype_crosses_bit_for_bit(start: Any, build: Any, plugin: Any, fi
     """Of equal shapes, of different ones, empty, and without dimensions; padded, as rows, and stacked."""
     kind = plugin(MIRROR).__name__
     client = start(plugins=[kind], batch_size=4)
-    expected = {}
+    expected: dict[str, tuple[str, torch.Tensor]] = {}
     for dtype, known in BITS.items():
-        for way, shape, sizes in (
-            ("uniform", [2, 3], [(2, 3)] * 3),
-            ("rows", [None, 2], [(1, 2), (0, 2), (5, 2)]),
-            ("padded", [None, None], [(1, 4), (3, 2), (2, 1), (0, 0)]),
-            ("flat", [], [()] * 2),
+        for name, way, shape, sizes in (
+            ("stacked", "uniform", (2, 3), [(2, 3)] * 3),
+            ("single", "uniform", (), [()] * 2),
+            ("listed", "rows", (None, 2), [(1, 2), (0, 2), (5, 2)]),
+            ("padded", "padded", (None, None), [(1, 4), (3, 2), (2, 1), (0, 0)]),
         ):
-            if way == "flat":
-                way = "uniform"
-                definition = mirror(build, kind, dtype, shape, way)
-                definition["ns"] += "_scalar"
-            else:
-                definition = mirror(build, kind, dtype, shape, way)
-            ns = client.load_graph(definition)
+            ns = client.load_graph(mirror(build, kind, dtype, shape, way) | {"ns": f"{dtype}_{name}"})
             for seed, size in enumerate(sizes):
                 value = noise(known, size, seed)
                 expected[client.enqueue(ns, {"value": value})] = (ns, value)
@@ -130,7 +125,9 @@ def test_names_that_mean_the_same_dtype_fit(start: Any, build: Any, finish: Any)
     info, same = ["float", [2]], ["float32", [2]]
     node = build.node("plus", "constant_op", {"value": ":value"}, None, {"op": "add", "const": 1, "input": same})
     client = start()
-    ns = client.load_graph(build.graphs(build.graph("main", {"value": info}, {"value": info}, {"value": "plus:value"}, [node])))
+    ns = client.load_graph(
+        build.graphs(build.graph("main", {"value": info}, {"value": info}, {"value": "plus:value"}, [node]))
+    )
     assert client.output_format(ns, "value") == ("float", (2,))
     (response,) = finish(client, [client.enqueue_task(ns, {"value": np.ones(2, np.float32)})]).values()
     assert response.result["value"].dtype is torch.float32
@@ -143,7 +140,7 @@ def test_memory_laid_out_in_other_ways(start: Any, build: Any, finish: Any) -> N
     base = np.arange(6, dtype=np.float32)
     locked = base.reshape(2, 3).copy()
     locked.flags.writeable = False
-    given = [
+    given: list[Any] = [
         base.reshape(3, 2).T,
         torch.from_numpy(base.reshape(3, 2)).T,
         np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2],
@@ -223,11 +220,11 @@ def test_fields_that_are_missing_or_too_many_are_named(start: Any, build: Any, f
 
 def test_an_unknown_namespace_is_named_with_those_that_are_there(start: Any, build: Any) -> None:
     client = start()
-    with pytest.raises(GraphError, match="'nowhere'.*none"):
+    with pytest.raises(GraphError, match=r"'nowhere'.*none"):
         client.enqueue_task("nowhere", {})
     client.load_graph(build.graphs(build.line([1], ("add", 1)), ns="here"))
     for ask in (client.main_inputs, client.main_outputs, client.entry_graph_name, client.graph_to_json, client.submit):
-        with pytest.raises(GraphError, match="'nowhere'.*here"):
+        with pytest.raises(GraphError, match=r"'nowhere'.*here"):
             ask("nowhere")
     with pytest.raises(GraphError, match="no output field 'other'"):
         client.output_format("here", "other")

@@ -105,9 +105,7 @@ def test_a_node_has_its_own_time(start: Any, build: Any, finish: Any, stuck: Any
 def test_who_only_waits_for_a_stuck_node_is_not_to_blame(start: Any, build: Any, finish: Any, stuck: Any) -> None:
     """A node that is not thread-safe lets one executor in at a time; the others' time must not run out at its door."""
     module = stuck(ALWAYS, thread_safe=False)
-    client = start(
-        executors=3, batch_size=1, executor_max_exec_s=0.08, tasks_poison_limit=2, plugins=[module.__name__]
-    )
+    client = start(executors=3, batch_size=1, executor_max_exec_s=0.08, tasks_poison_limit=2, plugins=[module.__name__])
     ns = client.load_graph(build.graphs(build.line([1], module.__name__)))
     values = [-1, 1, 2, 3, -1, 4, 5, 6]
     tasks = [client.enqueue_task(ns, {"value": [value]}) for value in values]

@@ -3,11 +3,13 @@
 import gc
 import os
 import sys
+import tempfile
 import threading
 import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import scatterzmq
@@ -33,8 +35,6 @@ def resident_mib() -> float:
 
 
 def scratch_folders() -> set[str]:
-    import tempfile
-
     return set(os.listdir(tempfile.gettempdir()))
 
 
@@ -96,16 +96,14 @@ def test_forgotten_tasks_leave_no_memory(build: Any) -> None:
     """A cluster that runs for long: 200 MB through a client that reads and clears."""
     with scatterzmq.local() as client:
         ns = client.load_graph(build.graphs(build.line([250_000], ("add", 1))))
+        value = np.zeros(250_000, np.float32)
 
         def run(count: int) -> None:
             for _ in range(count):
-                for task, response in client.wait_for([client.enqueue_task(ns, {"value": VALUE})], timeout=60):
+                for task, response in client.wait_for([client.enqueue_task(ns, {"value": value})], timeout=60):
                     assert response.status == "ready"
                     client.clear_task(task)
 
-        import numpy as np
-
-        VALUE = np.zeros(250_000, np.float32)
         run(20)
         before_mib = resident_mib()
         run(200)

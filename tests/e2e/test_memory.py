@@ -16,7 +16,9 @@ def held_over(build: Any, shape: list[int], steps: int = 2) -> Any:
         source = f"s{step - 1}:value" if step else ":value"
         args = {"op": "mul", "const": 2, "input": info}
         nodes.append(
-            build.node(f"s{step}", "constant_op", {"value": source}, f"s{step + 1}" if step < steps - 1 else "sum", args)
+            build.node(
+                f"s{step}", "constant_op", {"value": source}, f"s{step + 1}" if step < steps - 1 else "sum", args
+            )
         )
     reads = {"left": "held:value", "right": f"s{steps - 1}:value"}
     nodes.append(build.node("sum", "bin_op", reads, None, {"op": "add", "input": info}))
@@ -139,7 +141,7 @@ def test_enqueueing_waits_for_room(start: Any, build: Any, finish: Any) -> None:
     client = start(store_record_bytes=1000, tasks_refuse_after_s=60.0)
     ns = client.load_graph(build.graphs(build.line([100], ("add", 1))))
     tasks = [client.enqueue_task(ns, {"value": np.full(100, index, np.float32)}) for index in range(6)]
-    seen = {}
+    seen: dict[str, float] = {}
     while len(seen) < len(tasks):
         for task, response in client.wait_for([task for task in tasks if task not in seen], timeout=60):
             assert response.result is not None

@@ -139,7 +139,7 @@ def test_every_way_to_read_gives_the_same_and_every_way_to_answer_too(
         torch.randn([size if size is not None else (index * 3 + at) % 4 for at, size in enumerate(shape)])
         for index in range(TASKS)
     ]
-    expected = {}
+    expected: dict[str, torch.Tensor] = {}
     for read in ("rows", "padded", *(["uniform"] if uniform else [])):
         for answer in ("rows", "halves", "single", "shapes", *(["stacked"] if uniform else [])):
             info = ["float", shape]
@@ -344,7 +344,12 @@ def test_a_method_may_print_and_run_without_gradients(
 def test_strategies_of_ones_own(start: Any, build: Any, plugin: Any, finish: Any, base: str, raises: bool) -> None:
     """One that raises is put aside; everything goes on."""
     bodies = {
-        "NodeStrategy": ("prefer(self, left, right)", "left.length < right.length", "want_to_switch(self, own, other)", "True"),
+        "NodeStrategy": (
+            "prefer(self, left, right)",
+            "left.length < right.length",
+            "want_to_switch(self, own, other)",
+            "True",
+        ),
         "QueueStrategy": ("priority(self, weight, retries)", "-weight", "unused(self)", "0"),
     }
     one, first, two, second = bodies[base]

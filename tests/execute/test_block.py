@@ -446,6 +446,20 @@ def test_cleared_rows_go_no_further(bench: Any, kinds: Any, failures: Any) -> No
     assert bench.log == ["a [1, 3]", "b [2, 4]"]
 
 
+def test_when_all_rows_are_cleared_on_the_way_nothing_is_left(bench: Any, kinds: Any, failures: Any) -> None:
+    nodes = [
+        ("if", "test.less", {"than": 3}, ":value", {"then": "a", "else": "b"}),
+        ("a", "test.add", {}, ":value", to("b")),
+        ("b", "test.add", {}, ":value", to(None)),
+    ]
+    plan = bench.plan(graph("main", nodes, "b:value"))
+    work = bench.work(plan, 3, node="if", value=numbers(1, 2, 5))
+    work.dead.update((0, 1))
+    done = bench.worker().run(work)
+    assert result(done) == {2: 6}
+    assert failures(done)[0] == failures(done)[1] == (ErrorCode.CANCELLED, "nobody waits for this task any more")
+
+
 # ---- sizes of batches
 
 

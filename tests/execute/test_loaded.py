@@ -322,6 +322,27 @@ def test_who_is_given_up_while_it_waits_lets_others_in(bench: Any, plan_of: Any,
     assert "load b:main:n" not in bench.log
 
 
+def test_nobody_waits_longer_than_told(bench: Any, plan_of: Any) -> None:
+    nodes = bench.nodes(budget=1)
+    a, b = plan_of("a"), plan_of("b")
+
+    def in_vain(plan: Any, user: Any = TWO) -> str:
+        with pytest.raises(LoadFailed) as caught, nodes.use(plan, only(plan), user, 0.001):
+            pass
+        assert caught.value.failure.code == "defunct_executor"
+        return str(caught.value)
+
+    with nodes.use(a, only(a), ONE):
+        assert "waited too long for its turn at a:main:n" in in_vain(a)
+        assert "waited too long for memory for b:main:n" in in_vain(b)
+        nodes._waiting.add(nodes._entries[a.digest, only(a).id])
+        assert "waited too long behind another that needs memory for b:main:n" in in_vain(b)
+        nodes._waiting.clear()
+    # Nothing of it is left behind.
+    used(nodes, b)
+    assert (names(nodes, a, b), nodes._cost) == ({"b"}, 1)
+
+
 # ---- somebody else comes just then
 
 
