@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import (
     AbandonExecutor,
@@ -154,6 +154,8 @@ class Driver:
                     self._tell(ClientLost(client=client))
             case GraphChecked():
                 self._tell(posted)
+            case _:
+                assert_never(posted)
 
     def tick(self) -> None:
         """Do what is due by the clock."""
@@ -163,10 +165,6 @@ class Driver:
         if deadline_ms is not None and deadline_ms <= now_ms:
             self._tell(TimerFired())
 
-    def clients(self) -> tuple[Deliver, ...]:
-        """Everybody who gets messages."""
-        return tuple(self._clients.values())
-
     # ---- into the core
 
     def _incoming(self, posted: Incoming) -> None:
@@ -175,7 +173,10 @@ class Driver:
         if isinstance(message, Submit):
             for name, column in posted.columns.items():
                 digests = message.digests.get(name, ())
-                blocks[name] = self._store.put(column, self._now_ms(), kept=True, digests=digests)[0][0]
+                if len(digests) != column.layout.rows:
+                    digests = ()  # the core refuses it
+                for block, _ in self._store.put(column, self._now_ms(), kept=True, digests=digests)[:1]:
+                    blocks[name] = block
         self._tell(MessageReceived(sender=posted.sender, message=message, blocks=blocks))
 
     def _done(self, done: Done) -> None:
@@ -258,6 +259,8 @@ class Driver:
             case Report(name=name, context=context):
                 if self._report is not None:
                     self._report(name, context)
+            case _:
+                assert_never(action)
 
     def _send(self, action: Send) -> None:
         deliver = self._clients.get(action.to)

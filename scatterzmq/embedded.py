@@ -6,6 +6,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -79,7 +80,17 @@ def local(
     settings = _settings(config)
     peer = _Peer(settings)
     peer.start()
-    return Client(peer.connect, window=settings.tasks.window, on_close=peer.close)
+    client = Client(peer.connect, window=settings.tasks.window, on_close=peer.close)
+    weakref.finalize(client, _forgotten, weakref.ref(client), peer)
+    return client
+
+
+def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
+    """A client was not closed: its peer must not outlive it, nor leave files when the process ends."""
+    if client() is not None:
+        peer.close()  # the process ends
+    else:
+        peer.release()  # the garbage collector calls, from whichever thread, and must not be held up
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
@@ -103,14 +114,18 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 
 
 class _Peer:
-    """An embedded peer. `inline`: no thread of its own; whoever waits runs it through the link's `pump`."""
+    """An embedded peer. `inline`: no thread of its own; whoever waits runs it through the link's `pump`.
+
+    Whatever ends it, its thread cleans up after it: so it may be closed from any thread, its own and nodes' too.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.id = PeerId("P" + os.urandom(16).hex())
+        self._process = os.getpid()
         self.inline = settings.executor.kind == "inline"
         self._inbox: SimpleQueue[Posted | None] = SimpleQueue()
         self._inboxes: dict[ClientId, Inbox] = {}
-        self._closed = ""
+        self._over = ""
         strategies = node_strategy(settings), queue_strategy(settings)
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
@@ -134,65 +149,80 @@ class _Peer:
 
     def post(self, posted: Posted) -> None:
         """Hand something to the peer's thread. Raises ClusterError when there is none any more."""
-        if self._closed:
-            raise ClusterError(self._closed)
+        if self._over:
+            raise ClusterError(self._over)
+        if self._process != os.getpid():
+            raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
         self._inbox.put(posted)
 
     def leave(self, client: ClientId) -> None:
-        if self._inboxes.pop(client, None) is not None and not self._closed:
+        if self._inboxes.pop(client, None) is not None:
             self._inbox.put(ClientLeft(client=client))
 
     def pump(self, timeout_s: float | None) -> bool:
         """Do one piece of work in the caller's thread: take in what was posted, else run a batch, else wait."""
-        driver = self._driver
         try:
             posted = self._inbox.get_nowait()
         except Empty:
             if self._pool.run_pending():
                 return True
             posted = self._await(timeout_s)
-        if posted is not None:
-            driver.take(posted)
-        driver.tick()
+        try:
+            self._take(posted)
+        except BaseException as error:
+            self._fail(error)
+            raise
         return posted is not None
 
     def close(self) -> None:
-        """End everything; what is under way is dropped."""
-        if self._closed:
-            return
-        self._closed = "the embedded cluster is closed; start another with scatterzmq.local()"
+        """End everything; what is under way is dropped. Waits for the end, but in the peer's own thread."""
+        self.release()
+        if not self.inline and self._thread is not threading.current_thread():
+            self._thread.join(2 * _STOP_TIMEOUT_S)
+
+    def release(self) -> None:
+        """As `close`, without waiting for anything that runs."""
+        self._over = self._over or "the embedded cluster is closed; start another with scatterzmq.local()"
         if not self.inline:
             self._inbox.put(None)
-            self._thread.join()
+        elif self._process == os.getpid():
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         self._pool.stop(_STOP_TIMEOUT_S)
         self.blobs.close()
 
     def _await(self, timeout_s: float | None) -> Posted | None:
+        """What is posted next; None when it is time for something else."""
         times = [time for time in (timeout_s, self._driver.wait_s()) if time is not None]
         try:
             return self._inbox.get(timeout=min(times, default=None))
         except Empty:
             return None
 
+    def _take(self, posted: Posted | None) -> None:
+        """Take in what was posted, if anything, and do what is due."""
+        if posted is not None:
+            self._driver.take(posted)
+        self._driver.tick()
+
+    def _fail(self, error: BaseException) -> None:
+        """The last line of defence: neither a bug of ours nor a callback that exits may leave anybody waiting."""
+        self._over = f"the embedded peer failed: {type(error).__name__}: {error}; please report this"
+        for inbox in list(self._inboxes.values()):
+            inbox.lost(self._over)
+
     def _run(self) -> None:
-        """The peer's thread: take in whatever is posted until None comes."""
+        """The peer's thread: take in whatever is posted until it is over."""
         try:
             self._driver.start()
-            while True:
-                try:
-                    posted = self._inbox.get(timeout=self._driver.wait_s())
-                except Empty:
-                    self._driver.tick()
-                    continue
-                if posted is None:
-                    return
-                self._driver.take(posted)
-                self._driver.tick()
-        except Exception as error:  # the last line of defence: a bug of ours must not leave anybody waiting
-            self._closed = f"the embedded peer failed: {type(error).__name__}: {error}; please report this"
-            for inbox in list(self._inboxes.values()):
-                inbox.lost(self._closed)
+            while not self._over:
+                self._take(self._await(None))
+        except BaseException as error:
+            self._fail(error)
             raise
+        finally:
+            self._clean_up()
 
 
 _STOP_TIMEOUT_S = 5.0

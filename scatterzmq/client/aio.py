@@ -139,8 +139,18 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[TaskId, Response]]:
         waiting = Waiting(self._calls, tasks, timeout)
         try:
-            while (item := waiting.ready() or await self._run(waiting.next())) is not None:
-                yield item
+            waiting.start()
+            while True:
+                while (item := waiting.ready()) is not None:
+                    yield item
+                if waiting.is_over:
+                    return
+                box, timeout_s = waiting.wait()
+                came = await self._receive(box, timeout_s)
+                if came is None:
+                    await self._run(waiting.give_up())
+                else:
+                    waiting.arrived(came)
         finally:
             waiting.close()
 

@@ -6,6 +6,7 @@ so everything is withdrawn in `finally`.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
@@ -81,11 +82,13 @@ class Calls(Generic[B]):
         """Send one message and wait for its answer. Raises Timeout, saying what was asked."""
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         box = self.box()
-        mid = self.session.request(lambda mid: make(mid=mid), box)
+        mid = self.session.request(make, box)
+        answer = None
         try:
             answer = yield Wait(box, limit_s)
         finally:
-            self.session.withdraw(box, mid)
+            if answer is None:
+                self.session.withdraw(box, mid)
         if answer is None:
             raise Timeout(f"no answer within {limit_s:g} s to the question for {what}; the peer is busy, or gone")
         assert not isinstance(answer, (bool, Handle)), "an answer is a message"
@@ -143,10 +146,13 @@ class Calls(Generic[B]):
     ) -> Steps[Handle]:
         """The way of a task whose namespace is not known yet, or that finds the window full."""
         session = self.session
-        info = session.info(ns)
+        info = session.infos.get(ns)
         if info is None:
             info = yield from self.info(ns)
         inputs = checked_inputs(info, fields)
+        handle = session.enqueue(info, inputs, task, watcher)
+        if handle is not None:
+            return handle
         box = self.box()
         try:
             while (handle := session.enqueue(info, inputs, task, watcher, box)) is None:
@@ -221,16 +227,18 @@ class Calls(Generic[B]):
         return (yield from self.reports([task]))[task].ns
 
     def response(self, task: TaskId) -> Steps[Response]:
+        session = self.session
         yield from self.arrived(task)
         box = self.box()
-        handles = self.session.watch([task], box)
+        waiting, over = session.watch([task], box)
         try:
-            response = self.session.read(handles[task])
+            response = session.read(over[0] if over else waiting[task])
             if response is None:
-                response = (yield from self.as_it_stands(handles, box))[task]
+                response = (yield from self.as_it_stands(waiting, box))[task]
         finally:
-            self.session.withdraw(box, handles=handles.values())
-            self.session.tell_reads()
+            if waiting:
+                session.withdraw(box, handles=waiting.values())
+            session.tell_reads()
         return response
 
     def as_it_stands(self, handles: Mapping[TaskId, Handle], box: Box) -> Steps[dict[TaskId, Response]]:
@@ -250,9 +258,12 @@ class Calls(Generic[B]):
         return responses
 
     def clear(self, task: TaskId) -> Steps[None]:
-        yield from self._settled(task)
+        session = self.session
+        handle = session.handle(task)
+        if handle is not None and handle.pending:
+            yield from self._settled(task)
         yield from self.ask(partial(Clear, ids=(task,)), f"clearing task {task}")
-        self.session.forget(task)
+        session.forget(task)
 
     def cancel(self, task: TaskId) -> Steps[None]:
         yield from self._settled(task)
@@ -265,56 +276,65 @@ class Calls(Generic[B]):
 
 
 class Waiting(Generic[B]):
-    """One `wait_for`: hands out each task once, as they end; at the latest as it stands when the time has run out."""
+    """One `wait_for`: hands out each task once, as they end; at the latest as it stands when the time has run out.
+
+    Who drives it hands out what is `ready`, and as long as it is not `is_over` waits as `wait` says; what comes goes to
+    `arrived`, and when nothing does, `give_up` is run. At the end there is `close`.
+    """
 
     def __init__(self, calls: Calls[B], tasks: Iterable[str], timeout_s: float | None) -> None:
         self._calls = calls
+        self._session = calls.session
         self._timeout_s = timeout_s
         self._box = calls.box()
         self._open: dict[TaskId, Handle] = {}
+        self._over: deque[Handle] = deque()
         self._rest: list[tuple[TaskId, Response]] = []
-        self._tasks: list[TaskId] | None = list(dict.fromkeys(map(task_id, tasks)))
+        # A set that keeps the order; asking for the type here saves a call per task.
+        self._tasks = list(dict.fromkeys([task if type(task) is TaskId else task_id(task) for task in tasks]))
+
+    def start(self) -> None:
+        self._open, over = self._session.watch(self._tasks, self._box)
+        self._over.extend(over)
 
     def ready(self) -> tuple[TaskId, Response] | None:
-        """A task that has ended, without waiting; None if there is none. Saves `next` most of the time."""
-        while not self._box.empty():
-            item = self._box.get_nowait()
-            if isinstance(item, ClusterError):
-                raise ClusterError(*item.args)
-            handed_out = self._hand_out(item)
-            if handed_out is not None:
-                return handed_out
-        return None
+        """A task that can be handed out without waiting; None if there is none."""
+        over, box = self._over, self._box
+        while over or not box.empty():
+            if not over:
+                self.arrived(box.get_nowait())
+                continue
+            handle = over.popleft()
+            response = self._session.read(handle)
+            if response is not None:
+                return handle.id, response
+            # It was over because of a conflict, which somebody else has read in the meantime.
+            waiting, again = self._session.watch([handle.id], box)
+            self._open |= waiting
+            over.extend(again)
+        return self._rest.pop() if self._rest else None
 
-    def next(self) -> Steps[tuple[TaskId, Response] | None]:
-        """The next task to hand out; None after the last."""
-        session = self._calls.session
-        if self._tasks is not None:
-            self._open, self._tasks = session.watch(self._tasks, self._box), None
-        handed_out = self.ready()
-        while handed_out is None and self._open:
-            session.tell_reads()  # before a wait of unknown length
-            item = yield Wait(self._box, self._timeout_s)
-            if item is None:
-                yield from self._give_up()
-            else:
-                handed_out = self._hand_out(item)
-        return self._rest.pop() if handed_out is None and self._rest else handed_out
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be ready any more."""
+        return not self._open
 
-    def close(self) -> None:
-        session = self._calls.session
-        session.withdraw(self._box, handles=self._open.values())
-        session.tell_reads()
+    def wait(self) -> Wait:
+        """What to wait for now that nothing is ready."""
+        self._session.tell_reads()  # before a wait of unknown length
+        return Wait(self._box, self._timeout_s)
 
-    def _hand_out(self, item: Item) -> tuple[TaskId, Response] | None:
+    def arrived(self, item: Item) -> None:
+        """Something came into the box."""
+        if isinstance(item, ClusterError):
+            raise ClusterError(*item.args)
         assert isinstance(item, Handle), "a watcher is told of tasks"
-        response = self._calls.session.read(item)
-        if response is None or self._open.pop(item.id, None) is None:
-            return None
-        return item.id, response
+        if self._open.pop(item.id, None) is not None:
+            self._over.append(item)
 
-    def _give_up(self) -> Steps[None]:
-        session = self._calls.session
+    def give_up(self) -> Steps[None]:
+        """The time has run out: hand out the rest as it stands."""
+        session = self._session
         try:
             responses = yield from self._calls.as_it_stands(self._open, self._box)
         except Timeout:
@@ -323,6 +343,11 @@ class Waiting(Generic[B]):
         session.withdraw(self._box, handles=self._open.values())
         self._rest = list(responses.items())[::-1]
         self._open = {}
+
+    def close(self) -> None:
+        if self._open:
+            self._session.withdraw(self._box, handles=self._open.values())
+        self._session.tell_reads()
 
 
 def first_steps(handle: Handle) -> Response:

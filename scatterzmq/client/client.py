@@ -16,7 +16,7 @@ from ..ids import TaskId
 from .calls import Calls, Steps, T, Waiting, must_not_wait, task_id
 from .futures import Bar, Flow, TaskFuture, progress_bar
 from .handles import Item, checked_inputs
-from .link import BlobWriter, Connect, Member, Pumped
+from .link import BlobWriter, Connect, Hurried, Member, Pumped
 from .response import Response, Result
 from .session import Session
 
@@ -53,6 +53,7 @@ class Client:
         self._calls: Calls[Queue] = self.calls_with(SimpleQueue)
         link = self._session.link
         self._pumped = link if isinstance(link, Pumped) else None
+        self._hurried = link if isinstance(link, Hurried) and self._pumped is None else None
         self._pumping = Lock()
         self._on_close = on_close
         self._closing = Lock()
@@ -106,7 +107,7 @@ class Client:
         """
         session = self._session
         own = None if task_id is None else TaskId.parse(task_id)
-        info = session.info(ns)
+        info = session.infos.get(ns)
         handle = None if info is None else session.enqueue(info, checked_inputs(info, fields), own)
         if handle is None:
             handle = self._run(self._calls.enqueue(ns, fields, own))
@@ -144,8 +145,7 @@ class Client:
         """Hand out tasks as they complete, each once. The timeout starts again after each; when it runs out the rest is
         handed out as it stands. None: wait for ever.
         """
-        waiting = Waiting(self._calls, tasks, timeout)
-        return self._completed(waiting)
+        return self._completed(Waiting(self._calls, tasks, timeout))
 
     def clear_task(self, task: str) -> None:
         """Forget everything about a task, wherever it is; then it is unknown."""
@@ -157,17 +157,16 @@ class Client:
 
     def submit(self, ns: str, /, **fields: object) -> TaskFuture:
         """Enqueue a task; returns a concurrent.futures.Future of its result. Raises as `enqueue_task`."""
-        drive = None if self._pumped is None else self._drive
-        future = TaskFuture(self._session.abandon, self._in_delivery, drive)
         session = self._session
-        info = session.info(ns)
+        future = TaskFuture(session, self._help)
+        info = session.infos.get(ns)
         handle = None if info is None else session.enqueue(info, checked_inputs(info, fields), watcher=future)
         if handle is None:
             handle = self._run(self._calls.enqueue(ns, fields, watcher=future))
         future.attach(handle)
-        if drive is not None and not session.in_delivery:
+        if self._pumped is not None and not session.in_delivery:
             # as_completed and wait know nothing of a peer that runs in this thread, so the future must be done already.
-            drive(future.done, self._request_timeout_s)
+            self._drive(future.done, self._request_timeout_s)
         return future
 
     def map(
@@ -287,12 +286,15 @@ class Client:
 
     def _receive(self, box: Queue, timeout_s: float | None) -> Item | None:
         """What comes into the box; None when the time has run out. Raises ClusterError if the session has ended."""
-        item: Item | None
-        if box.empty() and self._session.in_delivery:
-            raise must_not_wait()
-        if self._pumped is not None:
-            self._drive(lambda: not box.empty(), timeout_s)
-            timeout_s = 0.0
+        if box.empty():
+            if self._session.in_delivery:
+                raise must_not_wait()
+            if self._hurried is not None:
+                self._hurried.hurry()
+            elif self._pumped is not None:
+                self._drive(lambda: not box.empty(), timeout_s)
+                timeout_s = 0.0
+        item: Item
         try:
             item = box.get(timeout=timeout_s)
         except Empty:
@@ -300,6 +302,13 @@ class Client:
         if isinstance(item, ClusterError):
             raise ClusterError(*item.args)
         return item
+
+    def _help(self, done: Callable[[], bool], timeout_s: float | None) -> None:
+        """Do what this thread can do for what it is about to wait for."""
+        if self._hurried is not None:
+            self._hurried.hurry()
+        elif self._pumped is not None:
+            self._drive(done, timeout_s)
 
     def _drive(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         """Run the peer in this thread until something holds or the time is over."""
@@ -314,9 +323,21 @@ class Client:
                     return
 
     def _completed(self, waiting: "Waiting[Queue]") -> Iterator[tuple[TaskId, Response]]:
-        with closing(waiting):
-            while (item := waiting.ready() or self._run(waiting.next())) is not None:
-                yield item
+        try:
+            waiting.start()
+            while True:
+                while (item := waiting.ready()) is not None:
+                    yield item
+                if waiting.is_over:
+                    return
+                box, timeout_s = waiting.wait()
+                came = self._receive(box, timeout_s)
+                if came is None:
+                    self._run(waiting.give_up())
+                else:
+                    waiting.arrived(came)
+        finally:
+            waiting.close()
 
     def _mapped(self, flow: "Flow[Queue]", items: Iterator[Mapping[str, object]], bar: Bar) -> Iterator[Any]:
         more = True
@@ -336,9 +357,6 @@ class Client:
                         self._run(flow.offer(item))
                 else:
                     flow.arrived(self._receive(flow.box, None))
-
-    def _in_delivery(self) -> bool:
-        return self._session.in_delivery
 
     def _must_be_open(self) -> None:
         fault = self._session.fault

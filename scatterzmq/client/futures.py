@@ -10,14 +10,15 @@ from ..errors import ClusterError, ConfigError, FormatError, Timeout
 from .calls import B, Calls, Steps, must_not_wait
 from .handles import Handle, Item
 from .response import LazyResult, Result
+from .session import Session
 
 if TYPE_CHECKING:
     from ..ids import TaskId
 
 Bar: TypeAlias = AbstractContextManager[Callable[[], None]]
 """A progress bar while it is shown; what it gives is called once per item."""
-Drive: TypeAlias = Callable[[Callable[[], bool], float | None], None]
-"""Runs the peer in this thread until something holds or the time is over: for links without a thread of their own."""
+Help: TypeAlias = Callable[[Callable[[], bool], float | None], None]
+"""Does what this thread can do for something to hold, within so many seconds; all of it, for links without a thread."""
 
 
 class TaskFuture(Future["Result"]):
@@ -28,12 +29,12 @@ class TaskFuture(Future["Result"]):
 
     task: "TaskId"
 
-    def __init__(self, abandon: Callable[[Handle], bool], in_delivery: Callable[[], bool], drive: Drive | None) -> None:
+    def __init__(self, session: Session, help_out: Help) -> None:
         super().__init__()
-        self._abandon = abandon
-        self._in_delivery = in_delivery
-        self._drive = drive
+        self._session = session
+        self._help_out = help_out
         self._handle: Handle | None = None
+        self._lazy: LazyResult | None = None
 
     def attach(self, handle: Handle) -> None:
         """This is the task it stands for."""
@@ -53,13 +54,14 @@ class TaskFuture(Future["Result"]):
                     # Turned into tensors by whoever asks: this thread has the next message to see to.
                     lazy = LazyResult(item.outcome.rows, item.outcome.row)
                     self.set_result(cast("Result", lazy))
+                    self._lazy = lazy  # only now, as it may have been cancelled
         except InvalidStateError:
             return  # cancelled in the same moment
 
     def cancel(self) -> bool:
         if self.done():
             return self.cancelled()
-        if self._handle is None or not self._abandon(self._handle):
+        if self._handle is None or not self._session.abandon(self._handle):
             return self.cancelled()
         if not super().cancel():
             return False  # the client was closed in the same moment
@@ -67,11 +69,13 @@ class TaskFuture(Future["Result"]):
         return True
 
     def result(self, timeout: float | None = None) -> Result:
-        self._ready(timeout)
-        try:
-            lazy: Any = super().result(timeout)
-        except TimeoutError:
-            raise Timeout(f"task {self.task} has not ended within {timeout:g} s; it goes on") from None
+        lazy: Any = self._lazy
+        if lazy is None:
+            self._ready(timeout)
+            try:
+                lazy = super().result(timeout)
+            except TimeoutError:
+                raise Timeout(f"task {self.task} has not ended within {timeout:g} s; it goes on") from None
         tensors: Result | None = lazy.tensors()
         assert tensors is not None, "a future has a result or an exception"
         return tensors
@@ -85,10 +89,9 @@ class TaskFuture(Future["Result"]):
 
     def _ready(self, timeout_s: float | None) -> None:
         if not self.done():
-            if self._in_delivery():
+            if self._session.in_delivery:
                 raise must_not_wait()
-            if self._drive is not None:
-                self._drive(self.done, timeout_s)
+            self._help_out(self.done, timeout_s)
 
 
 class Flow(Generic[B]):

@@ -1,10 +1,9 @@
 """Handles: what a client remembers of a task, and the batches in which tasks leave it."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import urandom
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ..core.messages import NamespaceInfo, Submit, ToClient
 from ..errors import ClusterError, ErrorInfo, FormatError
@@ -47,7 +46,7 @@ class Handle:
     inputs: Columns | None
     nbytes: int
     fingerprint: bytes
-    watchers: list[Box] = field(default_factory=list)
+    watchers: list[Box]
     private: bool = False
     seq: int = 0
     pending: bool = False
@@ -73,8 +72,7 @@ class Buffer:
     nbytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class Batch(NamedTuple):
     """Tasks that leave together. `inputs` is held here because a handle lets go of its own."""
 
     info: NamespaceInfo
@@ -82,15 +80,17 @@ class Batch:
     fingerprints: tuple[bytes, ...]
     inputs: tuple[Columns, ...]
 
-    def message(self, mid: int) -> tuple[Submit, Columns]:
+    def message(self, mid: int, nonce: bytes) -> tuple[Submit, Columns]:
         """The batch as it goes over the link."""
-        info = self.info
-        columns = {name: join([each[name] for each in self.inputs]) for name in info.inputs}
+        info, inputs = self.info, self.inputs
+        columns = (
+            inputs[0] if len(inputs) == 1 else {name: join([each[name] for each in inputs]) for name in info.inputs}
+        )
         submit = Submit(
             mid=mid,
             ns=info.ns,
             digest=info.digest,
-            nonce=urandom(8),
+            nonce=nonce,
             ids=self.ids,
             submit_digests=self.fingerprints,
             digests={name: row_digests(column) for name, column in columns.items()} if info.digests else {},
@@ -107,13 +107,16 @@ class Kept:
         self._nbytes = 0
         self._tasks: OrderedDict[TaskId, int] = OrderedDict()
 
-    def add(self, task: TaskId, nbytes: int) -> list[TaskId]:
+    def add(self, task: TaskId, nbytes: int) -> Sequence[TaskId]:
         """Keep one more; returns those to let go of, the oldest ones."""
-        self._tasks[task] = nbytes
+        tasks = self._tasks
+        tasks[task] = nbytes
         self._nbytes += nbytes
+        if len(tasks) <= self._tasks_max and self._nbytes <= self._nbytes_max:
+            return ()
         gone = []
-        while len(self._tasks) > self._tasks_max or (self._nbytes > self._nbytes_max and len(self._tasks) > 1):
-            oldest, nbytes = self._tasks.popitem(last=False)
+        while len(tasks) > self._tasks_max or (self._nbytes > self._nbytes_max and len(tasks) > 1):
+            oldest, nbytes = tasks.popitem(last=False)
             self._nbytes -= nbytes
             gone.append(oldest)
         return gone

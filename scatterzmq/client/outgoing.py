@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from os import urandom
 
 from ..core.messages import ResultRead, ToPeer
 from ..errors import ClusterError
@@ -12,12 +13,16 @@ from .handles import Batch, Columns
 from .link import Link
 
 READS_TOGETHER_MAX = 256
+NONCE_NBYTES = 8
+NONCES_TOGETHER = 256
+"""So many are drawn at once, as asking the system takes longer than all the rest of making a message."""
 
 
 class Outgoing:
     """Messages to send. Staged under the session's lock; carried without it, since sending may deliver.
 
-    staged: what waits to be carried; a batch becomes a message only then. failed: told when the link cannot send.
+    staged: what waits to be carried; a batch becomes a message only then. reads: what has been read and not been said.
+    failed: told when the link cannot send.
     """
 
     def __init__(self, failed: Callable[[ClusterError], None]) -> None:
@@ -25,7 +30,8 @@ class Outgoing:
         self._failed = failed
         self._carrying = threading.Lock()
         self._mids = count(1)
-        self._reads: list[TaskId] = []
+        self.reads: list[TaskId] = []
+        self._nonces = b""
 
     def next_mid(self) -> int:
         """A number for a message that nobody else of this session has."""
@@ -33,7 +39,8 @@ class Outgoing:
 
     def stage(self, message: ToPeer) -> None:
         """A message without columns. What was read before leaves before it."""
-        self.stage_reads()
+        if self.reads:
+            self.stage_reads()
         self.staged.append((message, {}))
 
     def stage_batch(self, batch: Batch) -> None:
@@ -41,19 +48,19 @@ class Outgoing:
 
     def read(self, task: TaskId) -> None:
         """A result has been read: said with the next message, or when many have gathered."""
-        self._reads.append(task)
-        if len(self._reads) >= READS_TOGETHER_MAX:
+        self.reads.append(task)
+        if len(self.reads) >= READS_TOGETHER_MAX:
             self.stage_reads()
 
     def stage_reads(self) -> None:
-        if self._reads:
-            self.staged.append((ResultRead(ids=tuple(self._reads)), {}))
-            self._reads = []
+        if self.reads:
+            self.staged.append((ResultRead(ids=tuple(self.reads)), {}))
+            self.reads = []
 
     def drop(self) -> None:
         """Nothing of this leaves any more."""
         self.staged.clear()
-        self._reads = []
+        self.reads = []
 
     def carry(self, link: Link) -> None:
         """Send what is staged. One thread carries at a time, so the order stays; the others leave theirs to it, also
@@ -66,9 +73,18 @@ class Outgoing:
                         staged = self.staged.popleft()
                     except IndexError:  # dropped meanwhile
                         break
-                    message, columns = staged.message(self.next_mid()) if isinstance(staged, Batch) else staged
-                    link.send(message, columns)
+                    if isinstance(staged, Batch):
+                        message, columns = staged.message(next(self._mids), self._nonce())
+                        link.send(message, columns)
+                    else:
+                        link.send(*staged)
             except ClusterError as error:
                 self._failed(error)
             finally:
                 self._carrying.release()
+
+    def _nonce(self) -> bytes:
+        if not self._nonces:
+            self._nonces = urandom(NONCE_NBYTES * NONCES_TOGETHER)
+        nonce, self._nonces = self._nonces[:NONCE_NBYTES], self._nonces[NONCE_NBYTES:]
+        return nonce

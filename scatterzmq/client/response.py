@@ -8,12 +8,16 @@ from ..core.messages import Final, TaskReport, TaskStatus
 from ..errors import ErrorInfo, TaskError
 from ..ids import TaskId
 from ..wire.columns import Column
+from ..wire.tensors import to_flat, to_tensors
 
 if TYPE_CHECKING:
     import torch
 
 Result: TypeAlias = "dict[str, torch.Tensor]"
 """output field -> one task's tensor"""
+
+_READY, _ERROR, _UNKNOWN = TaskStatus.READY, TaskStatus.ERROR, TaskStatus.UNKNOWN
+"""As names of this module: reaching through the enum class costs more than the comparison."""
 
 
 class Rows:
@@ -22,22 +26,33 @@ class Rows:
     row_nbytes: what one of them weighs on average.
     """
 
-    __slots__ = ("_columns", "_tensors", "row_nbytes")
+    __slots__ = ("_columns", "_count", "_tensors", "row_nbytes")
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = columns
         self._tensors: dict[str, list[torch.Tensor]] | None = None
-        self.row_nbytes = sum(len(column.data) // max(1, column.layout.rows) for column in columns.values())
+        self._count = 0
+        self.row_nbytes = 0
+        for column in columns.values():
+            self._count = column.layout.rows
+            self.row_nbytes += len(column.data) // (self._count or 1)
 
     def result(self, row: int) -> Result:
         """One task's result, in memory of its own: the user may write into it, and the peer's copy stays as it is."""
         tensors = self._tensors
         if tensors is None:
-            from ..wire.tensors import to_tensors  # the first call that needs torch
-
+            if self._count == 1:
+                return {name: _only_row(column) for name, column in self._columns.items()}
             # Two threads may both do this; they come to the same.
             self._tensors = tensors = {name: to_tensors(column) for name, column in self._columns.items()}
         return {name: rows[row].clone() for name, rows in tensors.items()}
+
+
+def _only_row(column: Column) -> "torch.Tensor":
+    """A copy of the row of a column that has no other. A lone task waits for this, so every step counts."""
+    flat = to_flat(column).clone()
+    shape = column.layout.row_shape(0)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 class Outcome(NamedTuple):
@@ -82,9 +97,10 @@ class LazyResult:
         return self._result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Response:
-    """A task as it stood when it was asked for.
+    """A task as it stood when it was asked for. Nothing to change: it is not frozen only because there is one per task,
+    and freezing triples what making one costs.
 
     task: its id. ns: its namespace; None if the task is unknown.
     status: before this reading, so "ready" the first time and "done" later.
@@ -101,33 +117,35 @@ class Response:
     error: ErrorInfo | None
     copies: int
     durable: bool
-    lazy: LazyResult = field(repr=False)
+    lazy: LazyResult | None = field(default=None, repr=False)
 
     @property
     def result(self) -> "Result | None":
         """Output field -> tensor, in memory of the caller's own; None if there is no result (yet)."""
-        return self.lazy.tensors()
+        lazy = self.lazy
+        return None if lazy is None else lazy.tensors()
 
     def ok(self) -> None:
         """Raise TaskError, with place and remote traceback, if the task ended in an error or is unknown."""
-        if self.status is TaskStatus.ERROR or self.status is TaskStatus.UNKNOWN:
-            raise TaskError(self.task, self.error if self.status is TaskStatus.ERROR else None)
+        if self.status is _ERROR or self.status is _UNKNOWN:
+            raise TaskError(self.task, self.error if self.status is _ERROR else None)
 
 
 def ended(task: TaskId, ns: str | None, outcome: Outcome, *, read: bool) -> Response:
     """The response of a task that has ended. `read`: its result was read before."""
     final, place, rows, row = outcome
     status = final.statuses[place]
+    known = status is not _UNKNOWN
     return Response(
-        task=task,
-        ns=None if status is TaskStatus.UNKNOWN else final.ns or ns,
-        status=TaskStatus.DONE if read and status is TaskStatus.READY else status,
-        duration=final.durations_ms[place] / 1000.0,
-        retries=final.retries[place],
-        error=final.errors[place],
-        copies=0 if status is TaskStatus.UNKNOWN else final.copies,
-        durable=final.durable,
-        lazy=LazyResult(rows, row),
+        task,
+        (final.ns or ns) if known else None,
+        TaskStatus.DONE if read and status is _READY else status,
+        final.durations_ms[place] / 1000.0,
+        final.retries[place],
+        final.errors[place],
+        final.copies if known else 0,
+        final.durable,
+        None if rows is None else LazyResult(rows, row),
     )
 
 
@@ -142,7 +160,6 @@ def standing(report: TaskReport, *, copies: int = 1, durable: bool = False) -> R
         error=report.error,
         copies=0 if report.status is TaskStatus.UNKNOWN else copies,
         durable=durable,
-        lazy=LazyResult(None, 0),
     )
 
 

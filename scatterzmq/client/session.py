@@ -12,7 +12,7 @@ Rules     1. A task is pending until it is accepted or refused. Pending tasks ar
 """
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import urandom
 from typing import TypeAlias
@@ -44,6 +44,10 @@ KEPT_NBYTES = 64 << 20
 """Inputs not accepted yet, and read results, that a client holds at most."""
 RENEWALS_MAX = 10
 """A namespace that is redefined more often than this while one task is being accepted never settles."""
+_READY, _DONE, _UNKNOWN = TaskStatus.READY, TaskStatus.DONE, TaskStatus.UNKNOWN
+"""As names of this module: reaching through the enum class costs more than the comparison."""
+_new = tuple.__new__
+"""Makes a named tuple without the function in between, of which there is one call per task."""
 STALE = "stale:"
 """How the message of a refusal begins when the namespace was redefined since the inputs were checked."""
 
@@ -51,18 +55,21 @@ Wakes: TypeAlias = list[tuple[Box, Item]]
 
 
 class Session:
-    """See the module. Every method may be called from any thread, and none blocks."""
+    """See the module. Every method may be called from any thread, and none blocks.
+
+    fault: why nothing goes out or comes in any more; None as long as it does. Set once, by `end`.
+    infos: the namespaces that this client has met, as it last saw them. Changed by `learn` only, and here.
+    """
 
     def __init__(self, connect: Connect, *, window: int) -> None:
         assert window > 0, "a client without a window could never enqueue"
         self._window = window
         self._lock = threading.Lock()
-        self._delivering = threading.local()
+        self._deliverer = 0
         self._out = Outgoing(self.end)
         self._fresh_ids: deque[TaskId] = deque()
-        self._infos: dict[str, NamespaceInfo] = {}
         self._tasks: dict[TaskId, Handle] = {}
-        self._pending: OrderedDict[TaskId, Handle] = OrderedDict()
+        self._pending: dict[TaskId, Handle] = {}
         self._pending_nbytes = 0
         self._unanswered = 0
         self._seq = 0
@@ -72,7 +79,8 @@ class Session:
         self._room: list[Box] = []
         self._refusals: dict[TaskId, ErrorInfo] = {}
         self._kept = Kept(window, KEPT_NBYTES)
-        self._fault: ClusterError | None = None
+        self.fault: ClusterError | None = None
+        self.infos: dict[str, NamespaceInfo] = {}
         self.link = connect(self)
 
     # ---- tasks out
@@ -102,13 +110,13 @@ class Session:
         nbytes = 0
         for column in inputs.values():
             nbytes += len(column.data)
-        handle = Handle(task or self.new_id(), info.ns, inputs, nbytes, fingerprint(info.ns, inputs, 0))
-        if watcher is not None:
-            handle.watchers.append(watcher)
-            handle.private = True
+        # The fields of a handle by position: names would double what making it costs, and there is one per task.
+        watchers = [] if watcher is None else [watcher]
+        mark = fingerprint(info.ns, inputs, 0)
+        handle = Handle(task or self.new_id(), info.ns, inputs, nbytes, mark, watchers, watcher is not None)
         with self._lock:
-            if self._fault is not None:
-                raise _again(self._fault)
+            if self.fault is not None:
+                raise _again(self.fault)
             pending = self._pending
             full = len(pending) >= self._window or self._pending_nbytes + nbytes > WINDOW_NBYTES
             # A delivering thread is let through: it cannot wait for an answer that it would have to bring itself.
@@ -123,13 +131,13 @@ class Session:
                     if known is None:
                         return self._tasks[task]
                     handle = known
-            self._seq += 1
-            handle.seq = self._seq
+            self._seq = handle.seq = self._seq + 1
             handle.pending = True
             self._tasks[handle.id] = pending[handle.id] = handle
             self._pending_nbytes += nbytes
             self._gather(handle, info)
-        self._carry()
+        if self._out.staged:
+            self._out.carry(self.link)
         return handle
 
     def push(self) -> None:
@@ -141,8 +149,8 @@ class Session:
     def barrier(self, seq: int | None, box: Box) -> bool:
         """True if everything enqueued up to `seq` (None: so far) has been accepted or refused; else tells the box."""
         with self._lock:
-            if self._fault is not None:
-                raise _again(self._fault)
+            if self.fault is not None:
+                raise _again(self.fault)
             self._take_all()
             seq = self._seq if seq is None else seq
             done = self._oldest() > seq
@@ -165,14 +173,16 @@ class Session:
 
     # ---- questions out
 
-    def request(self, make: Callable[[int], ToPeer], box: Box) -> int:
-        """Send a message whose answer goes to the box; returns its number. Raises ClusterError at the end."""
+    def request(self, make: Callable[..., ToPeer], box: Box) -> int:
+        """Send the message make(mid=…), whose answer goes to the box; returns its number. Raises ClusterError at the
+        end.
+        """
         mid = self._out.next_mid()
         with self._lock:
-            if self._fault is not None:
-                raise _again(self._fault)
+            if self.fault is not None:
+                raise _again(self.fault)
             self._replies[mid] = box
-            self._out.stage(make(mid))
+            self._out.stage(make(mid=mid))
         self._carry()
         return mid
 
@@ -181,8 +191,10 @@ class Session:
         with self._lock:
             if mid is not None:
                 self._replies.pop(mid, None)
-            self._barriers = [entry for entry in self._barriers if entry[1] is not box]
-            self._room = [entry for entry in self._room if entry is not box]
+            if self._barriers:
+                self._barriers = [entry for entry in self._barriers if entry[1] is not box]
+            if self._room:
+                self._room = [entry for entry in self._room if entry is not box]
             for handle in handles:
                 if box in handle.watchers:
                     handle.watchers.remove(box)
@@ -190,72 +202,77 @@ class Session:
                 if foreign and self._tasks.get(handle.id) is handle:
                     del self._tasks[handle.id]
 
-    def watch(self, tasks: Sequence[TaskId], box: Box) -> dict[TaskId, Handle]:
-        """Tell the box of each task that ends, at once of those that have. Tasks of other clients are attached to."""
+    def watch(self, tasks: Sequence[TaskId], box: Box) -> tuple[dict[TaskId, Handle], list[Handle]]:
+        """The tasks that have not ended, whose ends the box will be told, and those that have. Tasks of other clients
+        are attached to.
+        """
         strangers: list[TaskId] = []
-        handles: dict[TaskId, Handle] = {}
+        waiting: dict[TaskId, Handle] = {}
         over: list[Handle] = []
         with self._lock:
-            if self._fault is not None:
-                raise _again(self._fault)
-            self._take_all()
+            if self.fault is not None:
+                raise _again(self.fault)
+            if self._buffers:
+                self._take_all()
+            known = self._tasks
             for task in tasks:
-                handle = self._tasks.get(task)
+                handle = known.get(task)
                 if handle is None:
-                    handle = self._tasks[task] = Handle(task, "", None, 0, b"")
+                    handle = known[task] = Handle(task, "", None, 0, b"", [])
                     strangers.append(task)
-                elif not handle.fingerprint and handle.outcome is None:
-                    strangers.append(task)  # asking again is free, and heals an answer that was lost
-                handles[task] = handle
-                if handle.outcome is not None or handle.conflict is not None:
+                elif handle.outcome is not None or handle.conflict is not None:
                     over.append(handle)
-                else:
-                    handle.watchers.append(box)
+                    continue
+                elif not handle.fingerprint:
+                    strangers.append(task)  # asking again is free, and heals an answer that was lost
+                waiting[task] = handle
+                handle.watchers.append(box)
             if strangers:
                 self._out.stage(Attach(ids=tuple(strangers)))
-        self._carry()
-        for handle in over:
-            box.put(handle)
-        return handles
+        if self._out.staged:
+            self._out.carry(self.link)
+        return waiting, over
 
     # ---- what is known
 
     def handle(self, task: TaskId) -> Handle | None:
         return self._tasks.get(task)
 
-    def info(self, ns: str) -> NamespaceInfo | None:
-        """A namespace as this client last saw it; None if it never did."""
-        return self._infos.get(ns)
-
     def learn(self, infos: Iterable[NamespaceInfo]) -> None:
         with self._lock:
-            self._infos.update((info.ns, info) for info in infos)
+            self.infos.update((info.ns, info) for info in infos)
 
     def read(self, handle: Handle) -> Response | None:
         """Hand out the end of a task, once per reading; None while it has not ended. The peer learns of it with the
         next message (or `tell_reads`).
         """
         with self._lock:
-            self._refusals.pop(handle.id, None)
-            conflict, handle.conflict = handle.conflict, None
-            outcome, read = handle.outcome, handle.read
-            if conflict is not None:
-                outcome = local_end(handle.id, handle.ns, TaskStatus.ERROR, conflict)
+            task, outcome, read = handle.id, handle.outcome, handle.read
+            if self._refusals:
+                self._refusals.pop(task, None)
+            if handle.conflict is not None:
+                outcome = local_end(task, handle.ns, TaskStatus.ERROR, handle.conflict)
+                handle.conflict = None
             elif outcome is None:
                 return None
             elif not read:
                 handle.read = True
-                if outcome.status is TaskStatus.READY and not handle.private:
-                    self._out.read(handle.id)
-                self._keep(handle, outcome)
-        self._carry()
-        return ended(handle.id, handle.ns or None, outcome, read=read)
+                if outcome.final.statuses[outcome.place] is _READY and not handle.private:
+                    self._out.read(task)
+                if self._tasks.get(task) is handle:
+                    # Count it, and let go of the oldest ones beyond what may be kept.
+                    for gone in self._kept.add(task, 0 if outcome.rows is None else outcome.rows.row_nbytes):
+                        del self._tasks[gone]
+        if self._out.staged:
+            self._out.carry(self.link)
+        return ended(task, handle.ns or None, outcome, read=read)
 
     def tell_reads(self) -> None:
         """Let the peer know what has been read."""
-        with self._lock:
-            self._out.stage_reads()
-        self._carry()
+        if self._out.reads:  # who asks has read them before, so looking needs no lock
+            with self._lock:
+                self._out.stage_reads()
+            self._carry()
 
     def refusal(self) -> TaskError | None:
         """The first task that was refused without anybody having been told. Says so once, for all of them."""
@@ -293,30 +310,31 @@ class Session:
     @property
     def in_delivery(self) -> bool:
         """Whether this thread is delivering: then it must not wait, since what it would wait for comes by itself."""
-        return getattr(self._delivering, "depth", 0) > 0
+        return self._deliverer == threading.get_ident()
 
     # ---- in
 
     def __call__(self, message: ToClient, columns: Mapping[str, Column], /) -> None:
         """A message has come. Runs callbacks of futures, therefore without the lock."""
-        depth = getattr(self._delivering, "depth", 0)
-        self._delivering.depth = depth + 1
+        # Messages come one at a time, though not always in the same thread; one may come within another's callbacks.
+        outer, self._deliverer = self._deliverer, threading.get_ident()
         try:
-            match message:
-                case Accepted():
-                    wakes = self._accepted(message)
-                case Final():
-                    wakes = self._ended(message, columns)
-                case Refused():
-                    wakes = self._refused(message)
-                case _:
-                    with self._lock:
-                        box = self._replies.pop(message.mid, None)
-                    wakes = [] if box is None else [(box, message)]  # nobody waits: the answer came too late
-            self._carry()
-            _wake(wakes)
+            if isinstance(message, Final):
+                wakes = self._ended(message, columns)
+            elif isinstance(message, Accepted):
+                wakes = self._accepted(message)
+            elif isinstance(message, Refused):
+                wakes = self._refused(message)
+            else:
+                with self._lock:
+                    box = self._replies.pop(message.mid, None)
+                wakes = [] if box is None else [(box, message)]  # nobody waits: the answer came too late
+            if self._out.staged:
+                self._out.carry(self.link)
+            for box, item in wakes:
+                box.put(item)
         finally:
-            self._delivering.depth = depth
+            self._deliverer = outer
 
     def lost(self, reason: str, /) -> None:
         """The link is gone for good."""
@@ -325,9 +343,9 @@ class Session:
     def end(self, fault: ClusterError) -> None:
         """Nothing goes out or comes in any more; everything that waits fails with the fault."""
         with self._lock:
-            if self._fault is not None:
+            if self.fault is not None:
                 return
-            self._fault = fault
+            self.fault = fault
             boxes = [*self._replies.values(), *(box for _, box in self._barriers), *self._room]
             for handle in self._tasks.values():
                 boxes += handle.watchers
@@ -335,10 +353,6 @@ class Session:
             self._replies, self._barriers, self._room, self._buffers = {}, [], [], {}
             self._out.drop()
         _wake([(box, fault) for box in boxes])
-
-    @property
-    def fault(self) -> ClusterError | None:
-        return self._fault
 
     def _accepted(self, message: Accepted) -> Wakes:
         wakes: Wakes = []
@@ -350,7 +364,8 @@ class Session:
                     self._settle(handle)
                     if handle.abandoned:
                         unwanted.append(handle)
-            self._discard(unwanted)
+            if unwanted:
+                self._discard(unwanted)
             self._after_settling(wakes)
         return wakes
 
@@ -358,27 +373,31 @@ class Session:
         wakes: Wakes = []
         over = []
         rows, row = Rows(columns), 0
+        statuses = message.statuses
         with self._lock:
-            for index, (task, status) in enumerate(zip(message.ids, message.statuses, strict=True)):
-                has_result = status is TaskStatus.READY or status is TaskStatus.DONE
-                handle = self._tasks.get(task)
-                if handle is not None and not (handle.pending and status is TaskStatus.UNKNOWN):
+            known = self._tasks
+            for index, task in enumerate(message.ids):
+                status = statuses[index]
+                has_result = status is _READY or status is _DONE
+                handle = known.get(task)
+                if handle is not None and not (handle.pending and status is _UNKNOWN):
                     # An unknown pending task: the answer to an older question, as its submission is still on its way.
                     if handle.pending:
                         self._settle(handle)
-                    if handle.outcome is None or status is TaskStatus.UNKNOWN:
-                        handle.outcome = Outcome(message, index, rows if has_result else None, row)
-                        if status is TaskStatus.UNKNOWN:
+                    if handle.outcome is None or status is _UNKNOWN:
+                        handle.outcome = _new(Outcome, (message, index, rows if has_result else None, row))
+                        if status is _UNKNOWN:
                             self._drop(handle, wakes)
                         elif handle.private:
-                            over.append(handle)
+                            over.append(task)
                             self._drop(handle, wakes)
                         elif handle.watchers:
-                            wakes += [(box, handle) for box in handle.watchers]
+                            for box in handle.watchers:
+                                wakes.append((box, handle))
                             handle.watchers = []
                 row += has_result
             if over:
-                self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(handle.id for handle in over)))
+                self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(over)))
             self._after_settling(wakes)
         return wakes
 
@@ -405,10 +424,10 @@ class Session:
         """Send tasks again whose namespace was redefined, where their inputs still fit. None: it is gone."""
         wakes: Wakes = []
         with self._lock:
-            if self._fault is not None:
+            if self.fault is not None:
                 return
             if info is not None:
-                self._infos[info.ns] = info
+                self.infos[info.ns] = info
             for handle in handles:
                 if not handle.pending:
                     continue
@@ -454,6 +473,9 @@ class Session:
             self._take(buffer)
             buffer = None
         if buffer is None:
+            if not self._unanswered:
+                self._leave(info, (handle,))
+                return
             buffer = self._buffers[info.ns] = Buffer(info)
         buffer.handles.append(handle)
         buffer.nbytes += handle.nbytes
@@ -468,19 +490,24 @@ class Session:
                 self._settle(handle)
                 self._tasks.pop(handle.id, None)
             elif handle.pending:
-                handle.sent = True
                 leaving.append(handle)
         if leaving:
-            self._unanswered += len(leaving)
-            ids = tuple([handle.id for handle in leaving])
-            fingerprints = tuple([handle.fingerprint for handle in leaving])
-            inputs = tuple([handle.inputs for handle in leaving if handle.inputs is not None])
-            self._out.stage_batch(Batch(buffer.info, ids, fingerprints, inputs))
+            self._leave(buffer.info, leaving)
+
+    def _leave(self, info: NamespaceInfo, handles: Sequence[Handle]) -> None:
+        ids, fingerprints, inputs = [], [], []
+        for handle in handles:
+            assert handle.inputs is not None, "a pending task has its inputs"
+            handle.sent = True
+            ids.append(handle.id)
+            fingerprints.append(handle.fingerprint)
+            inputs.append(handle.inputs)
+        self._unanswered += len(ids)
+        self._out.stage_batch(Batch(info, tuple(ids), tuple(fingerprints), tuple(inputs)))
 
     def _take_all(self) -> None:
-        if self._buffers:
-            for buffer in list(self._buffers.values()):
-                self._take(buffer)
+        for buffer in list(self._buffers.values()):
+            self._take(buffer)
 
     def _settle(self, handle: Handle) -> None:
         """Accepted, refused or ended: it is pending no more."""
@@ -491,7 +518,7 @@ class Session:
         handle.inputs = None
 
     def _after_settling(self, wakes: Wakes) -> None:
-        if not self._unanswered:
+        if self._buffers and not self._unanswered:
             self._take_all()
         if self._barriers:
             oldest = self._oldest()
@@ -524,13 +551,12 @@ class Session:
 
     def _discard(self, handles: Sequence[Handle]) -> None:
         """End tasks and forget them everywhere, without waiting for it."""
-        if handles:
-            ids = tuple(handle.id for handle in handles)
-            for handle in handles:
-                self._tasks.pop(handle.id, None)
-            if self._fault is None:
-                self._out.stage(Cancel(mid=self._out.next_mid(), ids=ids))
-                self._out.stage(Clear(mid=self._out.next_mid(), ids=ids))
+        ids = tuple(handle.id for handle in handles)
+        for task in ids:
+            self._tasks.pop(task, None)
+        if self.fault is None:
+            self._out.stage(Cancel(mid=self._out.next_mid(), ids=ids))
+            self._out.stage(Clear(mid=self._out.next_mid(), ids=ids))
 
     def _drop(self, handle: Handle, wakes: Wakes) -> None:
         """Out of the table; whoever waits is told the outcome."""
@@ -539,13 +565,6 @@ class Session:
         self._kept.drop(handle.id)
         wakes += [(box, handle) for box in handle.watchers]
         handle.watchers = []
-
-    def _keep(self, handle: Handle, outcome: Outcome) -> None:
-        """Count a read outcome, and let go of the oldest ones beyond what may be kept."""
-        if self._tasks.get(handle.id) is handle:
-            nbytes = 0 if outcome.rows is None else outcome.rows.row_nbytes
-            for task in self._kept.add(handle.id, nbytes):
-                del self._tasks[task]
 
     # ---- without the lock
 

@@ -6,7 +6,8 @@ Rules     1. One leader per key; asking again as the leader leads again (a retri
           3. After LEADERS_FAILED_MAX failed leaders the rest compute for themselves: errors are never passed on.
           4. A task that leads may wait only where nobody it waits for could wait for it (`may_wait`, decided by
              the caller from the call graph).
-          5. Values are bounded by bytes, least recently used out first; a lost value is a miss.
+          5. Values are bounded, least recently used out first; a lost value is a miss. Their bytes and what it takes to
+             know them are bounded apart, as many a value has next to no bytes.
 Source    single flight as in groupcache, with promotion of waiters on failure.
 """
 
@@ -23,6 +24,12 @@ from .ledger import CacheKey
 from .values import Value
 
 LEADERS_FAILED_MAX = 2
+
+ENTRY_NBYTES = 1024
+"""Memory that an entry takes besides its value, roughly."""
+
+ENTRIES_MIN = 64
+"""So many entries fit into the smallest cache, as far as their values do."""
 
 
 class Ask(Enum):
@@ -83,6 +90,7 @@ class Cache:
     def __init__(self, blocks: Blocks, *, bytes_max: int, use_defer: bool) -> None:
         self._blocks = blocks
         self._bytes_max = bytes_max
+        self._entries_max = max(bytes_max // ENTRY_NBYTES, ENTRIES_MIN)
         self._use_defer = use_defer
         self._values: OrderedDict[CacheKey, Cached] = OrderedDict()
         self._pending: dict[CacheKey, _Pending] = {}
@@ -125,7 +133,7 @@ class Cache:
                 self._blocks.keep(value)
             self._values[key] = Cached(output, dict(fields), nbytes)
             self.nbytes += nbytes
-            while self.nbytes > self._bytes_max:
+            while self.nbytes > self._bytes_max or len(self._values) > self._entries_max:
                 self._drop(next(iter(self._values)))
         return tuple(pending.waiters) if pending else ()
 
@@ -172,6 +180,7 @@ class Cache:
     def check_invariants(self) -> None:
         assert self.nbytes == sum(value.nbytes for value in self._values.values())
         assert self.nbytes <= self._bytes_max
+        assert len(self._values) <= self._entries_max
         assert not self._pending.keys() & self._values.keys()
         for pending in self._pending.values():
             assert pending.leader not in pending.waiters

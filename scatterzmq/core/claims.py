@@ -8,11 +8,12 @@ Rules     1. An idle executor never stays idle while any queue has tasks (late b
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import ErrorCode
 from ..graph.plan import GraphPlan, NodePlan
-from ..ids import ExecutorId, QueueId, TaskId
+from ..ids import ExecutorId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
 from .events import BatchFinished, Emitted, RowsFailed
 from .leases import Lease
@@ -65,7 +66,7 @@ class Claims:
         if slot is None:
             return
         self._idle.pop(executor, None)
-        self._loaded.subtract(slot.loaded)
+        _subtract(self._loaded, slot.loaded)
         self._out.report("tally.executor.stop", executor=executor, reason=reason)
         lease = self._leases.of(executor)
         if lease is not None:
@@ -76,7 +77,7 @@ class Claims:
         """Give up executors that ran past their time."""
         for lease in self._leases.expire(self._state.now_ms):
             slot = self._slots.pop(lease.executor)
-            self._loaded.subtract(slot.loaded)
+            _subtract(self._loaded, slot.loaded)
             self._out.work(AbandonExecutor(executor=lease.executor))
             self._out.report("tally.executor.reclaim", executor=lease.executor)
             reason = "the node ran longer than its max_exec_s and its executor was given up"
@@ -206,7 +207,7 @@ class Claims:
             slot.busy = False
             self._idle[event.executor] = None
             if event.loaded is not None:
-                self._loaded.subtract(slot.loaded)
+                _subtract(self._loaded, slot.loaded)
                 slot.loaded = frozenset(event.loaded)
                 self._loaded.update(slot.loaded)
             self._settle(lease, event)
@@ -277,23 +278,27 @@ class Claims:
             self._travel.reclaimed(record, failure if crashed else None)
 
     def _end_lease(self, lease: Lease) -> None:
-        self._claimants[lease.queue.key] -= 1
+        _subtract(self._claimants, (lease.queue.key,))
         if lease.lands_in is not None:
             lease.lands_in.unexpect(lease.expected_weight, lease.expected_nbytes)
 
-    def revoke(self, record: Record) -> None:
-        """A task was cleared or cancelled: take it out of its queue or its batch."""
-        if record.phase is Phase.WAIT:
-            assert record.node is not None
-            queue = self._plans.queue(record.plan, record.node)
-            queue.remove(record.id)
-            self._plans.emptied(queue)
-        elif record.token is not None:
-            lease = next(lease for lease in self._leases if lease.token is record.token)
-            self._out.work(
-                RowsCancelled(executor=lease.executor, order=lease.order, rows=(lease.tasks.index(record.id),))
-            )
-            record.token = None
+    def revoke(self, records: Iterable[Record]) -> None:
+        """Tasks are cleared or cancelled: take them out of their queues and batches."""
+        running: dict[Token, set[TaskId]] = {}
+        for record in records:
+            if record.phase is Phase.WAIT:
+                assert record.node is not None
+                queue = self._plans.queue(record.plan, record.node)
+                queue.remove(record.id)
+                self._plans.emptied(queue)
+            elif record.token is not None:
+                running.setdefault(record.token, set()).add(record.id)
+                record.token = None
+        for lease in self._leases if running else ():
+            tasks = running.get(lease.token, ())
+            rows = tuple([row for row, task in enumerate(lease.tasks) if task in tasks])
+            if rows:
+                self._out.work(RowsCancelled(executor=lease.executor, order=lease.order, rows=rows))
 
     # ---- looking
 
@@ -314,7 +319,8 @@ class Claims:
         assert {lease.executor for lease in self._leases} == self._slots.keys() - self._idle.keys()
         assert not (self._idle and self._plans.any_waiting()), "an executor idles while tasks wait"
         claimants = Counter(lease.queue.key for lease in self._leases)
-        assert +self._claimants == claimants
+        assert self._claimants == claimants
+        assert self._loaded == Counter(key for slot in self._slots.values() for key in slot.loaded)
         tokens = {lease.token: lease for lease in self._leases}
         for record in self._ledger:
             if record.token is not None:
@@ -332,6 +338,14 @@ def _lacks(record: Record, sources: dict[str, str]) -> Failure:
     missing = sorted(source for source in sources.values() if source not in record.stack[-1].values)
     message = f"{record.place} needs {', '.join(missing)}, which is not made on this task's way through the graph"
     return Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message)
+
+
+def _subtract(counts: Counter[QueueKey], keys: Iterable[QueueKey]) -> None:
+    """Count each key once less. What is at zero goes, so that old definitions leave nothing behind."""
+    for key in keys:
+        counts[key] -= 1
+        if not counts[key]:
+            del counts[key]
 
 
 def _failure(failed: RowsFailed, executor: ExecutorId) -> Failure:

@@ -9,16 +9,18 @@ Rules     1. The same id with the same content is the same task, from whichever 
           4. Results go `result_ttl_s` after the end unless they are cleared before.
 """
 
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
-from ..errors import ErrorCode, ErrorContext, ErrorInfo
+from ..errors import ErrorCode
+from ..graph.formats import Format
 from ..ids import ClientId, TaskId
 from .actions import CheckGraph
 from .claims import Claims
 from .events import GraphChecked
-from .ledger import Cause, Record
+from .ledger import RECORD_NBYTES, Record
 from .messages import (
     Accepted,
     AskDefinition,
@@ -41,6 +43,9 @@ from .state import State
 from .travel import Travel
 from .values import Block, Value
 
+RECORDS_MIN = 1024
+"""So many tasks fit into the smallest peer, as far as their inputs do."""
+
 STALE = "stale:"
 """How the message of a refusal begins if the client should look the namespace up again."""
 
@@ -62,17 +67,6 @@ class _Waiting:
     def row_nbytes(self, row: int) -> int:
         return sum([block.row_nbytes(row) for block in self.blocks.values()])
 
-    def fitting(self, room_nbytes: int) -> int:
-        """The row up to which it fits into so much room."""
-        rows = len(self.message.ids)
-        if self.nbytes <= room_nbytes:
-            return rows
-        for row in range(self.start, rows):
-            room_nbytes -= self.row_nbytes(row)
-            if room_nbytes < 0:
-                return row
-        return rows
-
 
 class Desk:
     """One peer's clients."""
@@ -90,19 +84,28 @@ class Desk:
         self._requests = 0
         self._waiting: deque[_Waiting] = deque()
         self._checks: dict[int, tuple[ClientId, LoadGraph]] = {}
-        # In order of expiry, because all results are kept equally long.
-        self._expiring: dict[TaskId, int] = {}
+        # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
+        # first when those before it have been taken out.
+        self._expiring: OrderedDict[TaskId, int] = OrderedDict()
+        # How many records name a client; clients that left go unnamed only as their records go.
+        self._attached: Counter[ClientId] = Counter()
+        self._left: set[ClientId] = set()
         self.counters = {"accepted": 0, "refused": 0}
 
     # ---- submissions
 
     def submit(self, sender: ClientId, message: Submit, blocks: Mapping[str, Block]) -> None:
-        """Accept, or let wait. The blocks are stored and kept; they are freed if nothing of them is accepted."""
+        """Let it take its turn. The blocks are stored and kept; they are freed if nothing of them is accepted."""
         self._blocks.admit(blocks.values(), kept=True)
         until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
         nbytes = sum(block.nbytes for block in blocks.values())
-        self._waiting.append(_Waiting(sender, message, blocks, nbytes, until_ms))
-        self.admit_waiting()
+        entry = _Waiting(sender, message, blocks, nbytes, until_ms)
+        wrong = _uneven(message, blocks)
+        if wrong:
+            self._reject(entry, message.ids, ErrorCode.REFUSED, wrong)
+            self._blocks.settle(blocks.values())
+        else:
+            self._waiting.append(entry)
 
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
@@ -110,7 +113,7 @@ class Desk:
         while self._waiting:
             first = self._waiting[0]
             rows = len(first.message.ids)
-            stop = first.fitting(bytes_max - self._ledger.kept_nbytes)
+            stop = self._fitting(first)
             if stop > first.start or stop == rows:
                 self._accept(first, stop)
             elif first.until_ms <= self._state.now_ms:
@@ -123,11 +126,27 @@ class Desk:
                 self._waiting.popleft()
                 self._blocks.settle(first.blocks.values())
 
+    def _fitting(self, entry: _Waiting) -> int:
+        """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
+        bytes_max = self._state.settings.store.record_bytes
+        room_nbytes = bytes_max - self._ledger.kept_nbytes
+        room = max(bytes_max // RECORD_NBYTES, RECORDS_MIN) - len(self._ledger)
+        rows = len(entry.message.ids)
+        if entry.nbytes <= room_nbytes and rows - entry.start <= room:
+            return rows
+        for row in range(entry.start, rows):
+            if self._ledger.record(entry.message.ids[row]) is None:  # else it has its room already
+                room_nbytes -= entry.row_nbytes(row)
+                room -= 1
+                if room_nbytes < 0 or room < 0:
+                    return row
+        return rows
+
     def _full(self, nbytes: int) -> str:
         return (
             f"no room for {nbytes} bytes of input: {self._ledger.kept_nbytes} of "
-            f"{self._state.settings.store.record_bytes} bytes (store.record_bytes) are taken by inputs and results; "
-            "clear finished tasks or raise the setting"
+            f"{self._state.settings.store.record_bytes} bytes (store.record_bytes) are taken by inputs and results of "
+            f"{len(self._ledger)} tasks, each with some memory of its own; clear finished tasks or raise the setting"
         )
 
     def _accept(self, entry: _Waiting, stop: int) -> None:
@@ -137,6 +156,10 @@ class Desk:
         if plan is None or plan.digest != message.digest:
             what = "is not loaded" if plan is None else "has another definition now"
             self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
+            return
+        wrong = _misfit(plan.graphs[plan.entry].input_format, blocks)
+        if wrong:
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
         conflicts: list[TaskId] = []
         attached: list[TaskId] = []
@@ -176,6 +199,7 @@ class Desk:
         accepted = tuple(attached) + tuple([record.id for record in created])
         if accepted:
             self.counters["accepted"] += len(created)
+            self._attached[entry.sender] += len(created)
             self._out.send(entry.sender, Accepted(mid=message.mid, ids=accepted, copies=1, durable=False))
         for record in created:
             self._travel.begin(record)
@@ -190,8 +214,9 @@ class Desk:
 
     def _reject(self, entry: _Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
         rejected = tuple(ids)
-        self.counters["refused"] += len(rejected)
-        self._out.send(entry.sender, Refused(mid=entry.message.mid, ids=rejected, code=code, message=reason))
+        if rejected:
+            self.counters["refused"] += len(rejected)
+            self._out.send(entry.sender, Refused(mid=entry.message.mid, ids=rejected, code=code, message=reason))
 
     # ---- one task
 
@@ -206,6 +231,7 @@ class Desk:
                 ended.append(record)
             elif client not in record.clients:
                 record.clients = (*record.clients, client)
+                self._attached[client] += 1
         self._tell({client: ended})
         if unknown:
             self._out.send(client, _unknown(unknown))
@@ -218,36 +244,40 @@ class Desk:
 
     def clear(self, ids: Iterable[TaskId]) -> None:
         """Forget tasks, wherever they are in their lives."""
+        records = self._known(ids)
+        self._claims.revoke(records)
         told: dict[ClientId, list[TaskId]] = {}
-        for task in ids:
-            record = self._ledger.record(task)
-            if record is None:
-                continue
+        for record in records:
             for client in record.clients:
-                told.setdefault(client, []).append(task)
-            if not record.phase.ended:
-                self._claims.revoke(record)
-                self._travel.leave_cache(record)
-                self._out.report("error.task.ghost", task=task)
-            self._expiring.pop(task, None)
+                told.setdefault(client, []).append(record.id)
+            if record.phase.ended:
+                del self._expiring[record.id]
+            else:
+                self._out.report("error.task.ghost", task=record.id)
             self._travel.forget(record)
         for client, tasks in told.items():
-            self._out.send(client, _unknown(tasks))
+            if client not in self._left:
+                self._out.send(client, _unknown(tasks))
+            self._detach(client, len(tasks))
 
     def cancel(self, ids: Iterable[TaskId]) -> None:
         """End tasks that have not ended."""
-        for task in ids:
-            record = self._ledger.record(task)
-            if record is None or record.phase.ended:
-                continue
-            place = record.place
-            self._claims.revoke(record)
-            self._travel.leave_cache(record)
-            message = "cancelled" + (f" at {place}" if place else "")
-            record.error = ErrorInfo(
-                code=ErrorCode.CANCELLED, message=message, context=ErrorContext(task=task, graph=record.plan.ns)
-            )
-            self._travel.give_up(record, Cause.CANCEL)
+        records = [record for record in self._known(ids) if not record.phase.ended]
+        self._claims.revoke(records)
+        for record in records:
+            self._travel.cancel(record)
+
+    def _known(self, ids: Iterable[TaskId]) -> list[Record]:
+        """The records of these tasks, each once, without those that are not there."""
+        found = [self._ledger.record(task) for task in dict.fromkeys(ids)]
+        return [record for record in found if record is not None]
+
+    def _detach(self, client: ClientId, records: int) -> None:
+        """So many records that named a client are gone."""
+        self._attached[client] -= records
+        if not self._attached[client]:
+            del self._attached[client]
+            self._left.discard(client)
 
     def ended(self, records: list[Record]) -> None:
         """Tell everybody who attached how tasks ended."""
@@ -261,6 +291,8 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
         for client, records in by_client.items():
+            if client in self._left:
+                continue
             groups: dict[bytes, list[Record]] = {}
             for record in records:
                 groups.setdefault(record.plan.digest, []).append(record)
@@ -269,11 +301,8 @@ class Desk:
 
     def expire(self) -> None:
         """Forget results whose time is over."""
-        while self._expiring:
-            task, expires_ms = next(iter(self._expiring.items()))
-            if expires_ms > self._state.now_ms:
-                return
-            self.clear((task,))
+        now_ms = self._state.now_ms
+        self.clear(list(takewhile(lambda task: self._expiring[task] <= now_ms, self._expiring)))
 
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""
@@ -285,9 +314,8 @@ class Desk:
 
     def lost(self, client: ClientId) -> None:
         """A client left: its tasks go on, their results are kept as for any other."""
-        for record in self._ledger:
-            if client in record.clients:
-                record.clients = tuple(other for other in record.clients if other != client)
+        if client in self._attached:
+            self._left.add(client)
 
     # ---- definitions
 
@@ -349,6 +377,8 @@ class Desk:
         assert self._seq >= len(self._ledger)
         assert self._expiring.keys() == {record.id for record in self._ledger if record.phase.ended}
         assert list(self._expiring.values()) == sorted(self._expiring.values())
+        assert self._attached == Counter(client for record in self._ledger for client in record.clients)
+        assert self._left <= self._attached.keys()
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
@@ -358,6 +388,28 @@ _REDEFINED = (
     "{ns}: this namespace is loaded with another definition; give the new one another 'ns', or load it with "
     "replace=True (tasks under way finish on the old one)"
 )
+
+
+def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
+    """What is wrong with the numbers of a submission; "" if everything is there once per task."""
+    tasks = len(message.ids)
+    counts = {"submit_digests": len(message.submit_digests)}
+    counts |= {f"digests of {name!r}": len(digests) for name, digests in message.digests.items()}
+    counts |= {f"rows of {name!r}": block.layout.rows for name, block in blocks.items()}
+    wrong = [f"{count} {what}" for what, count in counts.items() if count != tasks]
+    return f"a submission of {tasks} tasks has {', '.join(wrong)}" if wrong else ""
+
+
+def _misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
+    """What is wrong with the inputs of a submission; "" if they fit. Clients check it too; not all need be ours."""
+    if blocks.keys() != formats.keys():
+        return f"expected the fields {sorted(formats)}, got {sorted(blocks)}"
+    for name, wanted in formats.items():
+        layout = blocks[name].layout
+        for shape in set(layout.shapes) if layout.shape is None else (layout.shape,):
+            if not wanted.accepts(layout.dtype, shape):
+                return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
+    return ""
 
 
 def _unknown(tasks: list[TaskId]) -> Final:

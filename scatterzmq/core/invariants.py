@@ -27,8 +27,8 @@ def check_cache(cache: Cache, ledger: Ledger) -> None:
     """Whoever waits for a key or leads one says so in its record, and nobody else does."""
     waiting = {record.id: record.waits_for for record in ledger if record.waits_for is not None}
     assert waiting == cache.waiters()
-    leads = {lead.key: record.id for record in ledger for lead in record.leads or ()}
-    assert leads.items() >= cache.leaders().items()
+    leads = {(key, record.id) for record in ledger for key in record.leads or ()}
+    assert leads >= cache.leaders().items()
     assert not any(record.leads for record in ledger if record.phase.ended)
 
 

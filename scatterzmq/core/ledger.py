@@ -24,6 +24,10 @@ STORY_LENGTH_MAX = 12
 """Entries of a story: enough for the last few hops, and it bounds the memory of a task that retries for ever."""
 
 
+RECORD_NBYTES = 2048
+"""Memory that a record takes besides its tensors, roughly."""
+
+
 class Phase(StrEnum):
     """Where a task is in its life."""
 
@@ -67,6 +71,8 @@ TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
     (Phase.WAIT, Cause.CLAIM): Phase.BUSY,
     (Phase.WAIT, Cause.FAIL): Phase.ERROR,  # its step lacks an input for good
     (Phase.WAIT, Cause.QUEUE): Phase.WAIT,  # restarted before it was claimed
+    (Phase.WAIT, Cause.DEFER): Phase.DEFER,  # restarted before it was claimed: another task computes its key now
+    (Phase.WAIT, Cause.FINISH): Phase.READY,  # restarted before it was claimed: a cache hit now
     (Phase.WAIT, Cause.CANCEL): Phase.CANCELLED,
     (Phase.BUSY, Cause.QUEUE): Phase.WAIT,  # committed, or to be tried again
     (Phase.BUSY, Cause.DEFER): Phase.DEFER,  # committed: the next thing is being computed elsewhere
@@ -102,9 +108,8 @@ class Frame:
 
 @dataclass(slots=True, eq=False)
 class Lead:
-    """A cache key that a task computes for others. `graph`: the cached graph, or the graph of the cached `node`."""
+    """What a task computes for others: a cached graph, or (unless None) a cached node of it."""
 
-    key: CacheKey
     graph: GraphPlan
     node: NodePlan | None
 
@@ -145,7 +150,7 @@ class Record:
     crashes: int = 0
     error: ErrorInfo | None = None
     waits_for: CacheKey | None = None
-    leads: list[Lead] | None = None
+    leads: dict[CacheKey, Lead] | None = None
     result: dict[str, Value] | None = None
     ended_ms: int = 0
     read: bool = False

@@ -1,7 +1,7 @@
 """Plans: the definitions this peer knows, and the queues of the tasks that run on them.
 
 Rules     1. A namespace names one current plan; tasks run on the plan they were submitted to, to the end.
-          2. A plan that is not current any more goes with its last task.
+          2. A plan that is not current any more goes with the last task that runs on it; results do not need it.
           3. `waiting` has exactly the queues with tasks in them.
 """
 
@@ -53,11 +53,11 @@ class Plans:
             self._retire(before)
 
     def enter(self, plan: Plan) -> None:
-        """A task has begun to use a plan."""
+        """A task begins to run on a plan."""
         self._loaded[plan.digest].tasks += 1
 
     def leave(self, plan: Plan) -> None:
-        """A task has stopped using a plan."""
+        """A task has ended."""
         loaded = self._loaded[plan.digest]
         loaded.tasks -= 1
         self._retire(plan.digest)

@@ -40,7 +40,7 @@ _FINAL_CODES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a step failed. `place` and `executor` say where; final: not to be tried again."""
+    """Why a step failed. node, executor: where, as far as the record does not say it. final: not to be tried again."""
 
     code: ErrorCode
     message: str
@@ -178,14 +178,13 @@ class Travel:
 
     def _lead(self, record: Record, key: CacheKey, graph: GraphPlan, node: NodePlan | None) -> None:
         if record.leads is None:
-            record.leads = []
-        if all(lead.key != key for lead in record.leads):
-            record.leads.append(Lead(key, graph, node))
+            record.leads = {}
+        record.leads[key] = Lead(graph, node)
 
     def _put(self, record: Record, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
         assert self._cache is not None
         if record.leads:
-            record.leads = [lead for lead in record.leads if lead.key != key] or None
+            record.leads.pop(key, None)
         for waiter in self._cache.put(key, output, fields):
             values = dict(fields)
             self._hold(values)
@@ -202,19 +201,21 @@ class Travel:
 
     def _abort_leads(self, record: Record) -> None:
         leads, record.leads = record.leads, None
-        for lead in leads or ():
+        for key in leads or ():
             assert self._cache is not None
-            aborted = self._cache.abort(lead.key, record.id)
+            aborted = self._cache.abort(key, record.id)
             if aborted.promoted is not None:
                 waiter = self._known(aborted.promoted)
-                self._lead(waiter, lead.key, lead.graph, lead.node)
-                self._agenda.append(partial(self._compute, waiter, lead.key))
+                # Equal keys may come from different plans: what the waiter leads lies in its own.
+                self._lead(waiter, key, waiter.stack[-1].graph, waiter.node)
+                self._agenda.append(partial(self._compute, waiter, key))
             for released in aborted.released:
-                self._agenda.append(partial(self._compute, self._known(released), lead.key))
+                self._agenda.append(partial(self._compute, self._known(released), key))
 
     def _compute(self, record: Record, key: CacheKey) -> None:
         """A waiter is to compute what it waited for."""
-        assert record.waits_for == key
+        if record.waits_for != key:
+            return  # it was cleared or cancelled together with the leader
         record.waits_for = None
         if record.node is not None:
             record.node_key = key
@@ -265,6 +266,7 @@ class Travel:
 
     def _leave(self, record: Record, node: NodePlan, output: str, fields: dict[str, Value], hits: int) -> None:
         """Put fields (held already) on the frame and go where `output` leads."""
+        record.node = node
         frame = record.stack[-1]
         values = frame.values
         way = node.outputs[output]
@@ -365,16 +367,23 @@ class Travel:
         self.counters["failed"] += 1
         self._out.report("error.task.final", task=record.id, code=record.error.code, message=record.error.message)
 
+    def cancel(self, record: Record) -> None:
+        """End a task that nobody wants any more. It must not be in a queue, nor hold a token."""
+        self._leave_cache(record)
+        message = "cancelled" + (f" at {record.place}" if record.place else "")
+        record.error = _error_info(record, Failure(code=ErrorCode.CANCELLED, message=message))
+        self.give_up(record, Cause.CANCEL)
+
     def forget(self, record: Record) -> None:
         """Remove a record and all it holds. It must not be in a queue, nor hold a token."""
         if not record.phase.ended:
+            self._leave_cache(record)
             self._let_go(record)
         if record.result:
             self._blocks.release(record.result.values())
-        self._plans.leave(record.plan)
         self._ledger.remove(record)
 
-    def leave_cache(self, record: Record) -> None:
+    def _leave_cache(self, record: Record) -> None:
         """Stop waiting for a key."""
         if record.waits_for is not None:
             assert self._cache is not None
@@ -394,6 +403,7 @@ class Travel:
         self._blocks.release(record.input.values())
         record.input = {}
         record.node = None
+        self._plans.leave(record.plan)
         self._abort_leads(record)
 
     def _drop_frames(self, record: Record) -> None:
@@ -412,18 +422,24 @@ def _nbytes(values: Iterable[Value]) -> int:
 
 
 def _may_wait(record: Record, graph: GraphPlan, node: NodePlan | None) -> bool:
-    """Whether nobody who computes this key could come to wait for a key that the task leads.
+    """Whether this key lies strictly below every key that the task leads: theirs reach it by calls, and not the
+    other way round.
 
-    Whoever computes a graph can wait for what that graph can reach through calls; a node without calls waits for
-    nothing. A task that waits only for what cannot reach its own keys is never part of a circle.
+    So a leader waits only for leaders further down, and there is no circle. It does not suffice that nobody computing
+    this key needs one of the task's: a leader that starts over meets keys that others have come to lead meanwhile.
     """
     if not record.leads:
         return True
-    reach: set[GraphId] = set()
-    for called in (graph.id,) if node is None else node.calls:
-        reach.add(called)
-        reach |= record.plan.graphs[called].below
-    return all(lead.graph.id not in reach for lead in record.leads)
+    asked = Lead(graph, node)
+    graphs = record.plan.graphs
+    return all(_reaches(graphs, lead, asked) and not _reaches(graphs, asked, lead) for lead in record.leads.values())
+
+
+def _reaches(graphs: Mapping[GraphId, GraphPlan], outer: Lead, inner: Lead) -> bool:
+    """Whether computing the outer graph (or node) can come to the inner one by calls."""
+    if outer.node is not None:
+        return any(inner.graph.id == called or inner.graph.id in graphs[called].below for called in outer.node.calls)
+    return inner.graph.id in outer.graph.below or (inner.node is not None and inner.graph is outer.graph)
 
 
 def _mismatch(graph: GraphPlan, outputs: Mapping[str, Value]) -> str:

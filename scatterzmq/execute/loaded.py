@@ -11,12 +11,11 @@ Why     Nobody holds one node while asking for another, so a wait for room ends 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from threading import TIMEOUT_MAX, Condition, Lock
+from threading import TIMEOUT_MAX, Condition, Lock, RLock
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ErrorCode, ScatterError
@@ -48,12 +47,13 @@ class LoadFailed(ScatterError):  # noqa: N818 -- says what happened
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Loaded:
-    """A loaded node with what it stated, asked once: a node may take its time to say it."""
+    """A loaded node with what it stated, asked once: a node may take its time to say it. place: "ns:graph:node"."""
 
     node: "Node"
     inputs: Format
     outputs: Mapping[str, Format]
     calls: "tuple[CallSite, ...]"
+    place: str
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +94,8 @@ class LoadedNodes:
         self._blobs = blobs
         self._budget = settings.node_memory_bytes
         self._report = report
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)  # the same lock, which is quicker to take by itself
         self._entries: dict[tuple[bytes, NodeId], _Entry] = {}
         self._memories: dict[NodeId, dict[str, object]] = {}
         self._cost = 0.0
@@ -102,29 +103,27 @@ class LoadedNodes:
         self._waiting: set[_Entry] = set()
         self._retired: list[_Entry] = []
 
-    @contextmanager
-    def use(self, plan: Plan, node: NodePlan, user: ExecutorId, wait_s: float = inf) -> Iterator[Loaded]:
-        """The loaded node, for as long as the context lasts; nobody else runs it then unless it is thread-safe.
+    def use(self, plan: Plan, node: NodePlan, user: ExecutorId, wait_s: float = inf) -> "_Use":
+        """The loaded node, from now to the end of the context; nobody else runs it then unless it is thread-safe.
 
         Waits for room and for its turn, `wait_s` at most. Raises LoadFailed. A user uses one node at a time.
         """
         until_s = time.monotonic() + wait_s
-        if self._retired:
-            self._unload_retired()
         entry = self._enter(plan, node, user, until_s)
+        use = _Use(entry, user, self._leave)
         try:
             if not entry.guard.acquire(blocking=False) and not entry.guard.acquire(timeout=_left_s(until_s)):
                 raise _waited_in_vain(plan, node, "for its turn at")
-            try:
-                copy = entry.copy or self._load(entry, user, until_s)
-                if not copy.node.thread_safe:
-                    yield copy
-            finally:
-                entry.guard.release()
+            use.holds_guard = True
+            copy = entry.copy or self._load(entry, user, until_s)
             if copy.node.thread_safe:
-                yield copy
+                use.holds_guard = False
+                entry.guard.release()
+            use.copy = copy
         finally:
-            self._leave(entry, user)
+            if use.copy is None:
+                use.__exit__()
+        return use
 
     def loaded(self) -> tuple[tuple[bytes, QueueId], ...]:
         """(plan digest, queue) of the nodes that are loaded now, sorted; nodes inside of blocks have no queue."""
@@ -178,7 +177,9 @@ class LoadedNodes:
     # ---- coming and going
 
     def _enter(self, plan: Plan, node: NodePlan, user: ExecutorId, until_s: float) -> _Entry:
-        with self._changed:
+        if self._retired:
+            self._unload_retired()
+        with self._lock:
             while self._waiting:
                 if not self._changed.wait(_left_s(until_s)):
                     raise _waited_in_vain(plan, node, "behind another that needs memory for")
@@ -192,7 +193,7 @@ class LoadedNodes:
             return entry
 
     def _leave(self, entry: _Entry, user: ExecutorId) -> None:
-        with self._changed:
+        with self._lock:
             entry.running.discard(user)
             is_last = not entry.running
             if is_last and entry.copy is None and not entry.forgotten:
@@ -308,7 +309,15 @@ class LoadedNodes:
                 memory=self._memories.setdefault(node.id, {}),
             )
         )
-        stated.append(Loaded(node=copy, inputs=copy.inputs(), outputs=copy.outputs(), calls=tuple(copy.calls())))
+        stated.append(
+            Loaded(
+                node=copy,
+                inputs=copy.inputs(),
+                outputs=copy.outputs(),
+                calls=tuple(copy.calls()),
+                place=plan.place(node),
+            )
+        )
 
     def _unload_retired(self) -> None:
         with self._changed:
@@ -330,6 +339,30 @@ class LoadedNodes:
     def _tell(self, name: str, entry: _Entry, context: Mapping[str, str | int | float]) -> None:
         if self._report is not None:
             self._report(name, {"node": entry.plan.place(entry.node), **context})
+
+
+class _Use:
+    """The context that `LoadedNodes.use` returns. One is made per batch; a generator would cost twice as much."""
+
+    __slots__ = ("_entry", "_leave", "_user", "copy", "holds_guard")
+
+    def __init__(self, entry: _Entry, user: ExecutorId, leave: Callable[[_Entry, ExecutorId], None]) -> None:
+        self.copy: Loaded | None = None
+        self.holds_guard = False
+        self._entry = entry
+        self._user = user
+        self._leave = leave
+
+    def __enter__(self) -> Loaded:
+        assert self.copy is not None, "loaded when the context is made"
+        return self.copy
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.holds_guard:
+                self._entry.guard.release()
+        finally:
+            self._leave(self._entry, self._user)
 
 
 def _left_s(until_s: float) -> float:

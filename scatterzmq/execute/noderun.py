@@ -8,9 +8,9 @@ Why     A failed batch costs about log2(rows) more runs per guilty row; a failed
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ from ..nodes.batch import Answer, Batch, Rejection
 from ..wire.tensors import Column, gather
 from .failure import Failure, attempt, printable
 from .loaded import Loaded
+from .output import NodeOutput
 
 MESSAGE_CHARS_MAX = 2_000
 CANCELLED = Failure(code=ErrorCode.CANCELLED, message="nobody waits for this task any more")
@@ -46,9 +47,6 @@ class Rows:
     tasks: Sequence[TaskId]
     columns: Mapping[str, Column]
 
-    def __len__(self) -> int:
-        return len(self.positions)
-
     def part(self, start: int, stop: int) -> "Rows":
         """Rows start to stop with columns of their own."""
         return Rows(
@@ -66,24 +64,22 @@ class Rows:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Setting:
-    """What a run needs to know of the place where it happens.
+class Setting(NamedTuple):
+    """What a run needs to know of the place where it happens. A tuple, as one is made per batch.
 
-    place: "ns:graph:node". node: what failures name as the node inside of a block, "" elsewhere.
-    dead: positions of tasks that nobody waits for any more. prints: catches what the node prints.
+    node: what failures name as the node inside of a block, "" elsewhere.
+    dead: positions of tasks that nobody waits for any more. output: catches what the node prints, if anybody does.
     in_time: whether there is time for another run. free_memory: called after memory ran out; with True it may also
         unload other nodes, and then says whether it did.
     distrust: the node has written to its inputs before.
     """
 
     loaded: Loaded
-    place: str
     node: str
     token: str
     dead: set[int]
     device: torch.device
-    prints: Callable[[str], AbstractContextManager[None]]
+    output: NodeOutput | None
     in_time: Callable[[], bool]
     free_memory: Callable[[bool], bool]
     distrust: bool
@@ -92,27 +88,27 @@ class Setting:
 class NodeRun:
     """Runs some rows through a node. writes: the node wrote to its inputs. interrupted: by KeyboardInterrupt."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, rows: Rows) -> None:
         self.outcome = Outcome()
         self.writes = False
         self.interrupted = False
         self._setting = setting
-        self._rows = Rows(positions=(), tasks=(), columns={})
+        self._rows = rows
 
-    def run(self, rows: Rows) -> Outcome:
+    def run(self) -> Outcome:
         """Once per object."""
-        wrong = misfits(rows.columns, self._setting.loaded.inputs, len(rows))
+        rows = self._rows
+        wrong = misfits(rows.columns, self._setting.loaded.inputs, len(rows.positions))
         if wrong:
             for index, problem in wrong.items():
-                message = f"{self._setting.place}: {problem}"
+                message = f"{self._setting.loaded.place}: {problem}"
                 self._fail(
                     rows.positions[index : index + 1], Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message)
                 )
-            fit = [index for index in range(len(rows)) if index not in wrong]
-            rows = rows.select(fit) if fit else Rows(positions=(), tasks=(), columns={})
-        self._rows = rows
-        if len(rows):
-            self._search(0, len(rows), None, is_suspect=False)
+            fit = [index for index in range(len(rows.positions)) if index not in wrong]
+            rows = self._rows = rows.select(fit) if fit else Rows(positions=(), tasks=(), columns={})
+        if rows.positions:
+            self._search(0, len(rows.positions), None, is_suspect=False)
         self.outcome.failed = _merged(self.outcome.failed)
         return self.outcome
 
@@ -152,22 +148,26 @@ class NodeRun:
 
     def _answered(self, rows: Rows, *, is_shared: bool) -> Failure | None:
         """Run exactly these rows and take down the answers, if nothing goes wrong."""
-        setting = self._setting
+        setting, loaded = self._setting, self._setting.loaded
         batch = Batch(
-            place=setting.place,
+            place=loaded.place,
             task_ids=rows.tasks,
-            inputs=setting.loaded.inputs,
-            outputs=setting.loaded.outputs,
+            inputs=loaded.inputs,
+            outputs=loaded.outputs,
             columns=rows.columns,
-            calls=setting.loaded.calls,
+            calls=loaded.calls,
             token=setting.token,
             dead=setting.dead,
             positions=rows.positions,
             device=setting.device,
         )
         found: list[tuple[list[Answer], list[Rejection]]] = []
-        with setting.prints(setting.place):
-            failure = attempt(partial(_execute, setting.loaded, batch, found))
+        execute = partial(_execute, loaded, batch, found)
+        if setting.output is None:
+            failure = attempt(execute)
+        else:
+            with setting.output.lines_of(loaded.place):
+                failure = attempt(execute)
         if failure is not None:
             changed = attempt(batch.check_inputs)
             self.writes = self.writes or changed is not None
@@ -211,6 +211,8 @@ def rows_failed(positions: tuple[int, ...], failure: Failure, node: str = "") ->
 
 def _merged(failures: list[RowsFailed]) -> list[RowsFailed]:
     """Rows with the same failure together: a traceback is long, and often the same for all."""
+    if not failures:
+        return failures
     alike: dict[RowsFailed, list[int]] = {}
     for failure in failures:
         alike.setdefault(replace(failure, rows=()), []).extend(failure.rows)
@@ -237,7 +239,7 @@ def misfits(columns: Mapping[str, Column], formats: Format, rows: int) -> dict[i
 
 
 def _execute(loaded: Loaded, batch: Batch, found: list[tuple[list[Answer], list[Rejection]]]) -> None:
-    with torch.no_grad():
+    with torch.set_grad_enabled(False):  # torch.no_grad() takes twice as long to say the same
         loaded.node.execute(batch)
         found.append(batch.finish())
 

@@ -2,17 +2,20 @@
 
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import TypeAlias
 
 from ..core.events import GraphChecked
-from ..graph.check import check
+from ..graph.check import Checked, check
 from ..ids import ExecutorId
 from ..nodes.registry import Registry
 from ..settings import Settings
 from .blobs import BlobStore
 from .device import parse_device
+from .failure import attempt
 from .loaded import LoadedNodes
 from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
@@ -35,6 +38,7 @@ class Pool:
         self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
         self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
         self._checks: list[threading.Thread] = []
+        self._pending_checks: deque[tuple[int, str]] = deque()
         self._numbers = count(1)
 
     def start(self) -> tuple[ExecutorId, ...]:
@@ -44,7 +48,10 @@ class Pool:
         self._executors[executor].submit(work)
 
     def run_pending(self) -> bool:
-        """Run one batch that waits for the caller's thread; False if there is none (inline only)."""
+        """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""
+        if self._pending_checks:
+            self._check(*self._pending_checks.popleft())
+            return True
         return any(
             executor.run_pending() for executor in self._executors.values() if isinstance(executor, InlineExecutor)
         )
@@ -55,9 +62,9 @@ class Pool:
         return self._start_one()
 
     def check(self, request: int, definition: str) -> None:
-        """In a thread of its own, so that neither the peer nor a busy executor delays it; inline at once."""
+        """In a thread of its own, so that neither the peer nor a busy executor delays it, or with `run_pending`."""
         if self._inline:
-            self._check(request, definition)
+            self._pending_checks.append((request, definition))
             return
         self._checks = [thread for thread in self._checks if thread.is_alive()]
         thread = threading.Thread(target=self._check, args=(request, definition), name="scatterzmq-check", daemon=True)
@@ -68,11 +75,16 @@ class Pool:
         self._nodes.retire(digest)
 
     def stop(self, timeout_s: float) -> None:
-        """End all threads that can be ended, and unload all nodes."""
+        """End all threads that can be ended within the time, and unload all nodes. A thread that does not come back
+        is left behind (it is a daemon).
+        """
+        until_s = time.monotonic() + timeout_s
         for executor in self._executors.values():
-            executor.stop(timeout_s)
+            executor.stop(0.0)  # first all are told, then waited for
+        for executor in self._executors.values():
+            executor.stop(max(0.0, until_s - time.monotonic()))
         for thread in self._checks:
-            thread.join(timeout_s)
+            thread.join(max(0.0, until_s - time.monotonic()))
         self._nodes.close()
 
     def _start_one(self) -> ExecutorId:
@@ -87,7 +99,15 @@ class Pool:
         return executor
 
     def _check(self, request: int, definition: str) -> None:
-        checked = check(definition, self._registry.describe)
-        self._post(
-            GraphChecked(request=request, plan=checked.plan, problems=checked.problems, warnings=checked.warnings)
-        )
+        found: list[Checked] = []
+        failure = attempt(lambda: found.append(check(definition, self._registry.describe)))
+        if failure is None:
+            (checked,) = found
+            self._post(
+                GraphChecked(request=request, plan=checked.plan, problems=checked.problems, warnings=checked.warnings)
+            )
+            return
+        problem = f"the check of this definition failed: {failure.message}"
+        self._post(GraphChecked(request=request, plan=None, problems=(problem,)))
+        if failure.interrupt:
+            raise KeyboardInterrupt

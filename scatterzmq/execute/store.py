@@ -64,7 +64,7 @@ class PayloadStore:
         """
         assert len(digests) in (0, column.layout.rows), f"{len(digests)} digests for {column.layout.rows} rows"
         values: list[Value] = []
-        for piece in self._pieces(column, kept):
+        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept):
             rows, start = piece.layout.rows, len(values)
             self._counter += 1
             block = Block(
@@ -193,7 +193,7 @@ class PayloadStore:
     def _pieces(self, column: Column, kept: bool) -> list[Column]:
         if not column.layout.rows:
             return []
-        if kept or self._bytes_max is None or column.layout.rows == 1:
+        if kept or self._bytes_max is None:
             return [column]
         piece_nbytes = self._bytes_max // _PIECES_PER_STORE
         return [column] if len(column.data) <= piece_nbytes else split(column, piece_nbytes)

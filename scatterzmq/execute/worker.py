@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from ..core.events import RowsFailed
@@ -73,14 +72,14 @@ class Worker:
         order, plan = work.order, work.order.plan
         until_s = self._clock_s() + order.max_exec_ms / 1000 * _WAIT_SHARE
         graph = plan.graphs[order.node.graph]
-        step = partial(self._run_node, work, until_s)
         if graph.is_block:
+            step = partial(self._run_node, work, until_s)
             block = BlockRun(plan, graph, step, work.dead)
             for rows, columns in block.run(work.rows, work.columns):
                 emitted.append(_emitted(plan, "", rows, columns, None))
             failed.extend(block.failed)
             return
-        outcome = step(order.node, "", work.rows, work.columns)
+        outcome = self._run_node(work, until_s, order.node, "", work.rows, work.columns)
         failed.extend(outcome.failed)
         for output, rows, columns, call in outcome.answers:
             emitted.append(_emitted(plan, output, rows, columns, None if call is None else graph_id(plan, call)))
@@ -96,7 +95,7 @@ class Worker:
     ) -> Outcome:
         """One node on some positions of the work. `name`: of a node inside of a block, for its failures."""
         order, plan = work.order, work.order.plan
-        if work.dead.issuperset(positions):
+        if work.dead and work.dead.issuperset(positions):
             return Outcome(failed=[rows_failed(positions, CANCELLED, name)])
         key = (plan.digest, node.id)
         try:
@@ -104,28 +103,24 @@ class Worker:
                 run = NodeRun(
                     Setting(
                         loaded=loaded,
-                        place=plan.place(node),
                         node=name,
                         token=fencing_text(order.token),
                         dead=work.dead,
                         device=self._nodes.device,
-                        prints=self._prints,
+                        output=self._output,
                         in_time=lambda: self._clock_s() < until_s,
                         free_memory=self._free_memory,
                         distrust=key in self._writers,
-                    )
+                    ),
+                    Rows(positions=positions, tasks=[*map(order.tasks.__getitem__, positions)], columns=columns),
                 )
-                tasks = [order.tasks[position] for position in positions]
-                outcome = run.run(Rows(positions=positions, tasks=tasks, columns=columns))
+                outcome = run.run()
         except LoadFailed as error:
             return Outcome(failed=[rows_failed(positions, error.failure, name)])
         if run.writes:
             self._writers.add(key)
         self.interrupted = self.interrupted or run.interrupted
         return outcome
-
-    def _prints(self, place: str) -> AbstractContextManager[None]:
-        return nullcontext() if self._output is None else self._output.lines_of(place)
 
     def _free_memory(self, is_last: bool) -> bool:
         """After memory ran out. is_last: no smaller batch is possible, so the nodes that nobody uses go, too."""

@@ -115,12 +115,20 @@ class _Builder:
             cache=node.cache and not graph.is_block,
             closure=node_closure(self._scope, graph.name, node.name, self._closures),
             calls=tuple(dict.fromkeys(self._scope.graphs[call.graph].id for call in info.calls)),
+            thread_safe=self._thread_safe(graph, node),
             batch_size=node.batch_size,
             batch_tokens=node.batch_tokens,
             max_exec_ms=None if node.max_exec_s is None else max(1, ceil(node.max_exec_s * 1000)),
             padded_field=padded_field,
             padded_dim=padded_dim,
         )
+
+    def _thread_safe(self, graph: GraphDef, node: NodeDef) -> bool:
+        scope = self._scope
+        if not graph.is_block:
+            return scope.infos[graph.name, node.name].thread_safe
+        graphs = {graph.name} | self._below[graph.name]
+        return all(scope.infos[name, inner].thread_safe for name in graphs for inner in scope.reachable[name])
 
 
 def _padded(info: NodeInfo) -> tuple[str | None, int]:

@@ -23,6 +23,7 @@ class NodeInfo:
 
     pure: whether results depend on nothing but inputs and arguments, what it calls left aside.
     weight: added to a task that passes. load_cost: bytes of weights, or any comparable cost.
+    thread_safe: whether one loaded copy may run several batches at once.
     doc: first line of its documentation.
     """
 
@@ -32,6 +33,7 @@ class NodeInfo:
     weight: float
     load_cost: float
     calls: tuple[CallInfo, ...] = ()
+    thread_safe: bool = False
     doc: str = ""
 
 

@@ -30,6 +30,8 @@ class NodePlan:
     padded_field / padded_dim: the first input field with an open dimension and the index of that dimension,
         by which batches of similar length are formed; None if all inputs are uniform.
     batch_size / batch_tokens / max_exec_ms: None where the peer's setting holds.
+    thread_safe: whether one process may run several batches of it at once; for the first node of a block that holds for
+        all nodes that the block runs.
     cache: whether this node's results are cached (key: closure and inputs).
     closure: 32 bytes that change when anything changes that its result depends on.
     """
@@ -49,6 +51,7 @@ class NodePlan:
     cache: bool
     closure: bytes
     calls: tuple[GraphId, ...] = ()
+    thread_safe: bool = False
     batch_size: int | None = None
     batch_tokens: int | None = None
     max_exec_ms: int | None = None

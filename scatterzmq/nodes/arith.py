@@ -16,6 +16,10 @@ from .padded import Flat
 OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor | float], Tensor]]] = {"add": operator.add, "mul": operator.mul}
 
 
+_OWN_PRECISION: Final = frozenset({torch.float32, torch.float64})
+"""Floats that torch computes in: a number is rounded to these first. Smaller ones it computes in float32."""
+
+
 def _operation(args: NodeArgs) -> Callable[[Tensor, Tensor | float], Tensor]:
     found = OPERATIONS.get(args.str("op"))
     if found is None:
@@ -49,7 +53,10 @@ class ConstantOp(Node):
             raise args.error(
                 "const", f"a whole number that {self._info.dtype.name} can hold, as the input is {self._info}"
             )
-        self._constant: float = int(constant) if whole else constant
+        self._constant: Tensor | float = int(constant) if whole else constant
+        if kind in _OWN_PRECISION:
+            # torch makes a tensor of a number anew in each batch, which takes longer than a small batch itself.
+            self._constant = torch.tensor(constant, dtype=torch.float64).to(kind)
         if not _keeps_dtype(lambda sample: self._compute(sample, self._constant), self._info):
             raise args.error("input", f"a dtype that torch can {args.str('op')} numbers in")
 

@@ -11,7 +11,6 @@ import operator
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import NamedTuple, TypeAlias, cast
 
@@ -21,15 +20,16 @@ from torch import Tensor
 from ..errors import ErrorCode, FormatError, ScatterError
 from ..graph.formats import FieldFormat, Format, Layout, Shape
 from ..ids import TaskId
-from ..wire.tensors import Column, from_tensor, from_tensors, plain, tensor_dtype
+from ..wire.tensors import Column, bytes_of, from_tensors, plain, tensor_dtype, to_flat
 from .base import CallSite
-from .padded import Flat, Padded, flat, layout_of, mask_of, pad, unpad
+from .padded import Flat, Padded, layout_of, mask_of, pad, unpad
 
 Rows: TypeAlias = Sequence[int] | Tensor
 """Batch positions, as numbers or as a bool tensor with one element per row of the batch."""
 FieldValue: TypeAlias = Tensor | Padded | Flat | Column | Sequence[Tensor] | Sequence[str] | Sequence[bytes]
 
 _SHOWN_TASKS = 5
+_CPU = torch.device("cpu")
 
 
 class BatchError(ScatterError, ValueError):
@@ -60,11 +60,11 @@ class Rejection(NamedTuple):
 
 
 class _Stacked(NamedTuple):
-    """An emitted tensor with the version it had: torch counts the writes to it. layout: of its rows if it is Flat."""
+    """An emitted tensor with the version it had: torch counts the writes to it. layout: of its rows."""
 
     tensor: Tensor
     version: int
-    layout: Layout | None
+    layout: Layout
 
 
 class _Pending(NamedTuple):
@@ -99,7 +99,7 @@ class Batch:
     ) -> None:
         self.place = place
         self.task_ids = tuple(task_ids)
-        self.device = torch.device(device)
+        self.device = device if isinstance(device, torch.device) else torch.device(device)
         self._inputs = inputs
         self._outputs = outputs
         self._columns = columns
@@ -111,7 +111,8 @@ class Batch:
         self._answered = bytearray(len(self.task_ids))
         self._pending: list[_Pending] = []
         self._rejections: list[Rejection] = []
-        assert all(column.layout.rows == len(self.task_ids) for column in columns.values()), "a row for each task"
+        for column in columns.values():
+            assert column.layout.rows == len(self.task_ids), "a row for each task"
 
     def __len__(self) -> int:
         """How many tasks."""
@@ -126,14 +127,15 @@ class Batch:
 
     def uniform(self, field: str) -> Tensor:
         """[tasks, *shape]. Raises FormatError for a field whose format has null dimensions. Read-only."""
-        layout = self._column(field).layout
+        column = self._column(field)
+        layout = column.layout
         if not self._inputs[field].is_uniform:
             raise FormatError(
                 f"{self.place}: input {field!r} is {self._inputs[field]}: tasks may differ in the null dimensions, "
                 "so it is not uniform; use padded() or rows()"
             )
         assert layout.shape is not None, "inputs match their format"
-        return self.flat(field).view(layout.rows, *layout.shape)
+        return self._shared(field, column).view(layout.rows, *layout.shape)
 
     def padded(self, field: str) -> tuple[Tensor, Tensor]:
         """([tasks, *largest], bool mask of that shape), zero-padded at the end; see `shapes` for sizes. Read-only."""
@@ -146,13 +148,7 @@ class Batch:
 
     def flat(self, field: str) -> Tensor:
         """All tasks' values in one dimension, one task after another; see `shapes`. Read-only."""
-        column = self._column(field)
-        tensor = self._flat.get(field)
-        if tensor is None:
-            # Whatever else is handed out is a view of this tensor, and writes to a view count for all.
-            with _counting_writes():
-                tensor = self._flat[field] = flat(column).to(self.device)
-        return tensor
+        return self._shared(field, self._column(field))
 
     def rows(self, field: str) -> list[Tensor]:
         """One tensor per task, in task order. Read-only."""
@@ -271,8 +267,8 @@ class Batch:
         BatchError if it wrote to something after emitting it.
         """
         self.check_inputs()
-        missing = [row for row, answered in enumerate(self._answered) if not answered]
-        if missing:
+        if not all(self._answered):
+            missing = [row for row, answered in enumerate(self._answered) if not answered]
             raise BatchError(f"{self.place}: the node answered {self._named(missing)} on none of its outputs")
         answers = []
         for pending in self._pending:
@@ -286,8 +282,8 @@ class Batch:
                         f"{self.place}: the node changed the tensor of field {field!r} after it had emitted it on "
                         f"{pending.output!r}; emit a copy (.clone())"
                     )
-                column = from_tensor(value.tensor if _is_ours(value.tensor) else _copy(value.tensor))
-                columns[field] = column if value.layout is None else Column(value.layout, column.data)
+                tensor = value.tensor if _is_ours(value.tensor) else _copy(value.tensor)
+                columns[field] = Column(value.layout, bytes_of(tensor, value.layout.dtype))
             answers.append(Answer(pending.output, pending.rows, columns, pending.call))
         return answers, self._rejections
 
@@ -299,6 +295,19 @@ class Batch:
             known = ", ".join(self._columns) or "none"
             raise BatchError(f"{self.place}: the node has no input {field!r}; its inputs are: {known}")
         return column
+
+    def _shared(self, field: str, column: Column) -> Tensor:
+        """All values of an input. Whatever is handed out is a view of this tensor: writes to a view count for all."""
+        tensor = self._flat.get(field)
+        if tensor is None:
+            if torch.is_inference_mode_enabled():
+                with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
+                    return self._shared(field, column)
+            tensor = to_flat(column)
+            if self.device != _CPU:
+                tensor = tensor.to(self.device)
+            self._flat[field] = tensor
+        return tensor
 
     def _formats(self, output: str, call: str | None) -> Format:
         if output not in self._outputs:
@@ -315,6 +324,8 @@ class Batch:
 
     def _numbers(self, rows: Rows | None, where: str) -> tuple[int, ...]:
         """The rows as positions, each of them still to be answered."""
+        if rows is None and not self._pending and not self._rejections:
+            return tuple(range(len(self._answered)))  # nothing has been answered yet: nothing to look for
         if rows is None:
             numbers: Sequence[int] = range(len(self))
         elif isinstance(rows, Tensor) and rows.dtype is torch.bool:
@@ -342,6 +353,9 @@ class Batch:
         return tuple(numbers)
 
     def _mark(self, numbers: Sequence[int]) -> None:
+        if len(numbers) == len(self._answered):
+            self._answered = bytearray(b"\1") * len(numbers)  # they are all different, so they are all
+            return
         for row in numbers:
             self._answered[row] = 1
 
@@ -386,13 +400,16 @@ def _taken(value: object, form: FieldFormat, count: int) -> "_Stacked | Column":
 
 
 def _taken_tensor(tensor: Tensor, form: FieldFormat, count: int) -> "_Stacked | Column":
-    if not tensor.dim():
+    whole = tuple(tensor.shape)
+    if not whole:
         raise FormatError("got a tensor without dimensions; a batch is one tensor [rows, ...]")
-    if len(tensor) != count:
-        raise FormatError(f"got {_described(tensor)}, which has {len(tensor)} rows")
-    if not form.accepts(tensor_dtype(tensor), tensor.shape[1:]):
+    if whole[0] != count:
+        raise FormatError(f"got {_described(tensor)}, which has {whole[0]} rows")
+    shape, dtype = whole[1:], tensor_dtype(tensor)
+    # The comparison is what nearly always suffices.
+    if not (shape == form.shape and dtype == form.dtype) and not form.accepts(dtype, shape):
         raise FormatError(f"got {_described(tensor)}, where the first dimension is the rows")
-    return _held(tensor, None)
+    return _held(tensor, Layout(dtype, count, shape))
 
 
 def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Column":
@@ -413,14 +430,15 @@ def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Colum
     return _held(value.tensor, layout)
 
 
-def _held(tensor: Tensor, layout: Layout | None) -> "_Stacked | Column":
+def _held(tensor: Tensor, layout: Layout) -> "_Stacked | Column":
     """The tensor until the end of the batch, or a copy at once if torch would not tell of writes to it."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_inference():
-        column = from_tensor(_copy(plain(tensor)))
-        return column if layout is None else Column(layout, column.data)
+        return Column(layout, bytes_of(_copy(plain(tensor)), layout.dtype))
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # a handle made in that mode would not count the writes
+            return _held(tensor, layout)
     # Our own handle on the memory: at the end it shows whether the node kept another.
-    with _counting_writes():
-        return _Stacked(tensor.detach(), tensor._version, layout)  # noqa: SLF001
+    return _Stacked(tensor.detach(), tensor._version, layout)  # noqa: SLF001
 
 
 def _taken_texts(texts: Sequence[object], form: FieldFormat) -> Column:
@@ -453,11 +471,6 @@ def _check_layout(layout: Layout, form: FieldFormat) -> None:
             raise FormatError(f"got {layout.dtype.name}{list(shape)} for row {row}")
 
 
-def _counting_writes() -> AbstractContextManager[None]:
-    """Where tensors are made that count the writes to them, which those of inference mode do not."""
-    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-
-
 def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
@@ -467,7 +480,7 @@ def _is_ours(tensor: Tensor) -> bool:
     no second answer, no array of numpy's.
     """
     users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
-    if users is None or tensor.device.type != "cpu":
+    if users is None or not tensor.is_cpu:
         return False
     storage = tensor.untyped_storage()
     # Memory that torch did not allocate cannot be resized. One of the two users is the tensor, one is `storage`.
@@ -475,4 +488,4 @@ def _is_ours(tensor: Tensor) -> bool:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.cpu() if tensor.device.type != "cpu" else tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.cpu() if not tensor.is_cpu else tensor.clone(memory_format=torch.contiguous_format)

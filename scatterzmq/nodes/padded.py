@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..graph.formats import DType, FieldFormat, Layout, Shape
-from ..wire.tensors import Column, check_bool, plain, tensor_dtype, to_tensor
+from ..wire.tensors import Column, check_bool, plain, tensor_dtype, to_flat
 
 Sizes: TypeAlias = NDArray[np.int64]
 """[rows, dimensions]"""
@@ -50,15 +50,9 @@ class Flat:
     shapes: Sequence[Sequence[int]] | Tensor
 
 
-def flat(column: Column) -> Tensor:
-    """All values of a column in one dimension; shares its memory."""
-    layout = column.layout
-    return to_tensor(Column(Layout(layout.dtype, len(column.data) // layout.dtype.itemsize, ()), column.data))
-
-
 def pad(column: Column) -> Tensor:
     """The rows of a ragged column as [rows, *largest], zero-padded at the end."""
-    values = flat(column)
+    values = to_flat(column)
     sizes = _sizes(column.layout.shapes)
     largest = _largest(column.layout)
     padded = torch.zeros((len(sizes), *largest), dtype=values.dtype)

@@ -87,6 +87,7 @@ class Registry:
             weight=_cost(weight, f"{blame}: weight"),
             load_cost=_cost(load_cost, f"{blame}: load_cost()"),
             calls=_call_infos(calls, checked, f"{blame}: calls()"),
+            thread_safe=type(node).thread_safe,
             doc=doc,
         )
 

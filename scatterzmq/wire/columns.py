@@ -64,6 +64,8 @@ def gather(parts: Sequence[tuple[Column, int]]) -> Column:
     """
     assert parts, "a column needs a dtype, so at least one row"
     first, start = parts[0]
+    if len(parts) == 1:  # a task on its own
+        return first if first.layout.rows == 1 else _part(first, start, start + 1)
     if all(column is first for column, _ in parts):
         count = len(parts)
         indices = [index for _, index in parts]
@@ -123,10 +125,10 @@ def _rows(parts: Iterable[tuple[Column, int]]) -> list[memoryview]:
 
 def _part(column: Column, start: int, stop: int) -> Column:
     layout = column.layout
-    data = column.data[column.start(start) : column.start(stop)]
     if layout.shape is not None:
-        return Column(Layout(layout.dtype, stop - start, layout.shape), data)
-    return Column(alike(layout.dtype, layout.shapes[start:stop]), data)
+        nbytes = len(column.data) // layout.rows
+        return Column(Layout(layout.dtype, stop - start, layout.shape), column.data[nbytes * start : nbytes * stop])
+    return Column(alike(layout.dtype, layout.shapes[start:stop]), column.data[column.start(start) : column.start(stop)])
 
 
 # ---- identity
@@ -169,6 +171,7 @@ def _head(dtype: DType, shape: Shape) -> bytes:
     return struct.pack(f"<BB{len(shape)}Q", dtype.code, len(shape), *shape)
 
 
+@lru_cache(maxsize=1024)  # of a few namespaces and fields
 def _text(text: str) -> bytes:
     raw = text.encode()
     return len(raw).to_bytes(4, "little") + raw

@@ -117,6 +117,26 @@ def test_leaving_the_loop_early(client: Client, peer: Any, x: Any) -> None:
     assert peer.of(ResultRead) == [ResultRead(ids=(first,))]
 
 
+def test_a_conflict_that_somebody_else_has_read_meanwhile(client: Client, peer: Any, x: Any, y: Any) -> None:
+    over = client.enqueue_task("double", x())
+    peer.hold_results = True
+    twice = client.enqueue_task("double", x(1, 2), task_id=UNKNOWN)
+    client.enqueue_task("double", x(3, 4), task_id=UNKNOWN)
+    waiting = client.wait_for([over, twice], timeout=None)
+    assert next(waiting)[0] == over
+    assert client.get_response(twice).status is TaskStatus.ERROR
+    peer.finish([twice])
+    task, response = next(waiting)
+    assert (task, y(response.result)) == (twice, [2, 4])
+    assert next(waiting, None) is None
+
+
+def test_what_is_over_does_not_make_anybody_wait(client: Client, x: Any, monkeypatch: Any) -> None:
+    tasks = [client.enqueue_task("double", x()) for _ in range(3)]
+    monkeypatch.setattr(client, "_receive", None)
+    assert [task for task, _ in client.wait_for(tasks)] == tasks
+
+
 def test_errors_are_handed_out_too(client: Client, peer: Any, x: Any) -> None:
     error = ErrorInfo(code=ErrorCode.GENERAL_EXCEPTION, message="boom")
     peer.fail = lambda _: error

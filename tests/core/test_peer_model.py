@@ -13,8 +13,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from scatterzmq.core.events import ExecutorStarted
-from scatterzmq.core.messages import TaskStatus
+from scatterzmq.core.events import ClientLost, ExecutorStarted
+from scatterzmq.core.messages import Attach, TaskStatus
 from scatterzmq.errors import ErrorCode
 from scatterzmq.ids import ClientId, ExecutorId, TaskId
 
@@ -30,13 +30,16 @@ def result_of(value: int) -> int:
 
 
 class PeerMachine(RuleBasedStateMachine):
-    """Graph: calls `main` (5 always fails; else +1, by a branch), then `tail` (+10, calls `inner` for +2, +1)."""
+    """Namespace `entry`: calls `main` (5 always fails; else +1, by a branch), then `tail` (+10, calls `inner` for +2,
+    +1). Namespace `cross`: two cached graphs, called in this order or in that; the result is the input.
+    """
 
     made: Any
 
     def __init__(self) -> None:
         super().__init__()
         self.inputs: dict[TaskId, int] = {}
+        self.crossing: set[TaskId] = set()
         self.gone: set[TaskId] = set()
         self.stopped: set[TaskId] = set()
 
@@ -46,13 +49,17 @@ class PeerMachine(RuleBasedStateMachine):
         cache=st.booleans(),
         defer=st.booleans(),
         node=st.booleans(),
+        cache_bytes=st.sampled_from([0, 16, 1024]),
     )
-    def begin(self, executors: int, batch: int, cache: bool, defer: bool, node: bool) -> None:
+    def begin(self, executors: int, batch: int, cache: bool, defer: bool, node: bool, cache_bytes: int) -> None:
         make_world, build = self.made
         self.world = make_world(
-            executors=executors, executor={"batch_size": batch}, cache={"use_defer": defer}, tasks={"max_retries": 200}
+            executors=executors,
+            executor={"batch_size": batch, "max_exec_s": 20.0},
+            cache={"use_defer": defer, "bytes": cache_bytes},
+            tasks={"max_retries": 200},
         )
-        self.executors = 100
+        self.executors = self.clients = 100
         main = build.graph(
             "main",
             "fork:value",
@@ -83,11 +90,35 @@ class PeerMachine(RuleBasedStateMachine):
             max_retries=1,
         )
         self.world.load(entry, main, tail, inner)
+        self.world.load(*self.cross(build, cache))
+
+    def cross(self, build: Any, cache: bool) -> list[dict[str, Any]]:
+        cross = build.graph(
+            "cross",
+            "end:value",
+            [
+                build.node("fork", "branch", ":value", {"even": "up", "odd": "down"}),
+                build.node("up", "call", ":value", "back", graph="up"),
+                build.node("back", "call", "up:value", "end", graph="down"),
+                build.node("down", "call", ":value", "forth", graph="down"),
+                build.node("forth", "call", "down:value", "end", graph="up"),
+                build.node("end", "add", ":value", None, by=0),
+            ],
+        )
+        up = build.graph("up", "n:value", [build.node("n", "add", ":value", None, by=1)], cache=True)
+        down = build.graph("down", "n:value", [build.node("n", "add", ":value", None, by=-1, cache=cache)], cache=True)
+        return [cross, up, down]
 
     @rule(values=st.lists(VALUES, min_size=1, max_size=4))
     def submit(self, values: list[int]) -> None:
         for task, value in zip(self.world.submit(*values, ns="entry"), values, strict=True):
             self.inputs[task] = value
+
+    @rule(values=st.lists(VALUES, min_size=1, max_size=4))
+    def submit_crossing(self, values: list[int]) -> None:
+        for task, value in zip(self.world.submit(*values, ns="cross"), values, strict=True):
+            self.inputs[task] = value
+            self.crossing.add(task)
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data())
@@ -98,6 +129,9 @@ class PeerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_executor(self, data: st.DataObject) -> None:
         self.world.lose(data.draw(st.sampled_from(sorted(self.world.running))), crashed=data.draw(st.booleans()))
+        self.start_executor()
+
+    def start_executor(self) -> None:
         self.executors += 1
         self.world.tell(ExecutorStarted(executor=ExecutorId(f"E{self.executors:032x}")))
 
@@ -108,21 +142,34 @@ class PeerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.inputs)
     @rule(data=st.data())
     def clear(self, data: st.DataObject) -> None:
-        task = data.draw(st.sampled_from(sorted(self.inputs)))
-        self.world.clear(task)
-        self.gone.add(task)
+        tasks = data.draw(st.lists(st.sampled_from(sorted(self.inputs)), min_size=1, max_size=4))
+        self.world.clear(*tasks)
+        self.gone.update(tasks)
 
     @precondition(lambda self: self.inputs)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        task = data.draw(st.sampled_from(sorted(self.inputs)))
-        if task not in self.gone and not self.world.status(task).complete:
-            self.world.cancel(task)
-            self.stopped.add(task)
+        tasks = data.draw(st.lists(st.sampled_from(sorted(self.inputs)), min_size=1, max_size=4))
+        open_tasks = [task for task in tasks if task not in self.gone and not self.world.status(task).complete]
+        self.world.cancel(*tasks)
+        self.stopped.update(open_tasks)
 
-    @rule(ms=st.integers(0, 5000))
+    @precondition(lambda self: self.inputs)
+    @rule(data=st.data())
+    def watch_for_a_while(self, data: st.DataObject) -> None:
+        self.clients += 1
+        client = ClientId(f"C{self.clients:032x}")
+        self.world.say(Attach(ids=(data.draw(st.sampled_from(sorted(self.inputs))),)), client)
+        if data.draw(st.booleans()):
+            self.world.tell(ClientLost(client=client))
+
+    @rule(ms=st.integers(0, 8000))
     def wait(self, ms: int) -> None:
+        """Executors that hang for too long are given up and replaced."""
+        before = len(self.world.abandoned)
         self.world.wait(ms)
+        for _ in self.world.abandoned[before:]:
+            self.start_executor()
 
     @invariant()
     def nobody_idles_while_tasks_wait(self) -> None:
@@ -146,14 +193,14 @@ class PeerMachine(RuleBasedStateMachine):
             assert first.error.code is ErrorCode.CANCELLED
         elif task in self.gone and first.status is TaskStatus.UNKNOWN:
             assert len(told) == 1
-        elif value == 5:
+        elif value == 5 and task not in self.crossing:
             assert first.error is not None
             assert first.error.code in (ErrorCode.GENERAL_EXCEPTION, *NOT_ITS_FAULT)
         elif first.status is TaskStatus.ERROR:
             assert first.error is not None
             assert first.error.code in NOT_ITS_FAULT
         else:
-            assert first.value == result_of(value)
+            assert first.value == (value if task in self.crossing else result_of(value))
         if task in self.gone:
             assert last.status is TaskStatus.UNKNOWN
 

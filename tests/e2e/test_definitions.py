@@ -225,7 +225,7 @@ def test_a_graph_file_imports_no_code(start: Any, build: Any, plugin: Any, packa
         ("class A(Node):\n    def inputs(self): return 1", "A"),
         (
             "class A(Node):\n    inputs = outputs = execute = lambda self: 7",
-            "inputs() must be field names with formats",
+            "must return output names with formats",
         ),
     ],
 )

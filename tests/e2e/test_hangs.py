@@ -78,9 +78,9 @@ def test_a_task_that_hangs_every_executor_is_poison(
 
 
 def test_a_task_that_hung_once_is_tried_again(start: Any, build: Any, finish: Any, stuck: Any) -> None:
-    """The answer that comes too late, after the first thread was given up, is nobody's."""
+    """Retries for other reasons are counted apart. The answer that comes too late is nobody's."""
     module = stuck(ONCE)
-    client = start(executor_max_exec_s=0.05, plugins=[module.__name__])
+    client = start(max_retries=0, executor_max_exec_s=0.05, plugins=[module.__name__])
     ns = client.load_graph(build.graphs(build.line([1], module.__name__)))
     task = client.enqueue_task(ns, {"value": [-1]})
     (response,) = finish(client, [task]).values()
@@ -111,6 +111,30 @@ def test_who_only_waits_for_a_stuck_node_is_not_to_blame(start: Any, build: Any,
     tasks = [client.enqueue_task(ns, {"value": [value]}) for value in values]
     found = [response.error and response.error.code for response in finish(client, tasks).values()]
     assert [code == "poison" for code in found] == [value < 0 for value in values], found
+
+
+def test_a_slow_node_that_lets_one_in_at_a_time_costs_nobody_a_retry(
+    start: Any, build: Any, finish: Any, plugin: Any
+) -> None:
+    """Each batch stays within its time, but several would not, one after the other."""
+    module = plugin("""
+        from threading import Event
+
+        class Slow(Node):
+            def inputs(self):
+                return {"value": FieldFormat("float", (1,))}
+
+            def outputs(self):
+                return {"out": {"value": FieldFormat("float", (1,))}}
+
+            def execute(self, batch):
+                Event().wait(0.25)
+                batch.emit("out", value=batch.uniform("value"))
+    """)
+    client = start(executors=4, batch_size=1, executor_max_exec_s=0.45, plugins=[module.__name__])
+    ns = client.load_graph(build.graphs(build.line([1], module.__name__)))
+    tasks = [client.enqueue_task(ns, {"value": [index]}) for index in range(5)]
+    assert [(one.status, one.retries) for one in finish(client, tasks).values()] == [("ready", 0)] * 5
 
 
 def test_a_hanging_task_can_be_cleared(start: Any, build: Any, finish: Any, stuck: Any, until: Any) -> None:

@@ -74,6 +74,28 @@ def test_what_can_never_be_held_is_given_up(start: Any, build: Any, finish: Any,
         assert kept.result["value"].item() == 5 * index + 1
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_result_that_was_lost_on_the_way_is_no_result(start: Any, build: Any, finish: Any, nested: bool) -> None:
+    """What the graph, or a called one, gives back was made by an early node and did not stay."""
+    info = ["float", [64]]
+    form = {"early": info, "late": info}
+    add = {"op": "add", "const": 1, "input": info}
+    nodes = [
+        build.node("early", "constant_op", {"value": ":value"}, "late", add),
+        build.node("late", "constant_op", {"value": ":value"}, None, add),
+    ]
+    inner = build.graph("inner", {"value": info}, form, {"early": "early:value", "late": "late:value"}, nodes)
+    graphs = [inner]
+    if nested:
+        call = build.call("call", "inner", {"value": ":value"}, None, {"value": info}, form)
+        vmap = {"early": "call:early", "late": "call:late"}
+        graphs = [build.graph("main", {"value": info}, form, vmap, [call]), inner]
+    client = start(store_bytes=200, max_retries=2)
+    ns = client.load_graph(build.graphs(*graphs))
+    (response,) = finish(client, [client.enqueue_task(ns, {"value": np.ones(64, np.float32)})]).values()
+    assert (response.status, response.error.code, response.retries) == ("error", "memory_purge", 2)
+
+
 def test_inputs_and_results_need_no_room_in_the_store(start: Any, build: Any, finish: Any) -> None:
     client = start(store_bytes=0)
     ns = client.load_graph(build.graphs(build.line([64], ("add", 1))))

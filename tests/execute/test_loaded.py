@@ -93,8 +93,8 @@ def together(request: Any) -> Any:
 class Watched(threading.Condition):
     """Counts who begins to wait."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, lock: Any) -> None:
+        super().__init__(lock)
         self.begun = threading.Semaphore(0)
 
     def wait(self, timeout: Any = None) -> Any:
@@ -103,7 +103,7 @@ class Watched(threading.Condition):
 
 
 def watched(nodes: Any) -> Any:
-    nodes._changed = Watched()
+    nodes._changed = Watched(nodes._lock)
     return nodes
 
 

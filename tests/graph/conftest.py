@@ -61,7 +61,7 @@ def _describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Nod
     weight = float(args["weight"]) if isinstance(args.get("weight"), int) else 1.0  # type: ignore[arg-type]
     return NodeInfo(
         input_format=ins, outputs=outs, pure=kind != "noise", weight=weight, load_cost=2.0, calls=calls,
-        doc=f"A {kind}.",
+        thread_safe=kind != "noise", doc=f"A {kind}.",
     )  # fmt: skip
 
 

@@ -68,6 +68,20 @@ def test_settings_and_costs_are_carried(checked: Check, calling: dict[str, Any])
     assert (other.batch_size, other.batch_tokens, other.max_exec_ms, other.cache) == (None, None, None, False)
 
 
+def test_a_block_is_as_thread_safe_as_all_that_it_runs(checked: Check, calling: dict[str, Any]) -> None:
+    for graph in calling["graphs"]:
+        graph["is_block"] = True
+    assert node_of(checked(calling).require(), "main", "a").thread_safe
+    calling["graphs"][1]["nodes"][1]["kind"] = "noise"
+    plan = checked(calling).require()
+    assert not node_of(plan, "main", "a").thread_safe, "the block goes on to a node of the graph that it calls"
+    for graph in calling["graphs"]:
+        graph["is_block"] = False
+    plan = checked(calling).require()
+    assert node_of(plan, "main", "a").thread_safe
+    assert not node_of(plan, "inner", "y").thread_safe
+
+
 def test_the_first_open_dimension_is_the_one_to_batch_by(
     checked: Check, graph_set: Make, graph: Make, step: Make
 ) -> None:

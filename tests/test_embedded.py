@@ -1,0 +1,303 @@
+"""The embedded peer's own life: who may close it and when, what happens when it breaks, and who waits for what."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module, invalidate_caches
+from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import scatterzmq
+from scatterzmq import embedded
+from scatterzmq.errors import ClusterError, ConfigError
+
+INFO = ["float", [1]]
+TIMEOUT_S = 30.0
+"""Only matters when something is wrong."""
+
+GATE = """
+    from queue import SimpleQueue
+    from threading import Event
+
+    import torch
+    from scatterzmq.nodes import FieldFormat, Node
+
+    entered = SimpleQueue()
+    gate = Event()
+    hook = []
+
+    class Gate(Node):
+        pure = True
+        thread_safe = True
+
+        def inputs(self):
+            return {"value": FieldFormat("float", (1,))}
+
+        def outputs(self):
+            return {"out": {"value": FieldFormat("float", (1,))}}
+
+        def execute(self, batch):
+            entered.put(None)
+            for call in hook:
+                call()
+            assert gate.wait(timeout=60)
+            batch.emit("out", value=batch.uniform("value"))
+"""
+
+
+def definition(kind: str = "constant_op", ns: str = "main") -> dict[str, Any]:
+    """One node: value -> value + 1, or what the kind makes of it."""
+    args = {"op": "add", "const": 1, "input": INFO} if kind == "constant_op" else {}
+    node = {"name": "n", "kind": kind, "args": args, "vmap": {"value": ":value"}, "outs": {"out": None}}
+    graph = {
+        "name": "main", "input": "n", "input_format": {"value": INFO}, "output_format": {"value": INFO},
+        "vmap": {"value": "n:value"}, "nodes": [node],
+    }  # fmt: skip
+    return {"ns": ns, "entry": "main", "graphs": [graph]}
+
+
+@pytest.fixture
+def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A package with a node that tells `entered`, calls what is in `hook`, and waits for `gate`."""
+    package = f"gated_{abs(hash(tmp_path))}"
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "gate.py").write_text(dedent(GATE), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    invalidate_caches()
+    module = import_module(f"{package}.gate")
+    yield module
+    module.gate.set()
+    for name in (package, f"{package}.gate"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What ended threads, which is not printed."""
+    seen: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    return seen
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("scatterzmq")]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def peer_of(client: scatterzmq.Client) -> Any:
+    return client._session.link._peer  # type: ignore[attr-defined]
+
+
+# ---- the end
+
+
+def test_a_peer_that_broke_leaves_nothing_when_it_is_closed(quiet: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = scatterzmq.local()
+    client.load_graph(definition())
+    peer = peer_of(client)
+    monkeypatch.setattr(peer._driver, "take", lambda posted: 1 // 0)
+    with pytest.raises(ClusterError, match="the embedded peer failed: ZeroDivisionError"):
+        client.namespaces()
+    with pytest.raises(ClusterError, match="the embedded peer failed"):
+        client.namespaces()
+    client.close()
+    assert ours() == []
+    assert [type(entry.exc_value) for entry in quiet] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_nobody_waits_for_a_peer_that_was_made_to_exit(quiet: list[Any], error: type[BaseException]) -> None:
+    client = scatterzmq.local()
+    ns = client.load_graph(definition())
+
+    def leave(_: object) -> None:
+        raise error
+
+    future = client.submit(ns, value=[1])
+    future.add_done_callback(leave)
+    with pytest.raises(ClusterError, match=f"the embedded peer failed: {error.__name__}"):
+        for _ in range(1000):
+            client.namespaces()
+    client.close()
+    assert ours() == []
+
+
+def test_an_inline_peer_that_broke_says_so_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = scatterzmq.local(executor_kind="inline")
+    client.load_graph(definition())
+    peer = peer_of(client)
+    with monkeypatch.context() as patch:
+        patch.setattr(peer._driver._core, "handle", lambda event, now_ms: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            client.namespaces()
+    with pytest.raises(ClusterError, match="the embedded peer failed: ZeroDivisionError"):
+        client.namespaces()
+    client.close()
+
+
+def test_an_interrupt_while_waiting_harms_nobody(gated: Any) -> None:
+    """Control-C in a node of an inline peer reaches the caller, and the peer goes on."""
+    with scatterzmq.local(executor_kind="inline", plugins=[gated.__name__]) as client:
+        ns = client.load_graph(definition(gated.__name__))
+
+        def interrupt() -> None:
+            gated.hook.clear()
+            raise KeyboardInterrupt
+
+        gated.hook.append(interrupt)
+        gated.gate.set()
+        task = client.enqueue_task(ns, {"value": [1]})
+        with pytest.raises(KeyboardInterrupt):
+            list(client.wait_for([task]))
+        assert [response.status for _, response in client.wait_for([task])] == ["ready"]
+
+
+def test_closing_from_a_callback(quiet: list[Any]) -> None:
+    """It runs in the peer's own thread, which cannot wait for itself."""
+    client = scatterzmq.local()
+    ns = client.load_graph(definition())
+    closed = threading.Event()
+
+    def close(_: object) -> None:
+        client.close()
+        closed.set()
+
+    client.submit(ns, value=[1]).add_done_callback(close)
+    assert closed.wait(TIMEOUT_S)
+    until(lambda: not ours())
+    assert quiet == []
+
+
+def test_closing_from_a_node(gated: Any, monkeypatch: pytest.MonkeyPatch, quiet: list[Any]) -> None:
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
+    client = scatterzmq.local(plugins=[gated.__name__])
+    ns = client.load_graph(definition(gated.__name__))
+    gated.hook.append(client.close)
+    gated.gate.set()
+    client.enqueue_task(ns, {"value": [1]})
+    until(lambda: not ours())
+    with pytest.raises(ClusterError, match="closed"):
+        client.namespaces()
+    assert quiet == []
+
+
+def test_closing_twice_and_at_once(gated: Any) -> None:
+    client = scatterzmq.local()
+    threads = [threading.Thread(target=client.close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    client.close()
+    assert ours() == []
+
+
+def test_closing_waits_once_for_all_that_hang(gated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.2)
+    client = scatterzmq.local(executors=5, batch_size=1, plugins=[gated.__name__])
+    ns = client.load_graph(definition(gated.__name__))
+    for _ in range(5):
+        client.enqueue_task(ns, {"value": [1]})
+    client.flush()
+    for _ in range(5):
+        gated.entered.get(timeout=TIMEOUT_S)
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 0.8
+    gated.gate.set()
+    until(lambda: not ours())
+
+
+def test_a_forgotten_client_takes_its_peer_along() -> None:
+    client = scatterzmq.local()
+    ns = client.load_graph(definition())
+    list(client.wait_for([client.enqueue_task(ns, {"value": [1]})]))
+    with client.open_blob("one") as blob:
+        blob.write(b"1")
+    folder = peer_of(client).blobs._root
+    assert folder.exists()
+    del client, blob
+    gc.collect()
+    until(lambda: not ours())
+    assert not folder.exists()
+
+
+def test_a_forgotten_inline_client_leaves_nothing() -> None:
+    client = scatterzmq.local(executor_kind="inline")
+    client.load_graph(definition())
+    with client.open_blob("one") as blob:
+        blob.write(b"1")
+    folder = peer_of(client).blobs._root
+    del client, blob
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_forked_process_is_told_that_the_peer_is_not_its_own() -> None:
+    with scatterzmq.local() as client:
+        client.load_graph(definition())
+        with client.open_blob("one") as blob:
+            blob.write(b"1")
+        folder = peer_of(client).blobs._root
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                try:
+                    client.namespaces()
+                except ClusterError as error:
+                    os.write(writing, str(error).encode())
+                client.close()
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        told = os.read(reading, 10_000).decode()
+        os.close(reading)
+        assert "fork" in told
+        assert folder.exists()
+        assert client.namespaces() == {"main"}
+
+
+# ---- inline
+
+
+def test_threads_that_share_an_inline_peer_each_get_their_own(gated: Any) -> None:
+    """One thread waits for ever for a task that nobody finishes yet; the other is not held up by that."""
+    sections = {"store_record_bytes": 4, "tasks_refuse_after_s": 3600.0}
+    client = scatterzmq.local(executor_kind="inline", **sections)
+    ns = client.load_graph(definition())
+    first = client.enqueue_task(ns, {"value": [1]}, wait=True)
+    second = client.enqueue_task(ns, {"value": [2]})
+    seen: list[str] = []
+
+    def wait() -> None:
+        seen.extend(response.status for _, response in client.wait_for([second], timeout=None))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until(lambda: len(seen) == 0 and client._pumping.locked())
+    began = time.monotonic()
+    for _ in range(10):
+        assert client.namespaces() == {"main"}
+    client.clear_task(first)
+    thread.join(TIMEOUT_S)
+    assert seen == ["ready"]
+    assert time.monotonic() - began < 5
+    client.close()
