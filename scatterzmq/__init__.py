@@ -24,8 +24,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, Response, TaskStatus
-    from .ids import TaskId
     from .embedded import local
+    from .ids import TaskId
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,12 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
+from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
@@ -27,17 +31,19 @@ from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
 
-_SHORT_NAMES: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "batch_size": ("executor", "batch_size"),
-    "executors": ("executor", "count"),
-    "device": ("executor", "device"),
-    "store_bytes": ("store", "bytes"),
-    "inline_bytes": ("store", "inline_bytes"),
-    "cache": ("cache", "enabled"),
-    "max_retries": ("tasks", "max_retries"),
-    "strategy": ("strategy", "node"),
-    "plugins": ("plugins", "allow"),
-})
+_SHORT_NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "batch_size": ("executor", "batch_size"),
+        "executors": ("executor", "count"),
+        "device": ("executor", "device"),
+        "store_bytes": ("store", "bytes"),
+        "inline_bytes": ("store", "inline_bytes"),
+        "cache": ("cache", "enabled"),
+        "max_retries": ("tasks", "max_retries"),
+        "strategy": ("strategy", "node"),
+        "plugins": ("plugins", "allow"),
+    }
+)
 """Arguments of `local` that stand for one setting."""
 
 
@@ -116,7 +122,10 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 class _Peer:
     """An embedded peer. `inline`: no thread of its own; whoever waits runs it through the link's `pump`.
 
-    Whatever ends it, its thread cleans up after it: so it may be closed from any thread, its own and nodes' too.
+    One thread at a time drives it: its own, or an executor's that has just posted a result and can go on with the next
+    batch at once, which saves waking two threads per batch. Who finds another one driving leaves what it posted to
+    that one, which looks again before it goes. Clients' threads never drive: Ctrl-C could interrupt them anywhere.
+    Whatever ends it, its own thread cleans up after it: so it may be closed from any thread, nodes' too.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -125,11 +134,15 @@ class _Peer:
         self.inline = settings.executor.kind == "inline"
         self._inbox: SimpleQueue[Posted | None] = SimpleQueue()
         self._inboxes: dict[ClientId, Inbox] = {}
+        self._driving = threading.Lock()
+        self._driving_thread = 0
+        self._bell = _Bell()
+        self._alarm_s = 0.0
         self._over = ""
         strategies = node_strategy(settings), queue_strategy(settings)
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
-        self._pool = Pool(settings, self.blobs, self._inbox.put, inline=self.inline)
+        self._pool = Pool(settings, self.blobs, self._answered, inline=self.inline)
         core = PeerCore(self.id, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
         self._driver = Driver(core, PayloadStore(settings.store, self.id), self._pool)
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
@@ -153,11 +166,21 @@ class _Peer:
             raise ClusterError(self._over)
         if self._process != os.getpid():
             raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
+        self._hand_in(posted)
+
+    def _hand_in(self, posted: Posted | None) -> None:
         self._inbox.put(posted)
+        self._bell.ring()
+
+    def _answered(self, posted: Posted) -> None:
+        """From an executor's thread, which goes on as the peer's."""
+        self._inbox.put(posted)
+        if not self.inline:
+            self._drive()
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
-            self._inbox.put(ClientLeft(client=client))
+            self._hand_in(ClientLeft(client=client))
 
     def pump(self, timeout_s: float | None) -> bool:
         """Do one piece of work in the caller's thread: take in what was posted, else run a batch, else wait."""
@@ -175,16 +198,16 @@ class _Peer:
         return posted is not None
 
     def close(self) -> None:
-        """End everything; what is under way is dropped. Waits for the end, but in the peer's own thread."""
+        """End everything; what is under way is dropped. Waits for the end, but not in a thread that it waits for."""
         self.release()
-        if not self.inline and self._thread is not threading.current_thread():
+        if not self.inline and threading.get_ident() not in (self._thread.ident, self._driving_thread):
             self._thread.join(2 * _STOP_TIMEOUT_S)
 
     def release(self) -> None:
         """As `close`, without waiting for anything that runs."""
         self._over = self._over or "the embedded cluster is closed; start another with scatterzmq.local()"
         if not self.inline:
-            self._inbox.put(None)
+            self._hand_in(None)
         elif self._process == os.getpid():
             self._clean_up()
 
@@ -211,18 +234,67 @@ class _Peer:
         self._over = f"the embedded peer failed: {type(error).__name__}: {error}; please report this"
         for inbox in list(self._inboxes.values()):
             inbox.lost(self._over)
+        self._bell.ring()
 
     def _run(self) -> None:
         """The peer's thread: take in whatever is posted until it is over."""
         try:
-            self._driver.start()
+            with self._driving:
+                self._driver.start()
             while not self._over:
-                self._take(self._await(None))
+                self._drive(due=True)
+                self._bell.wait(self._alarm_s)
         except BaseException as error:
             self._fail(error)
             raise
         finally:
-            self._clean_up()
+            with self._driving:  # whoever drives sees that it is over; nobody begins to
+                self._clean_up()
+
+    def _drive(self, *, due: bool = False) -> None:
+        """Take in all that is posted, unless another thread is at it. due: look at the clock in any case, waiting for
+        that other thread.
+        """
+        inbox = self._inbox
+        while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
+            due = False
+            self._driving_thread = threading.get_ident()
+            try:
+                while not (inbox.empty() or self._over):
+                    self._take(inbox.get_nowait())
+                self._take(None)
+                self._plan_alarm()
+            except BaseException as error:
+                self._fail(error)
+                raise
+            finally:
+                self._driving_thread = 0
+                self._driving.release()
+
+    def _plan_alarm(self) -> None:
+        """Have the peer's own thread wake up when something is due by the clock."""
+        wait_s = self._driver.wait_s()
+        alarm_s = inf if wait_s is None else monotonic() + wait_s
+        if alarm_s < self._alarm_s:
+            self._bell.ring()
+        self._alarm_s = alarm_s
+
+
+class _Bell:
+    """Wakes one thread. Rung twice, it wakes it once; rung before anybody waits, it is heard."""
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        # Two may ring at once, but only one can end the silence.
+        with suppress(RuntimeError):
+            self._silence.release()
+
+    def wait(self, until_s: float) -> None:
+        """Wait for the bell, at most until then (by the monotonic clock; inf: for ever)."""
+        self._silence.acquire(timeout=-1 if until_s == inf else min(max(until_s - monotonic(), 0.0), TIMEOUT_MAX))
 
 
 _STOP_TIMEOUT_S = 5.0

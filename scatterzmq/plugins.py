@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import TypeVar
 
 from .core.strategy import NODE_STRATEGIES, QUEUE_STRATEGIES, NodeStrategy, QueueStrategy
@@ -23,33 +24,52 @@ def is_allowed(module: str, allow: Sequence[str]) -> bool:
 def node_strategy(settings: Settings) -> NodeStrategy:
     """The node strategy that the settings name. Raises ConfigError."""
     allow = settings.plugins.allow
-    return _plug_in("strategy.node", settings.strategy.node, NODE_STRATEGIES, NodeStrategy, allow)()  # type: ignore[type-abstract]
+    return _made("strategy.node", settings.strategy.node, NODE_STRATEGIES, NodeStrategy, allow)  # type: ignore[type-abstract]
 
 
 def queue_strategy(settings: Settings) -> QueueStrategy:
     """The queue strategy that the settings name. Raises ConfigError."""
     allow = settings.plugins.allow
-    return _plug_in("strategy.queue", settings.strategy.queue, QUEUE_STRATEGIES, QueueStrategy, allow)()  # type: ignore[type-abstract]
+    return _made("strategy.queue", settings.strategy.queue, QUEUE_STRATEGIES, QueueStrategy, allow)  # type: ignore[type-abstract]
+
+
+def _made(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> _T:
+    if name in built_in:
+        return built_in[name]()
+    found = _plug_in(key, name, built_in, base, allow)
+    with _Blame(f"{key}: {found.__name__} of module {name!r} cannot be made"):
+        return found()
 
 
 def _plug_in(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> type[_T]:
-    if name in built_in:
-        return built_in[name]
     if not _MODULE.fullmatch(name):
         known = ", ".join(built_in)
         raise ConfigError(f"{key}: unknown {name!r}; known are {known}, and modules such as 'my_package.my_strategy'")
     if not is_allowed(name, allow):
         raise ConfigError(f"{key}: module {name!r} may not be imported; allow it with plugins.allow")
-    try:
+    with _Blame(f"{key}: module {name!r} cannot be imported"):
         module = importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{key}: module {name!r} cannot be imported: {error}") from error
-    found = [
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type) and issubclass(thing, base) and thing.__module__ == module.__name__
-    ]
+    things = dict.fromkeys(thing for thing in vars(module).values() if isinstance(thing, type))
+    found = [thing for thing in things if issubclass(thing, base) and thing.__module__ == module.__name__]
     if len(found) != 1:
         names = ", ".join(cls.__name__ for cls in found) or "none"
         raise ConfigError(f"{key}: module {name!r} must hold exactly one subclass of {base.__name__}, found {names}")
     return found[0]
+
+
+class _Blame:
+    """Turns whatever other people's code raises into a ConfigError of one line."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # SystemExit is what a module raises that believes to be a program.
+        if isinstance(error, (Exception, SystemExit)):
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{self._what}: {reason}") from error

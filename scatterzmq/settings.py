@@ -124,7 +124,8 @@ class Settings:
 
 def _build(cls: Any, given: object, source: str, prefix: str) -> Any:
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{source}: {prefix.rstrip('.')}: expected a section of settings, got {given!r}")
+        where = f"{source}: {prefix.rstrip('.')}" if prefix else source
+        raise ConfigError(f"{where}: expected a section of settings, got {given!r}")
     known = {entry.name: entry for entry in fields(cls)}
     for key in given:
         if key not in known:
@@ -149,13 +150,13 @@ def _checked(value: Any, kind: Any, bounds: Mapping[str, Any], where: str) -> An
         str | None: "a text or nothing",
         tuple[str, ...]: "a list of texts",
     }[kind]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if kind == tuple[str, ...]:
         fits = isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value)
         value = tuple(value) if fits else value
     elif kind == str | None:
         fits = value is None or isinstance(value, str)
+    elif kind is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     else:
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if not fits:
@@ -167,4 +168,4 @@ def _checked(value: Any, kind: Any, bounds: Mapping[str, Any], where: str) -> An
         raise ConfigError(f"{where}: expected at least {low}, got {value!r}")
     if high is not None and not value <= high:
         raise ConfigError(f"{where}: expected at most {high}, got {value!r}")
-    return value
+    return float(value) if kind is float else value

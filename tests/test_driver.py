@@ -19,7 +19,6 @@ from scatterzmq.core.messages import (
     Refused,
     Submit,
     TaskReports,
-    TaskStatus,
     ToClient,
     ToPeer,
 )
@@ -42,7 +41,7 @@ VALUE = {"value": FieldFormat("long", (None,))}
 
 
 def describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> NodeInfo:
-    return NodeInfo(input_format=VALUE, outputs={"out": VALUE}, pure=True, weight=1.0, load_cost=1.0)
+    return NodeInfo(input_format=VALUE, outputs={"out": VALUE}, pure=True, weight=1.0, load_cost=1.0, thread_safe=True)
 
 
 def definition(ns: str, *batch_sizes: int, apart: bool = False, **extra: Any) -> str:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import sys
 import threading
 import time
@@ -10,14 +9,14 @@ from collections.abc import Callable, Iterator
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from textwrap import dedent
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import scatterzmq
 from scatterzmq import embedded
-from scatterzmq.errors import ClusterError, ConfigError
+from scatterzmq.errors import ClusterError, GraphError
+from scatterzmq.execute import pool
 
 INFO = ["float", [1]]
 TIMEOUT_S = 30.0
@@ -131,9 +130,9 @@ def test_nobody_waits_for_a_peer_that_was_made_to_exit(quiet: list[Any], error: 
 
     future = client.submit(ns, value=[1])
     future.add_done_callback(leave)
+    until(lambda: client._session.fault is not None)
     with pytest.raises(ClusterError, match=f"the embedded peer failed: {error.__name__}"):
-        for _ in range(1000):
-            client.namespaces()
+        client.namespaces()
     client.close()
     assert ours() == []
 
@@ -275,29 +274,27 @@ def test_a_forked_process_is_told_that_the_peer_is_not_its_own() -> None:
         assert client.namespaces() == {"main"}
 
 
-# ---- inline
+# ---- checks of definitions
 
 
-def test_threads_that_share_an_inline_peer_each_get_their_own(gated: Any) -> None:
-    """One thread waits for ever for a task that nobody finishes yet; the other is not held up by that."""
-    sections = {"store_record_bytes": 4, "tasks_refuse_after_s": 3600.0}
-    client = scatterzmq.local(executor_kind="inline", **sections)
-    ns = client.load_graph(definition())
-    first = client.enqueue_task(ns, {"value": [1]}, wait=True)
-    second = client.enqueue_task(ns, {"value": [2]})
-    seen: list[str] = []
+@pytest.mark.parametrize("kind", ["thread", "inline"])
+def test_a_check_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It is ours or a plug-in's mistake; the client must not wait for an answer that never comes."""
+    with scatterzmq.local(executor_kind=kind) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "check", lambda text, describe: 1 // 0)
+            with pytest.raises(GraphError, match="the check of this definition failed: ZeroDivisionError"):
+                client.load_graph(definition())
+        assert client.load_graph(definition()) == "main"
 
-    def wait() -> None:
-        seen.extend(response.status for _, response in client.wait_for([second], timeout=None))
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    until(lambda: len(seen) == 0 and client._pumping.locked())
-    began = time.monotonic()
-    for _ in range(10):
-        assert client.namespaces() == {"main"}
-    client.clear_task(first)
-    thread.join(TIMEOUT_S)
-    assert seen == ["ready"]
-    assert time.monotonic() - began < 5
-    client.close()
+def test_an_interrupt_during_an_inline_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(text: str, describe: object) -> None:
+        raise KeyboardInterrupt
+
+    with scatterzmq.local(executor_kind="inline") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "check", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                client.load_graph(definition())
+        assert client.load_graph(definition()) == "main"

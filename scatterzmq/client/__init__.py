@@ -4,7 +4,7 @@ from ..core.messages import QueueStats, TaskStatus
 from .aio import AsyncClient
 from .client import Client
 from .futures import TaskFuture
-from .link import BlobWriter, Connect, Hurried, Inbox, Link, Member, Pumped
+from .link import BlobWriter, Connect, Inbox, Link, Member, Pumped
 from .response import Response, Result
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "BlobWriter",
     "Client",
     "Connect",
-    "Hurried",
     "Inbox",
     "Link",
     "Member",

@@ -278,7 +278,7 @@ class AsyncClient:
         grace = GRACE_ROUNDS
         while waits() and self._calls.session.fault is None:
             left_s = SLICE_S if deadline is None else min(SLICE_S, max(0.0, deadline - monotonic()))
-            worked = self._client.pump_once(left_s)
+            worked = self._client.pump_once(left_s, lambda: not waits())
             if worked is None:
                 return
             if left_s == 0.0:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from os import PathLike
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import Condition, Lock
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,7 +16,7 @@ from ..ids import TaskId
 from .calls import Calls, Steps, T, Waiting, must_not_wait, task_id
 from .futures import Bar, Flow, TaskFuture, progress_bar
 from .handles import Item, checked_inputs
-from .link import BlobWriter, Connect, Hurried, Member, Pumped
+from .link import BlobWriter, Connect, Member, Pumped
 from .response import Response, Result
 from .session import Session
 
@@ -53,8 +53,9 @@ class Client:
         self._calls: Calls[Queue] = self.calls_with(SimpleQueue)
         link = self._session.link
         self._pumped = link if isinstance(link, Pumped) else None
-        self._hurried = link if isinstance(link, Hurried) and self._pumped is None else None
         self._pumping = Lock()
+        self._turns = Condition()
+        self._followers = 0
         self._on_close = on_close
         self._closing = Lock()
 
@@ -234,6 +235,7 @@ class Client:
             failure = ClusterError(*fault.args)
         try:
             self._session.end(ClusterError(CLOSED))
+            self._tell_followers()
             self._session.link.close()
         finally:
             if self._on_close is not None:
@@ -259,16 +261,36 @@ class Client:
         """The calls of this client for somebody who waits in another way."""
         return Calls(self._session, box, request_timeout_s=self._request_timeout_s, room_timeout_s=self._room_timeout_s)
 
-    def pump_once(self, timeout_s: float | None) -> bool | None:
-        """Run the peer in this thread for one piece of work; None if it has a thread of its own."""
+    def pump_once(self, timeout_s: float | None, done: Callable[[], bool]) -> bool | None:
+        """Run the peer in this thread for one piece of work, or let another thread that is at it do one; then the
+        caller looks again whether it is `done`. False if nothing was done here, None if the peer has its own thread.
+        """
         if self._pumped is None:
             return None
-        if not self._pumping.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        if not self._pumping.acquire(blocking=False):
+            self._follow(timeout_s, done)
             return False
         try:
-            return self._pumped.pump(timeout_s)
+            # The thread before may just have done what this one would wait for.
+            return not done() and self._pumped.pump(timeout_s)
         finally:
             self._pumping.release()
+            if self._followers:
+                self._tell_followers()
+
+    def _follow(self, timeout_s: float | None, done: Callable[[], bool]) -> None:
+        """Wait until the thread that runs the peer has done a piece of work."""
+        with self._turns:
+            self._followers += 1  # before looking: from here on the other thread tells
+            try:
+                if self._pumping.locked() and not done():
+                    self._turns.wait(timeout_s)
+            finally:
+                self._followers -= 1
+
+    def _tell_followers(self) -> None:
+        with self._turns:
+            self._turns.notify_all()
 
     # ---- waiting
 
@@ -289,9 +311,7 @@ class Client:
         if box.empty():
             if self._session.in_delivery:
                 raise must_not_wait()
-            if self._hurried is not None:
-                self._hurried.hurry()
-            elif self._pumped is not None:
+            if self._pumped is not None:
                 self._drive(lambda: not box.empty(), timeout_s)
                 timeout_s = 0.0
         item: Item
@@ -305,9 +325,7 @@ class Client:
 
     def _help(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         """Do what this thread can do for what it is about to wait for."""
-        if self._hurried is not None:
-            self._hurried.hurry()
-        elif self._pumped is not None:
+        if self._pumped is not None:
             self._drive(done, timeout_s)
 
     def _drive(self, done: Callable[[], bool], timeout_s: float | None) -> None:
@@ -316,7 +334,7 @@ class Client:
         grace = GRACE_ROUNDS
         while not done() and self._session.fault is None:
             left_s = None if deadline is None else max(0.0, deadline - monotonic())
-            worked = self.pump_once(left_s)
+            worked = self.pump_once(left_s, done)
             if left_s == 0.0:
                 grace -= 1
                 if not worked or not grace:

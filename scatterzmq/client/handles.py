@@ -1,8 +1,9 @@
 """Handles: what a client remembers of a task, and the batches in which tasks leave it."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import urandom
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ..core.messages import NamespaceInfo, Submit, ToClient
@@ -96,6 +97,21 @@ class Batch(NamedTuple):
             digests={name: row_digests(column) for name, column in columns.items()} if info.digests else {},
         )
         return submit, columns
+
+
+class FreshIds:
+    """Random ids that nobody has had before, drawn many at a time."""
+
+    def __init__(self) -> None:
+        self._ids: deque[TaskId] = deque()
+
+    def take(self) -> TaskId:
+        try:
+            return self._ids.popleft()
+        except IndexError:
+            drawn = urandom(16 * BATCH_TASKS_MAX).hex()
+            self._ids.extend([TaskId("T" + drawn[start : start + 32]) for start in range(32, len(drawn), 32)])
+            return TaskId("T" + drawn[:32])
 
 
 class Kept:

@@ -71,19 +71,6 @@ class Pumped(Protocol):
         ...
 
 
-@runtime_checkable
-class Hurried(Protocol):
-    """A link with a thread of its own that can do with help: waking that thread may take longer than the work."""
-
-    def hurry(self) -> None:
-        """Somebody is about to wait for an answer to what was sent: get on with it now, in this thread if that helps.
-
-        Only a hint, which not everybody gives who waits: without it, everything happens as well. Called from any
-        thread, from several at once, never from within a delivery. Never waits for anything; may deliver.
-        """
-        ...
-
-
 class Inbox(Protocol):
     """Where a link delivers, one message at a time and in order, in whichever thread."""
 

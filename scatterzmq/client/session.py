@@ -12,9 +12,7 @@ Rules     1. A task is pending until it is accepted or refused. Pending tasks ar
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import urandom
 from typing import TypeAlias
 
 from ..core.messages import (
@@ -34,7 +32,7 @@ from ..core.messages import (
 from ..errors import ClusterError, ErrorCode, ErrorContext, ErrorInfo, TaskError
 from ..ids import TaskId
 from ..wire.columns import Column, fingerprint
-from .handles import BATCH_NBYTES_MAX, BATCH_TASKS_MAX, Batch, Box, Buffer, Handle, Item, Kept, misfit
+from .handles import BATCH_NBYTES_MAX, BATCH_TASKS_MAX, Batch, Box, Buffer, FreshIds, Handle, Item, Kept, misfit
 from .link import Connect
 from .outgoing import Outgoing
 from .response import Outcome, Response, Rows, ended, local_end
@@ -67,7 +65,7 @@ class Session:
         self._lock = threading.Lock()
         self._deliverer = 0
         self._out = Outgoing(self.end)
-        self._fresh_ids: deque[TaskId] = deque()
+        self._fresh = FreshIds()
         self._tasks: dict[TaskId, Handle] = {}
         self._pending: dict[TaskId, Handle] = {}
         self._pending_nbytes = 0
@@ -84,15 +82,6 @@ class Session:
         self.link = connect(self)
 
     # ---- tasks out
-
-    def new_id(self) -> TaskId:
-        """A random id nobody has had before."""
-        try:
-            return self._fresh_ids.popleft()
-        except IndexError:
-            drawn = urandom(16 * BATCH_TASKS_MAX).hex()
-            self._fresh_ids.extend(TaskId("T" + drawn[start : start + 32]) for start in range(32, len(drawn), 32))
-            return TaskId("T" + drawn[:32])
 
     def enqueue(
         self,
@@ -113,7 +102,7 @@ class Session:
         # The fields of a handle by position: names would double what making it costs, and there is one per task.
         watchers = [] if watcher is None else [watcher]
         mark = fingerprint(info.ns, inputs, 0)
-        handle = Handle(task or self.new_id(), info.ns, inputs, nbytes, mark, watchers, watcher is not None)
+        handle = Handle(task or self._fresh.take(), info.ns, inputs, nbytes, mark, watchers, watcher is not None)
         with self._lock:
             if self.fault is not None:
                 raise _again(self.fault)

@@ -1,7 +1,8 @@
 """Claims: which executor works on what.
 
 Purpose   Lends batches to idle executors, takes results and failures back, and gives hung executors up.
-Rules     1. An idle executor never stays idle while any queue has tasks (late binding: it claims when it is free).
+Rules     1. An idle executor never stays idle while a queue has tasks (late binding: it claims when it is free). But a
+             node that is not thread-safe has one batch at a time: a second one would only wait, and be held to hang.
           2. A batch's answer counts only under its lease, and for a task only while the task has its token.
           3. Every position of a batch is settled once: answered, failed, lost an input, or gone meanwhile.
           4. Tasks whose executor died run alone until a step succeeds; `poison_limit` such deaths make them poison.
@@ -86,19 +87,22 @@ class Claims:
     # ---- lending
 
     def dispatch(self) -> None:
-        """Lend batches until no executor is idle or no task waits."""
-        while self._idle and self._plans.any_waiting():
+        """Lend batches until no executor is idle or no task waits that could run now."""
+        while self._idle and (queues := self._open()):
             executor = next(iter(self._idle))
-            queue = self._pick(self._slots[executor])
-            self._lend(executor, queue)
+            self._lend(executor, self._pick(self._slots[executor], queues))
 
-    def _pick(self, slot: _Slot) -> Queue:
-        waiting = self._plans.waiting()
-        if len(waiting) == 1:
-            return waiting[0]
-        views = [self._view(queue) for queue in waiting]
+    def _open(self) -> list[Queue]:
+        """The queues with tasks of which another batch may run now."""
+        return [queue for queue in self._plans.waiting() if queue.node.thread_safe or not self._claimants[queue.key]]
+
+    def _pick(self, slot: _Slot, queues: list[Queue]) -> Queue:
+        if len(queues) == 1:
+            return queues[0]
+        views = [self._view(queue) for queue in queues]
         own_queue = self._plans.find(slot.own) if slot.own is not None else None
-        own = self._view(own_queue) if own_queue is not None else None
+        is_free = own_queue is not None and (own_queue in queues or not own_queue.length)
+        own = self._view(own_queue) if own_queue is not None and is_free else None
         try:
             chosen = choose(self._strategy, views, own)
         except StrategyFailed as failed:
@@ -317,10 +321,10 @@ class Claims:
     def check_invariants(self) -> None:
         assert self._idle.keys() == {executor for executor, slot in self._slots.items() if not slot.busy}
         assert {lease.executor for lease in self._leases} == self._slots.keys() - self._idle.keys()
-        assert not (self._idle and self._plans.any_waiting()), "an executor idles while tasks wait"
+        assert not (self._idle and self._open()), "an executor idles while tasks wait"
         claimants = Counter(lease.queue.key for lease in self._leases)
         assert self._claimants == claimants
-        assert self._loaded == Counter(key for slot in self._slots.values() for key in slot.loaded)
+        assert self._loaded == Counter(key for slot in self._slots.values() for key in sorted(slot.loaded))
         tokens = {lease.token: lease for lease in self._leases}
         for record in self._ledger:
             if record.token is not None:

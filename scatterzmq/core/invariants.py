@@ -29,7 +29,10 @@ def check_cache(cache: Cache, ledger: Ledger) -> None:
     assert waiting == cache.waiters()
     leads = {(key, record.id) for record in ledger for key in record.leads or ()}
     assert leads >= cache.leaders().items()
-    assert not any(record.leads for record in ledger if record.phase.ended)
+    for record in ledger:
+        for lead in (record.leads or {}).values():
+            assert not record.phase.ended, record.told()
+            assert lead.graph is record.plan.graphs[lead.graph.id], "what a task leads lies in its own plan"
 
 
 def _values(record: Record) -> Iterator[Value]:

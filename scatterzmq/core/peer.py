@@ -3,7 +3,7 @@
 Purpose   The one entrance; routes events to the machines beside it and works off what follows.
 Rules     1. `handle` never blocks and never raises on what came from outside; it costs O(work in the event).
           2. `now_ms` may repeat but never goes back.
-          3. After `handle` no executor is idle while a task waits, and nothing is left on an agenda.
+          3. After `handle` no executor is idle while a task waits that could run, and nothing is left on an agenda.
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 

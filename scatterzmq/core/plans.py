@@ -79,9 +79,6 @@ class Plans:
         """The queues that have tasks."""
         return list(self._waiting.values())
 
-    def any_waiting(self) -> bool:
-        return bool(self._waiting)
-
     def filled(self, queue: Queue) -> None:
         """A task has been put into a queue."""
         self._waiting[queue.key] = queue

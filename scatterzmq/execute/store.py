@@ -71,8 +71,13 @@ class PayloadStore:
                 BlockId(self._maker, self._counter), piece.layout, len(piece.data), digests[start : start + rows]
             )
             values.extend(zip(repeat(block), range(rows)))
-            self._add(block.id, _Stored(piece, block.nbytes, kept, now_ms))
-            if not kept and self._bytes_max is not None and block.nbytes > self._bytes_max:
+            stored = self._blocks[block.id] = _Stored(piece, block.nbytes, kept, now_ms)
+            if kept:
+                self.kept_bytes += block.nbytes
+                continue
+            self._volatile[block.id] = stored
+            self.volatile_bytes += block.nbytes
+            if self._bytes_max is not None and block.nbytes > self._bytes_max:
                 self._oversized.append(block.id)
         return tuple(values)
 
@@ -197,14 +202,6 @@ class PayloadStore:
             return [column]
         piece_nbytes = self._bytes_max // _PIECES_PER_STORE
         return [column] if len(column.data) <= piece_nbytes else split(column, piece_nbytes)
-
-    def _add(self, block_id: BlockId, stored: _Stored) -> None:
-        self._blocks[block_id] = stored
-        if stored.kept:
-            self.kept_bytes += stored.nbytes
-        else:
-            self._volatile[block_id] = stored
-            self.volatile_bytes += stored.nbytes
 
     def _drop(self, block_id: BlockId) -> None:
         stored = self._blocks.pop(block_id)

@@ -434,10 +434,8 @@ def _held(tensor: Tensor, layout: Layout) -> "_Stacked | Column":
     """The tensor until the end of the batch, or a copy at once if torch would not tell of writes to it."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_inference():
         return Column(layout, bytes_of(_copy(plain(tensor)), layout.dtype))
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):  # a handle made in that mode would not count the writes
-            return _held(tensor, layout)
-    # Our own handle on the memory: at the end it shows whether the node kept another.
+    # Our own handle on the memory: at the end it shows whether the node kept another. As a view of a tensor that
+    # counts the writes to it, it counts them too, even if it is made in inference mode.
     return _Stacked(tensor.detach(), tensor._version, layout)  # noqa: SLF001
 
 

@@ -5,7 +5,7 @@ without looking at its numbers. No torch, no numpy; wire/tensors.py makes column
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -44,8 +44,12 @@ class Column:
 
     def row(self, index: int) -> memoryview:
         """The bytes of one row. O(1), no copy."""
-        assert 0 <= index < self.layout.rows, f"row {index} of {self.layout.rows}"
-        return self.data[self.start(index) : self.start(index + 1)]
+        layout = self.layout
+        assert 0 <= index < layout.rows, f"row {index} of {layout.rows}"
+        if layout.shape is not None:
+            nbytes = len(self.data) // layout.rows
+            return self.data[nbytes * index : nbytes * (index + 1)]
+        return self.data[self.start(index) : self.ends[index]]
 
     def start(self, index: int) -> int:
         """Where a row begins in `data`; for index == rows, where the last one ends."""
@@ -66,16 +70,20 @@ def gather(parts: Sequence[tuple[Column, int]]) -> Column:
     first, start = parts[0]
     if len(parts) == 1:  # a task on its own
         return first if first.layout.rows == 1 else _part(first, start, start + 1)
-    if all(column is first for column, _ in parts):
-        count = len(parts)
-        indices = [index for _, index in parts]
-        if indices == list(range(start, start + count)):
-            return first if count == first.layout.rows else _part(first, start, start + count)
-    dtype = first.layout.dtype
-    assert all(column.layout.dtype == dtype for column, _ in parts), "rows of different dtypes in one column"
-    data = memoryview(bytearray().join(_rows(parts)))
-    shape = first.layout.shape
-    if shape is not None and all(column.layout.shape == shape for column, _ in parts):
+    stop = start + len(parts)
+    # The last row alone tells nearly always that they are no neighbours.
+    if parts[-1] == (first, stop - 1) and list(parts) == [(first, index) for index in range(start, stop)]:
+        return first if len(parts) == first.layout.rows else _part(first, start, stop)
+    dtype, shape = first.layout.dtype, first.layout.shape
+    rows = []
+    for column, index in parts:
+        layout = column.layout
+        assert layout.dtype == dtype, "rows of different dtypes in one column"
+        if layout.shape != shape:
+            shape = None
+        rows.append(column.data if layout.rows == 1 else column.row(index))
+    data = memoryview(bytearray().join(rows))
+    if shape is not None:
         return Column(Layout(dtype, len(parts), shape), data)
     return Column(alike(dtype, [column.layout.row_shape(index) for column, index in parts]), data)
 
@@ -117,10 +125,6 @@ def alike(dtype: DType, shapes: Sequence[Shape]) -> Layout:
     if shapes and all(shape == shapes[0] for shape in shapes):
         return Layout(dtype, len(shapes), shapes[0])
     return Layout(dtype, len(shapes), None, tuple(shapes))
-
-
-def _rows(parts: Iterable[tuple[Column, int]]) -> list[memoryview]:
-    return [column.data if column.layout.rows == 1 else column.row(index) for column, index in parts]
 
 
 def _part(column: Column, start: int, stop: int) -> Column:

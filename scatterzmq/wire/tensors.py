@@ -135,8 +135,8 @@ def _memory(tensor: "torch.Tensor", dtype: DType) -> memoryview:
     """The memory of a plain tensor, copied only if it is not contiguous."""
     if not tensor.numel():
         return memoryview(bytearray())
-    if dtype.name in _SHOWN and tensor.is_contiguous():
-        data = tensor.numpy().data.cast("B")  # takes half as long as the same with tensors
+    if dtype.name in _CODES and tensor.is_contiguous():
+        data = tensor.numpy().data.cast("B")  # numpy knows the dtype: half as long as the same with tensors
     else:
         import torch
 
@@ -195,8 +195,6 @@ _PLAIN: Mapping[str, frozenset[type]] = {
     name: frozenset() if name in _COMPLEX else _INTEGERS if name in _WHOLE else _REALS for name in _CODES
 } | {"bool": frozenset({bool})}
 """dtype -> types of numbers that struct converts to it rightly by itself"""
-_SHOWN = frozenset(_CODES) - _COMPLEX
-"""dtypes of arrays whose memory Python can show as bytes"""
 _SCALARS = (int, float, complex, np.generic)
 
 

@@ -1,6 +1,5 @@
 """A scripted peer in memory: accepts, refuses, computes y = 2 x, and can be told to hold things back."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -275,23 +274,6 @@ class PumpedPeer(FakePeer):
         return True
 
 
-class HurriedPeer(FakePeer):
-    """Its own thread is always too late: what was sent is done only when somebody hurries it."""
-
-    def connect(self, inbox: Inbox) -> FakePeer:
-        self.posted: deque[tuple[ToPeer, Mapping[str, Column]]] = deque()
-        self.hurries = 0
-        return super().connect(inbox)
-
-    def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
-        self.posted.append((message, columns))
-
-    def hurry(self) -> None:
-        self.hurries += 1
-        while self.posted:
-            self.answer(*self.posted.popleft())
-
-
 @pytest.fixture
 def peer() -> FakePeer:
     """Answers within `send`."""
@@ -306,11 +288,6 @@ def threaded() -> ThreadedPeer:
 @pytest.fixture
 def pumped() -> PumpedPeer:
     return PumpedPeer()
-
-
-@pytest.fixture
-def hurried() -> HurriedPeer:
-    return HurriedPeer()
 
 
 @pytest.fixture

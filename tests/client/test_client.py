@@ -26,7 +26,6 @@ from scatterzmq.errors import (
     ErrorInfo,
     FormatError,
     GraphError,
-    ScatterError,
     TaskError,
     Timeout,
 )
@@ -451,55 +450,6 @@ def test_a_peer_in_the_callers_thread_that_has_nothing_to_say(pumped: Any, x: An
     assert Final not in pumped.seen
 
 
-# ---- a peer that is hurried by whoever waits
-
-
-def test_whoever_waits_hurries_the_peer(hurried: Any, x: Any, y: Any) -> None:
-    with Client(hurried.connect) as client:
-        assert client.namespaces() == {"double"}
-        assert hurried.hurries == 1
-        task = client.enqueue_task("double", x(1, 2))
-        assert hurried.hurries == 1  # nobody waits yet
-        ((found, response),) = client.wait_for([task], timeout=None)
-        assert (found, y(response.result)) == (task, [2, 4])
-        assert hurried.hurries == 2
-        assert client.get_response(task).status is TaskStatus.DONE
-        assert hurried.hurries == 2  # there was nothing to wait for
-        future = client.submit("double", **x(3, 4))
-        assert not future.done()
-        assert y(future.result()) == [6, 8]
-        assert future.exception() is None
-        assert hurried.hurries == 3
-        assert [y(result) for result in client.map("double", [x(i, i) for i in range(3)])] == [[0, 0], [2, 2], [4, 4]]
-
-
-def test_nobody_hurries_the_peer_from_within_its_delivery(hurried: Any, x: Any) -> None:
-    with Client(hurried.connect) as client:
-        client.namespaces()
-        future = client.submit("double", **x())
-        errors: list[str] = []
-
-        def callback(_: Any) -> None:
-            before = hurried.hurries
-            with pytest.raises(ScatterError, match="would wait in a callback") as raised:
-                client.namespaces()
-            errors.append(str(raised.value))
-            with pytest.raises(ScatterError, match="would wait in a callback"):
-                client.submit("double", **x()).result()
-            assert hurried.hurries == before
-
-        future.add_done_callback(callback)
-        assert future.result()
-        assert len(errors) == 1
-
-
-def test_a_peer_in_the_callers_thread_is_not_hurried(pumped: Any, x: Any, y: Any) -> None:
-    pumped.hurry = lambda: pytest.fail("whoever waits runs it anyway")
-    with Client(pumped.connect) as client:
-        assert y(client.get_result(client.enqueue_task("double", x(1, 2), wait=True))) == [2, 4]
-        assert y(client.submit("double", **x(1, 2)).result()) == [2, 4]
-
-
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 2)])
 def test_the_result_of_a_lone_task_has_its_shape(client: Client, peer: Any, make_namespace: Any, shape: Any) -> None:
     peer.infos["double"] = make_namespace(shape=shape)
@@ -508,3 +458,40 @@ def test_the_result_of_a_lone_task_has_its_shape(client: Client, peer: Any, make
     assert response.result is not None
     assert response.result["y"].shape == shape
     assert torch.equal(response.result["y"], torch.as_tensor(value * 2))
+
+
+def test_one_thread_runs_the_peer_for_others_too(pumped: Any, x: Any, y: Any) -> None:
+    """Whoever follows is told when its task is over, though the other thread goes on waiting within the peer."""
+
+    def pump(_: float | None) -> bool:
+        message, columns = pumped.posted.get()
+        if columns is None:
+            pumped.finish(message)
+        else:
+            pumped.answer(message, columns)
+        return True
+
+    pumped.hold_results = True
+    pumped.pump = pump
+    client = Client(pumped.connect)
+    tasks = [client.enqueue_task("double", x(i, i), wait=True) for i in range(2)]
+    results: dict[str, list[float]] = {}
+
+    def work(task: TaskId) -> None:
+        results.update((task, y(response.result)) for task, response in client.wait_for([task], timeout=None))
+
+    leader, follower = (Thread(target=work, args=(task,), daemon=True) for task in tasks)
+    leader.start()
+    while not client._pumping.locked():
+        pass
+    follower.start()
+    while not client._followers:
+        pass
+    pumped.posted.put((tasks[1:], None))
+    follower.join(5)
+    assert results == {tasks[1]: [2, 2]}
+    assert leader.is_alive()
+    pumped.posted.put((tasks[:1], None))
+    leader.join(5)
+    assert results[tasks[0]] == [0, 0]
+    client.close()

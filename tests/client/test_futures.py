@@ -145,6 +145,24 @@ def test_callbacks_run_in_the_thread_that_brings_the_answer(threaded: Any, x: An
         assert ["would wait in a callback" in error for error in errors] == [True, True]
 
 
+def test_a_delivery_within_a_delivery(client: Client, peer: Any, x: Any) -> None:
+    """This peer answers within `send`, so what a callback submits is over before the callback goes on."""
+    peer.hold_results = True
+    first = client.submit("double", **x())
+    within: list[bool] = []
+
+    def callback(_: Any) -> None:
+        within.append(client._session.in_delivery)
+        peer.hold_results = False
+        assert client.submit("double", **x()).done()
+        within.append(client._session.in_delivery)
+
+    first.add_done_callback(callback)
+    peer.finish([first.task])
+    assert within == [True, True]
+    assert not client._session.in_delivery
+
+
 def test_closing_ends_futures(peer: Any, x: Any) -> None:
     peer.hold_results = True
     client = Client(peer.connect)

@@ -84,11 +84,19 @@ def describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Node
         case "length":
             inputs = {"value": FieldFormat("long", (None,))}
             outputs = {"out": inputs}
-        case "add" | "fail" | "dice":
+        case "add" | "fail" | "dice" | "alone":
             pass
         case _:
             raise ValueError(f"unknown kind {kind}")
-    return NodeInfo(input_format=inputs, outputs=outputs, pure=kind != "dice", weight=1.0, load_cost=1.0, calls=calls)
+    return NodeInfo(
+        input_format=inputs,
+        outputs=outputs,
+        pure=kind != "dice",
+        weight=1.0,
+        load_cost=1.0,
+        calls=calls,
+        thread_safe=kind != "alone",
+    )
 
 
 def node(
@@ -373,7 +381,7 @@ class World:
         if order.plan.graphs[order.node.graph].is_block:
             return "", None, inputs["value"] + len(order.plan.graphs[order.node.graph].nodes)
         match order.node.kind:
-            case "add" | "dice":
+            case "add" | "dice" | "alone":
                 return "out", None, inputs["value"] + int(str(args.get("by", 0)))
             case "sum":
                 return "out", None, inputs["left"] + inputs["right"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.core.blocks import Blocks
-from scatterzmq.core.cache import Aborted, Ask, Cache, Cached, cache_key
+from scatterzmq.core.cache import ENTRIES_MIN, ENTRY_NBYTES, Aborted, Ask, Cache, Cached, cache_key
 from scatterzmq.core.messages import AskStats, Stats, TaskStatus
 from scatterzmq.core.outbox import Outbox
 from scatterzmq.core.values import Block
@@ -104,6 +104,19 @@ def test_values_are_bounded_least_recently_used_out_first(blocks: Blocks) -> Non
     cache.check_invariants()
     cache.clear()
     assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_values_without_bytes_are_bounded_too(blocks: Blocks) -> None:
+    """A node that only shows the way has no fields: what it takes to know that is counted."""
+    cache = Cache(blocks, bytes_max=200 * ENTRY_NBYTES, use_defer=True)
+    for number in range(300):
+        cache.put(number.to_bytes(32, "little"), "out", {})
+    assert (len(cache), cache.nbytes) == (200, 0)
+    cache.check_invariants()
+    small = Cache(blocks, bytes_max=0, use_defer=True)
+    for number in range(300):
+        small.put(number.to_bytes(32, "little"), "out", {})
+    assert len(small) == ENTRIES_MIN
 
 
 # ---- in the peer
@@ -387,3 +400,94 @@ def test_deferred_results_survive_the_leaders_clear(make_world: MakeWorld, build
     assert world.outcome(tasks[1]).value == 6, "a value too large to be kept still reaches those who waited"
     world.clear(tasks[1])
     assert world.stored == {}
+
+
+@pytest.mark.parametrize("how", ["clear", "cancel"])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_leader_and_waiters_may_go_at_once(make_world: MakeWorld, build: Any, how: str, count: int) -> None:
+    """Each is promoted when the one before goes, and then goes itself before it could begin."""
+    world = make_world()
+    world.load(cached_chain(build))
+    tasks = world.submit(1, 1, 1, 1)
+    getattr(world, how)(*tasks[:count])
+    world.drain()
+    assert world.results(tasks)[count:] == [2] * (4 - count)
+    (later,) = world.submit(1)
+    world.drain()
+    assert world.outcome(later).value == 2
+
+
+def test_leaders_that_start_over_never_wait_in_a_circle(make_world: MakeWorld, build: Any) -> None:
+    """Neither graph calls the other. But one task goes from the first to the second and one the other way, and both
+    start over while they lead the second one of theirs.
+    """
+    world = make_world(executors=2, cache={"bytes": 0}, executor={"batch_size": 1})
+    nodes = [
+        build.node("fork", "branch", ":value", {"even": "up", "odd": "down"}),
+        build.node("up", "call", ":value", "back", graph="up"),
+        build.node("back", "call", "up:value", "end", graph="down"),
+        build.node("down", "call", ":value", "forth", graph="down"),
+        build.node("forth", "call", "down:value", "end", graph="up"),
+        build.node("end", "add", ":value", None, by=0),
+    ]
+    up = build.graph("up", "n:value", [build.node("n", "add", ":value", None, by=1)], cache=True)
+    down = build.graph("down", "n:value", [build.node("n", "add", ":value", None, by=-1)], cache=True)
+    world.load(build.graph("main", "end:value", nodes), up, down)
+    even, odd = world.submit(2, 3)
+    places = {even: "main:down:n", odd: "main:up:n"}
+    while behind := [task for task in places if world.report(task).place != places[task]]:
+        for executor in [executor for executor, order in world.running.items() if order.tasks[0] in behind]:
+            world.step(executor)
+    world.evict()
+    world.drain()
+    assert world.results([even, odd]) == [2, 3]
+    assert [world.outcome(task).retries for task in (even, odd)] == [1, 1]
+
+
+def test_a_waiter_of_another_namespace_leads_there(make_world: MakeWorld, build: Any) -> None:
+    """Equal graphs share their keys, but what lies below them is each namespace's own."""
+    world = make_world(executor={"batch_size": 1})
+    outer = build.graph("outer", "go:value", [build.node("go", "call", ":value", None, graph="main")], cache=True)
+    for ns in ("one", "two"):
+        world.load(outer, cached_chain(build), ns=ns)
+    (one,) = world.submit(1, ns="one")
+    (two, other) = world.submit(1, 1, ns="two")
+    world.clear(one)
+    assert [world.status(task) for task in (two, other)] == [TaskStatus.WAIT, TaskStatus.DEFERRED]
+    world.drain()
+    assert world.results([two, other]) == [2, 2]
+
+
+def test_a_task_that_lacks_an_input_may_come_to_wait_for_a_key(make_world: MakeWorld, build: Any) -> None:
+    """It starts over before an executor ever got it, and another one computes now what it had before."""
+    world = make_world(cache={"bytes": 0}, executor={"batch_size": 1}, tasks={"max_retries": 1})
+    nodes = [
+        build.node("first", "add", ":value", "fork", by=0, cache=True),
+        build.node("fork", "branch", "first:value", {"even": "plus", "odd": "last"}),
+        build.node("plus", "add", "fork:value", "last", by=100),
+        build.node("last", "add", "plus:value", None, by=1),
+    ]
+    world.load(build.graph("main", "last:value", nodes))
+    (one,) = world.submit(3)
+    world.step()
+    (two,) = world.submit(3)
+    world.drain()
+    for task in (one, two):
+        assert "needs plus:value" in world.outcome(task).error.message
+
+
+def test_a_task_that_lacks_an_input_may_find_a_result(make_world: MakeWorld, build: Any) -> None:
+    """A kind that is not as pure as it says took others of its batch another way."""
+    world = make_world(cache={"use_defer": False})
+    nodes = [
+        build.node("gate", "branch", ":value", {"even": "plus", "odd": "fork"}),
+        build.node("fork", "maybe", ":value", {"made": None, "none": "last"}),
+        build.node("plus", "add", "gate:value", "last", by=100),
+        build.node("last", "add", "plus:value", None, by=1),
+    ]
+    world.load(build.graph("main", "gate:value", nodes, cache=True))
+    tasks = world.submit(3, 3, 3)
+    world.drain()
+    first = world.outcome(tasks[0]).value
+    assert [world.outcome(task).retries for task in tasks] == [0, 0, 1]
+    assert world.outcome(tasks[2]).value == first

@@ -73,7 +73,7 @@ class PeerMachine(RuleBasedStateMachine):
             "tail",
             "one:value",
             [
-                build.node("ten", "add", ":value", "two", by=10),
+                build.node("ten", "alone", ":value", "two", by=10),
                 build.node("two", "call", "ten:value", "one", graph="inner"),
                 build.node("one", "add", "two:value", None, by=1),
             ],

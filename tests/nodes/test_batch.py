@@ -336,6 +336,29 @@ def test_twice_names_the_tasks(batch: Batch) -> None:
         batch.reject(2, "no")
 
 
+def test_all_rows_are_answered_once(make_batch: Callable[..., Batch]) -> None:
+    def whole() -> Batch:
+        return make_batch({}, {"out": {}}, {}, 3)
+
+    batch = whole()
+    batch.emit("out")
+    with pytest.raises(BatchError, match=r"\(row 0\), .* \(row 1\), .* \(row 2\) had been answered before"):
+        batch.emit("out")
+    batch = whole()
+    batch.emit("out", [1])
+    with pytest.raises(BatchError, match=r"task T0*1 \(row 1\) had been answered before"):
+        batch.emit("out")
+    batch = whole()
+    batch.reject(2, "no")
+    with pytest.raises(BatchError, match=r"task T0*2 \(row 2\) had been answered before"):
+        batch.emit("out")
+    batch = whole()
+    batch.emit("out", [2, 0, 1])
+    with pytest.raises(BatchError, match=r"\(row 1\) had been answered before"):
+        batch.reject(1, "no")
+    assert [answer.rows for answer in batch.finish()[0]] == [(2, 0, 1)]
+
+
 def test_never_names_the_tasks(batch: Batch) -> None:
     batch.emit("none", [1])
     with pytest.raises(BatchError, match=r"answered tasks T0* \(row 0\), T0*2 \(row 2\) on none of its outputs"):
@@ -480,6 +503,15 @@ def test_changing_what_was_emitted_is_found(batch: Batch) -> None:
     result += 1
     with pytest.raises(BatchError, match="changed the tensor of field 'value' after it had emitted it on 'out'"):
         batch.finish()
+
+
+def test_changing_what_was_emitted_is_found_in_inference_mode_too(batch: Batch) -> None:
+    result = torch.ones(3, 2)
+    with torch.inference_mode():
+        batch.emit("out", value=result)
+        result += 1
+        with pytest.raises(BatchError, match="changed the tensor of field 'value' after it had emitted it"):
+            batch.finish()
 
 
 def test_an_inference_tensor_is_copied_when_it_is_emitted(batch: Batch) -> None:

@@ -1,5 +1,6 @@
 """The kinds that come with scatterzmq."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,10 @@ def ints(*values: Sequence[int]) -> list[Tensor]:
         ("mul", 0.5, ["half", [2]], [2.0, 4.0], [1.0, 2.0]),
         ("add", 1, ["bfloat16", [2]], [2.0, 4.0], [3.0, 5.0]),
         ("mul", 2, ["cfloat", [2]], [1j, 2.0], [2j, 4.0]),
+        # float32 computes with the number rounded to float32, bfloat16 with a number that is more exact than itself.
+        ("mul", 0.1, ["float", [2]], [1.0, 3.0], [0.10000000149011612, 0.30000001192092896]),
+        ("mul", 1e300, ["float", [2]], [1.0, -1.0], [math.inf, -math.inf]),
+        ("mul", 2.1, ["bfloat16", [2]], [100.0, 1.0], [210.0, 2.09375]),
     ],
 )
 def test_constant_op(runner: Any, op: str, const: float, info: list[Any], value: Any, expected: Any) -> None:

@@ -83,6 +83,21 @@ def test_gather_copies_rows_in_any_order() -> None:
     assert not part.data.readonly
 
 
+def test_gather_looks_at_all_rows_not_only_at_the_ends() -> None:
+    some, other = column(3, (2,)), column(1, (2,), data=b"xy")
+    assert rows_of(gather([(some, 0), (some, 2), (some, 2)])) == [b"\0\1", b"\4\5", b"\4\5"]
+    assert rows_of(gather([(some, 0), (other, 0), (some, 2)])) == [b"\0\1", b"xy", b"\4\5"]
+
+
+def test_gather_of_one_row() -> None:
+    some, text = column(3, (2,)), texts("a", "bc")
+    part = gather([(some, 1)])
+    assert (part.layout, bytes(part.data)) == (Layout(BYTE, 1, (2,)), b"\2\3")
+    assert part.data.obj is some.data.obj
+    assert gather([(part, 0)]) is part
+    assert (gather([(text, 1)]).layout, bytes(gather([(text, 1)]).data)) == (Layout(BYTE, 1, (2,)), b"bc")
+
+
 def test_gather_from_several_columns() -> None:
     left, right = column(2, (2,)), column(1, (2,), data=b"xy")
     assert rows_of(gather([(right, 0), (left, 1), (right, 0)])) == [b"xy", b"\2\3", b"xy"]

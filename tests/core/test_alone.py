@@ -1,0 +1,75 @@
+"""Nodes that are not thread-safe: one batch at a time, however many executors there are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.messages import TaskStatus
+
+MakeWorld = Callable[..., Any]
+
+
+@pytest.fixture
+def world(make_world: MakeWorld, build: Any) -> Any:
+    """Three executors, and namespaces with the node: for one batch at a time (alone), for many (many)."""
+    made = make_world(executors=3, executor={"batch_size": 1, "max_exec_s": 10.0})
+    for ns, kind in (("alone", "alone"), ("many", "add")):
+        made.load(build.graph("main", "n:value", [build.node("n", kind, ":value", None, by=1)]), ns=ns)
+    return made
+
+
+def running(world: Any) -> list[str]:
+    return sorted(order.plan.ns for order in world.running.values())
+
+
+def test_a_second_batch_waits_outside(world: Any) -> None:
+    """Behind a lock it would use up its time, and be taken for one that hangs."""
+    tasks = world.submit(1, 2, 3, ns="alone")
+    assert running(world) == ["alone"]
+    assert [world.status(task) for task in tasks] == [TaskStatus.BUSY, TaskStatus.WAIT, TaskStatus.WAIT]
+    for _ in tasks:
+        world.wait(6_000)
+        world.step()
+    assert world.results(tasks) == [2, 3, 4]
+    assert [world.outcome(task).retries for task in tasks] == [0, 0, 0]
+
+
+def test_the_others_do_something_else_meanwhile(world: Any) -> None:
+    world.submit(1, 2, ns="alone")
+    world.submit(1, 2, 3, ns="many")
+    assert running(world) == ["alone", "many", "many"]
+    world.step(next(executor for executor, order in world.running.items() if order.plan.ns == "many"))
+    assert running(world) == ["alone", "many", "many"]
+    world.drain()
+
+
+def test_an_executor_finds_other_work_when_its_node_is_taken(world: Any) -> None:
+    """It worked for that node before, and would like to go on there."""
+    world.submit(1, ns="alone")
+    (executor,) = world.running
+    world.step()
+    world.submit(1, 2, 3, ns="many")
+    world.submit(1, 2, ns="alone")
+    assert running(world) == ["many"] * 3
+    second, third = [other for other in world.running if other != executor]
+    world.step(second)
+    assert running(world) == ["alone", "many", "many"]
+    world.step(executor)
+    assert running(world) == ["alone", "many"]
+    world.step(third)
+    world.drain()
+
+
+@pytest.mark.parametrize("how", ["lost", "hung"])
+def test_the_next_batch_goes_on_when_the_executor_is_gone(world: Any, how: str) -> None:
+    tasks = world.submit(1, 2, ns="alone")
+    (executor,) = world.running
+    if how == "lost":
+        world.lose(executor)
+    else:
+        world.wait(10_000)
+    (other,) = world.running
+    assert other != executor
+    world.drain()
+    assert world.results(tasks) == [2, 3]

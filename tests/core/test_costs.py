@@ -1,0 +1,83 @@
+"""What must not grow with what has been, nor cost more with what is there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.actions import RowsCancelled
+from scatterzmq.core.ledger import Ledger
+from scatterzmq.core.messages import Attach, Cancel, Final, TaskStatus
+from scatterzmq.ids import ClientId
+
+MakeWorld = Callable[..., Any]
+BOB = ClientId("C" + "b" * 32)
+
+
+def finals(world: Any) -> list[Any]:
+    return [send for send in world.sent if isinstance(send.message, Final)]
+
+
+def test_definitions_that_have_gone_leave_nothing_behind(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    for length in range(1, 10):
+        world.load(build.chain(length), replace=True)
+        world.submit(1)
+        world.drain()
+    claims = world.core._claims
+    assert {digest for digest, _ in claims._loaded} == {world.plans["main"].digest}
+    assert len(claims._claimants) == 0
+
+
+def test_results_whose_time_is_over_go_in_one_message(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(tasks={"result_ttl_s": 1.0})
+    world.load(build.chain(1))
+    tasks = world.submit(*range(10))
+    world.drain()
+    world.wait(2000)
+    assert [send.message.ids for send in finals(world)] == [tasks, tasks]
+
+
+def test_many_rows_of_a_batch_are_cancelled_in_one(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(executors=2, executor={"batch_size": 4})
+    world.load(build.chain(1))
+    tasks = world.submit(*range(8))
+    actions = world.say(Cancel(mid=1, ids=tasks[1:6]))
+    assert [action for action in actions if isinstance(action, RowsCancelled)] == [
+        RowsCancelled(executor=executor, order=order, rows=rows)
+        for executor, order, rows in zip(world.running, (1, 2), ((1, 2, 3), (0, 1)), strict=True)
+    ]
+
+
+def test_a_client_that_leaves_is_not_looked_for_in_every_record(
+    make_world: MakeWorld, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    tasks = world.submit(1, 2)
+    world.say(Attach(ids=tasks), BOB)
+    world.checking = False
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "__iter__", lambda self: pytest.fail("looks through all records"))
+        world.leave()
+        world.leave()
+    world.drain()
+    world.core.check_invariants()
+    assert [world.outcome(task) for task in tasks] == [None, None]
+    assert [world.outcome(task, BOB).status for task in tasks] == [TaskStatus.READY] * 2
+    world.clear(*tasks, client=BOB)
+    assert {send.to for send in finals(world)} == {BOB}
+    assert world.core._desk._left == set(), "nobody is remembered for ever"
+
+
+def test_the_next_result_to_expire_is_found_at_once(make_world: MakeWorld, build: Any) -> None:
+    """Taking the first out again and again must not make the next one ever harder to find."""
+    world = make_world()
+    world.load(build.chain(1))
+    world.checking = False
+    tasks = world.submit(*range(20))
+    world.drain()
+    world.clear(*tasks[:19])
+    # An ordered dictionary has links; a plain one looks through the gaps.
+    assert type(world.core._desk._expiring).__name__ == "OrderedDict"
+    assert world.core.deadline_ms() == 3_600_000

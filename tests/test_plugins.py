@@ -1,0 +1,158 @@
+"""Strategies by name: the built-in ones, and those in modules that the configuration allows."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from scatterzmq.core.strategy import (
+    NODE_STRATEGIES,
+    QUEUE_STRATEGIES,
+    DedicatedNodeStrategy,
+    NodeStrategy,
+    QueueStrategy,
+    SimpleNodeStrategy,
+    SimpleQueueStrategy,
+)
+from scatterzmq.errors import ConfigError
+from scatterzmq.plugins import is_allowed, node_strategy, queue_strategy
+from scatterzmq.settings import Settings
+
+PACKAGE = "strategies_of_a_test"
+QUEUE = """
+    from scatterzmq.core.strategy import QueueStrategy, SimpleQueueStrategy
+
+    class Late(QueueStrategy):
+        def priority(self, weight, retries):
+            return -weight
+"""
+NODE = """
+    from scatterzmq.core.strategy import NodeStrategy
+
+    class Last(NodeStrategy):
+        def prefer(self, left, right):
+            return False
+
+        def want_to_switch(self, own, other):
+            return False
+"""
+
+Make = Callable[[], NodeStrategy | QueueStrategy]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Writes a module of the package; returns its name."""
+    folder = tmp_path / PACKAGE
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def written(text: str) -> str:
+        (folder / "mine.py").write_text(dedent(text), encoding="utf-8")
+        return f"{PACKAGE}.mine"
+
+    yield written
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+def settings(kind: str, name: str, *allow: str) -> Settings:
+    return Settings.of({"strategy": {kind: name}, "plugins": {"allow": allow}})
+
+
+def test_the_built_in_ones() -> None:
+    assert isinstance(node_strategy(Settings()), SimpleNodeStrategy)
+    assert isinstance(queue_strategy(Settings()), SimpleQueueStrategy)
+    assert isinstance(node_strategy(settings("node", "dedicated")), DedicatedNodeStrategy)
+    for name in NODE_STRATEGIES:
+        node_strategy(settings("node", name))
+    for name in QUEUE_STRATEGIES:
+        queue_strategy(settings("queue", name))
+
+
+def test_a_strategy_of_ones_own(write: Callable[[str], str]) -> None:
+    queue = queue_strategy(settings("queue", write(QUEUE), PACKAGE))
+    assert (type(queue).__name__, queue.priority(2.0, 0)) == ("Late", -2.0)
+
+
+def test_another_name_for_it_makes_no_second_one(write: Callable[[str], str]) -> None:
+    strategy = node_strategy(settings("node", write(NODE + "\n    Alias = Last\n"), PACKAGE))
+    assert type(strategy).__name__ == "Last"
+
+
+@pytest.mark.parametrize(
+    ("module", "allow", "is_covered"),
+    [
+        ("a.b", ["a"], True),
+        ("a.b", ["a.b"], True),
+        ("a.b", ["x", "a.b"], True),
+        ("ab.c", ["a"], False),
+        ("a", ["a.b"], False),
+        ("a.b", [], False),
+        ("a.b", [""], False),
+    ],
+)
+def test_prefixes_are_compared_part_by_part(module: str, allow: list[str], is_covered: bool) -> None:
+    assert is_allowed(module, allow) is is_covered
+
+
+@pytest.mark.parametrize("name", ["fast", "", "a.", ".a", "a.b c", "a.b\n", "os;system", "\u00e4.b"])
+def test_what_is_no_name_of_a_module_is_not_looked_for(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        node_strategy(settings("node", name, "a"))
+    known = "known are simple, dedicated, and modules such as 'my_package.my_strategy'"
+    assert str(caught.value) == f"strategy.node: unknown {name!r}; {known}"
+
+
+def test_what_is_not_allowed_is_not_imported(write: Callable[[str], str]) -> None:
+    name = write("raise SystemExit")
+    with pytest.raises(ConfigError, match=r"^strategy.queue: module '.*' may not be imported; allow it with plugins"):
+        queue_strategy(settings("queue", name, "another"))
+    assert name not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "import nothing_of_this_name",
+            "cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
+        ("def", "cannot be imported: SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("raise ValueError('one\\ntwo')", "cannot be imported: ValueError: one two"),
+        ("raise SystemExit('no')", "cannot be imported: SystemExit: no"),
+        ("", "must hold exactly one subclass of QueueStrategy, found none"),
+        ("from scatterzmq.core.strategy import *", "must hold exactly one subclass of QueueStrategy, found none"),
+        (QUEUE + "\n    class Two(Late): pass\n", "must hold exactly one subclass of QueueStrategy, found Late, Two"),
+        (NODE, "must hold exactly one subclass of QueueStrategy, found none"),
+    ],
+)
+def test_what_a_module_does_wrong_is_said_in_one_line(write: Callable[[str], str], text: str, message: str) -> None:
+    name = write(text)
+    with pytest.raises(ConfigError) as caught:
+        queue_strategy(settings("queue", name, PACKAGE))
+    assert str(caught.value) == f"strategy.queue: module {name!r} {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (QUEUE.replace("def priority", "def rank"), "TypeError: Can't instantiate abstract class Late"),
+        (QUEUE + "\n        def __init__(self):\n            raise OSError('no')\n", "OSError: no"),
+    ],
+)
+def test_a_class_that_cannot_be_made(write: Callable[[str], str], text: str, message: str) -> None:
+    name = write(text)
+    with pytest.raises(ConfigError) as caught:
+        queue_strategy(settings("queue", name, PACKAGE))
+    assert str(caught.value).startswith(f"strategy.queue: Late of module {name!r} cannot be made: {message}")
+
+
+def test_an_interrupt_is_nobodys_mistake(write: Callable[[str], str]) -> None:
+    name = write("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        queue_strategy(settings("queue", name, PACKAGE))
