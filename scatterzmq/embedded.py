@@ -19,7 +19,7 @@ from typing import Any
 
 from .client.client import Client
 from .client.link import BlobWriter, Inbox, Link, Member
-from .core.messages import ToPeer
+from .core.messages import ResultRead, ToPeer
 from .core.peer import PeerCore
 from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
@@ -132,7 +132,7 @@ class _Peer:
         self.id = PeerId("P" + os.urandom(16).hex())
         self._process = os.getpid()
         self.inline = settings.executor.kind == "inline"
-        self._inbox: SimpleQueue[Posted | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Posted] = SimpleQueue()
         self._inboxes: dict[ClientId, Inbox] = {}
         self._driving = threading.Lock()
         self._driving_thread = 0
@@ -166,11 +166,10 @@ class _Peer:
             raise ClusterError(self._over)
         if self._process != os.getpid():
             raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
-        self._hand_in(posted)
-
-    def _hand_in(self, posted: Posted | None) -> None:
         self._inbox.put(posted)
-        self._bell.ring()
+        # A result that was read changes nothing but a status, and whoever asks for that rings the bell.
+        if not (isinstance(posted, Incoming) and isinstance(posted.message, ResultRead)):
+            self._bell.ring()
 
     def _answered(self, posted: Posted) -> None:
         """From an executor's thread, which goes on as the peer's."""
@@ -180,18 +179,22 @@ class _Peer:
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
-            self._hand_in(ClientLeft(client=client))
+            self._inbox.put(ClientLeft(client=client))
+            self._bell.ring()
 
     def pump(self, timeout_s: float | None) -> bool:
         """Do one piece of work in the caller's thread: take in what was posted, else run a batch, else wait."""
+        if self._inbox.empty() and self._pool.run_pending():
+            return True
+        times = [time for time in (timeout_s, self._driver.wait_s()) if time is not None]
         try:
-            posted = self._inbox.get_nowait()
+            posted = self._inbox.get(timeout=min(times, default=None))
         except Empty:
-            if self._pool.run_pending():
-                return True
-            posted = self._await(timeout_s)
+            posted = None
         try:
-            self._take(posted)
+            if posted is not None:
+                self._driver.take(posted)
+            self._driver.tick()
         except BaseException as error:
             self._fail(error)
             raise
@@ -207,27 +210,13 @@ class _Peer:
         """As `close`, without waiting for anything that runs."""
         self._over = self._over or "the embedded cluster is closed; start another with scatterzmq.local()"
         if not self.inline:
-            self._hand_in(None)
+            self._bell.ring()
         elif self._process == os.getpid():
             self._clean_up()
 
     def _clean_up(self) -> None:
         self._pool.stop(_STOP_TIMEOUT_S)
         self.blobs.close()
-
-    def _await(self, timeout_s: float | None) -> Posted | None:
-        """What is posted next; None when it is time for something else."""
-        times = [time for time in (timeout_s, self._driver.wait_s()) if time is not None]
-        try:
-            return self._inbox.get(timeout=min(times, default=None))
-        except Empty:
-            return None
-
-    def _take(self, posted: Posted | None) -> None:
-        """Take in what was posted, if anything, and do what is due."""
-        if posted is not None:
-            self._driver.take(posted)
-        self._driver.tick()
 
     def _fail(self, error: BaseException) -> None:
         """The last line of defence: neither a bug of ours nor a callback that exits may leave anybody waiting."""
@@ -242,7 +231,7 @@ class _Peer:
             with self._driving:
                 self._driver.start()
             while not self._over:
-                self._drive(due=True)
+                self._drive(due=monotonic() >= self._alarm_s)
                 self._bell.wait(self._alarm_s)
         except BaseException as error:
             self._fail(error)
@@ -252,17 +241,19 @@ class _Peer:
                 self._clean_up()
 
     def _drive(self, *, due: bool = False) -> None:
-        """Take in all that is posted, unless another thread is at it. due: look at the clock in any case, waiting for
-        that other thread.
+        """Take in all that is posted, unless another thread is at it. due: do what the clock asks for, too, after that
+        other thread if need be.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
-            due = False
             self._driving_thread = threading.get_ident()
             try:
                 while not (inbox.empty() or self._over):
-                    self._take(inbox.get_nowait())
-                self._take(None)
+                    self._driver.take(inbox.get_nowait())
+                if due:
+                    due = False
+                    self._driver.tick()
+                    self._alarm_s = inf
                 self._plan_alarm()
             except BaseException as error:
                 self._fail(error)
@@ -272,12 +263,12 @@ class _Peer:
                 self._driving.release()
 
     def _plan_alarm(self) -> None:
-        """Have the peer's own thread wake up when something is due by the clock."""
+        """Have the peer's own thread wake up when something is due by the clock; it may find that nothing is."""
         wait_s = self._driver.wait_s()
-        alarm_s = inf if wait_s is None else monotonic() + wait_s
-        if alarm_s < self._alarm_s:
-            self._bell.ring()
-        self._alarm_s = alarm_s
+        if wait_s is not None and monotonic() + wait_s < self._alarm_s:
+            self._alarm_s = monotonic() + wait_s
+            if self._driving_thread != self._thread.ident:
+                self._bell.ring()
 
 
 class _Bell:
@@ -294,7 +285,8 @@ class _Bell:
 
     def wait(self, until_s: float) -> None:
         """Wait for the bell, at most until then (by the monotonic clock; inf: for ever)."""
-        self._silence.acquire(timeout=-1 if until_s == inf else min(max(until_s - monotonic(), 0.0), TIMEOUT_MAX))
+        wait_s = min(max(until_s - monotonic(), 0.0), TIMEOUT_MAX)
+        self._silence.acquire(timeout=-1 if until_s == inf else wait_s)
 
 
 _STOP_TIMEOUT_S = 5.0

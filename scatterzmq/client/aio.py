@@ -50,15 +50,15 @@ class LoopBox:
 
     async def take(self, timeout_s: float | None) -> Item | None:
         """The next item; None when the time has run out."""
-        if not self._items:
-            self._waiter = self._loop.create_future()
-            try:
-                async with asyncio.timeout(timeout_s):
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._items:  # a wake-up may come for an item that has been taken since
+                    self._waiter = self._loop.create_future()
                     await self._waiter
-            except TimeoutError:
-                pass
-            finally:
-                self._waiter = None
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter = None
         return self._items.popleft() if self._items else None
 
     def _wake(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.client import AsyncClient, Client, TaskStatus
+from scatterzmq.client.aio import LoopBox
 from scatterzmq.core.messages import AskTasks, Cancel
 from scatterzmq.errors import ClusterError, ErrorCode, ErrorInfo, FormatError, GraphError, TaskError, Timeout
 
@@ -175,3 +176,16 @@ def test_closing(peer: Any, x: Any) -> None:
     peer.closed = 0
     closed.close()
     asyncio.run(after())
+
+
+def test_a_wake_up_for_an_item_that_was_taken_since_ends_no_wait() -> None:
+    """Or a wait would end before its time, and tasks would be handed out before they have ended."""
+
+    async def main() -> None:
+        box = LoopBox()
+        box.put(True)
+        assert box.get_nowait() is True
+        asyncio.get_running_loop().call_later(0.01, box.put, False)
+        assert await box.take(5.0) is False
+
+    asyncio.run(main())

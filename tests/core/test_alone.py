@@ -44,20 +44,26 @@ def test_the_others_do_something_else_meanwhile(world: Any) -> None:
     world.drain()
 
 
-def test_an_executor_finds_other_work_when_its_node_is_taken(world: Any) -> None:
-    """It worked for that node before, and would like to go on there."""
+def test_an_executor_finds_other_work_when_its_node_is_taken(world: Any, build: Any) -> None:
+    """It worked for that node last, and would go on there."""
+    nodes = [
+        build.node("fork", "branch", ":value", {"even": "left", "odd": "right"}, batch_size=2),
+        build.node("left", "add", "fork:value", "end", by=1),
+        build.node("right", "add", "fork:value", "end", by=2),
+        build.node("end", "add", ":value", None, by=0),
+    ]
+    world.load(build.graph("main", "end:value", nodes), ns="ways")
     world.submit(1, ns="alone")
-    (executor,) = world.running
+    (last,) = world.running
     world.step()
-    world.submit(1, 2, 3, ns="many")
-    world.submit(1, 2, ns="alone")
-    assert running(world) == ["many"] * 3
-    second, third = [other for other in world.running if other != executor]
-    world.step(second)
-    assert running(world) == ["alone", "many", "many"]
-    world.step(executor)
-    assert running(world) == ["alone", "many"]
-    world.step(third)
+    world.submit(*range(20), ns="alone")
+    world.submit(1, 2, ns="ways")
+    (taken, forking) = world.running
+    assert last not in world.running
+    world.step(forking)
+    assert world.running[last].node.name in ("left", "right")
+    assert running(world) == ["alone", "ways", "ways"]
+    assert taken in world.running
     world.drain()
 
 
