@@ -298,3 +298,30 @@ def test_an_interrupt_during_an_inline_check(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(KeyboardInterrupt):
                 client.load_graph(definition())
         assert client.load_graph(definition()) == "main"
+
+
+# ---- inline
+
+
+def test_threads_that_share_an_inline_peer_each_get_their_own() -> None:
+    """One thread waits for ever for a task that has no room yet; the other is not held up by that."""
+    client = scatterzmq.local(executor_kind="inline", store_record_bytes=4, tasks_refuse_after_s=3600.0)
+    ns = client.load_graph(definition())
+    first = client.enqueue_task(ns, {"value": [1]}, wait=True)
+    second = client.enqueue_task(ns, {"value": [2]})
+    seen: list[str] = []
+
+    def wait() -> None:
+        seen.extend(response.status for _, response in client.wait_for([second], timeout=None))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until(client._pumping.locked)
+    began = time.monotonic()
+    for _ in range(10):
+        assert client.namespaces() == {"main"}
+    client.clear_task(first)
+    thread.join(TIMEOUT_S)
+    assert seen == ["ready"]
+    assert time.monotonic() - began < 5
+    client.close()
