@@ -26,6 +26,7 @@ from .core.actions import (
     Send,
 )
 from .core.events import (
+    BatchExpected,
     BatchFinished,
     BlocksEvicted,
     ClientLost,
@@ -73,7 +74,7 @@ class ClientLeft:
     client: ClientId
 
 
-Posted: TypeAlias = Incoming | ClientJoined | ClientLeft | Done | GraphChecked
+Posted: TypeAlias = Incoming | ClientJoined | ClientLeft | BatchExpected | Done | GraphChecked
 
 
 class Executors(Protocol):
@@ -152,7 +153,7 @@ class Driver:
             case ClientLeft(client=client):
                 if self._clients.pop(client, None) is not None:
                     self._tell(ClientLost(client=client))
-            case GraphChecked():
+            case GraphChecked() | BatchExpected():
                 self._tell(posted)
             case _:
                 assert_never(posted)

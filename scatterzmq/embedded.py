@@ -12,6 +12,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from sys import maxsize
 from threading import TIMEOUT_MAX
 from time import monotonic
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from .errors import ClusterError, ConfigError
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
+from .execute.work import Done
 from .ids import ClientId, PeerId
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
@@ -172,10 +174,12 @@ class _Peer:
             self._bell.ring()
 
     def _answered(self, posted: Posted) -> None:
-        """From an executor's thread, which goes on as the peer's."""
+        """From an executor's thread, which goes on as the peer's once it is through with its batch."""
         self._inbox.put(posted)
-        if not self.inline:
-            self._drive()
+        if isinstance(posted, Done) and not self.inline:
+            self._drive(items_max=_ITEMS_PER_RESULT)
+        else:
+            self._bell.ring()
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
@@ -240,15 +244,18 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(self, *, due: bool = False) -> None:
-        """Take in all that is posted, unless another thread is at it. due: do what the clock asks for, too, after that
-        other thread if need be.
+    def _drive(self, *, due: bool = False, items_max: int = maxsize) -> None:
+        """Take in all that is posted, unless another thread is at it.
+
+        due: do what the clock asks for, too, after that other thread if need be.
+        items_max: leave the rest to the peer's own thread, because the caller has other work.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
             self._driving_thread = threading.get_ident()
             try:
-                while not (inbox.empty() or self._over):
+                while items_max and not (inbox.empty() or self._over):
+                    items_max -= 1
                     self._driver.take(inbox.get_nowait())
                 if due:
                     due = False
@@ -261,6 +268,9 @@ class _Peer:
             finally:
                 self._driving_thread = 0
                 self._driving.release()
+            if not items_max:
+                self._bell.ring()
+                return
 
     def _plan_alarm(self) -> None:
         """Have the peer's own thread wake up when something is due by the clock; it may find that nothing is."""
@@ -288,6 +298,9 @@ class _Bell:
         wait_s = min(max(until_s - monotonic(), 0.0), TIMEOUT_MAX)
         self._silence.acquire(timeout=-1 if until_s == inf else wait_s)
 
+
+_ITEMS_PER_RESULT = 16
+"""How much an executor takes in for the peer after a batch, while it may have its next batch already."""
 
 _STOP_TIMEOUT_S = 5.0
 """How long closing waits for a batch that runs; a thread that does not come back is left behind (it is a daemon)."""

@@ -9,15 +9,15 @@ Rules     1. An idle executor never stays idle while a queue has tasks (late bin
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from ..errors import ErrorCode
 from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
-from .events import BatchFinished, Emitted, RowsFailed
-from .leases import Lease
+from .events import BatchExpected, BatchFinished, Emitted, RowsFailed
+from .leases import Expectation, Lease
 from .ledger import Cause, Phase, Record
 from .queues import Queue, QueueKey
 from .state import State
@@ -175,14 +175,10 @@ class Claims:
         self._out.work(RunBatch(executor=executor, order=batch))
 
     def _lease(self, order: int, executor: ExecutorId, queue: Queue, records: list[Record], expires_ms: int) -> Lease:
-        way = next(iter(queue.node.outputs.values()), None)
-        lands_in = None
-        weight, nbytes = 0.0, 0
-        if way is not None and way.next is not None and not queue.plan.graphs[queue.node.graph].is_block:
-            lands_in = self._plans.queue(queue.plan, queue.plan.queues[way.next])
-            weight = sum([record.weight for record in records]) + queue.node.weight * len(records)
-            nbytes = sum([record.nbytes for record in records])
-            lands_in.expect(weight, nbytes)
+        # As long as the node says nothing else: all tasks, as large as they are, by its first output.
+        weight = sum([record.weight for record in records]) + queue.node.weight * len(records)
+        nbytes = sum([record.nbytes for record in records])
+        expects = self._announced(queue, dict.fromkeys([*queue.node.outputs][:1], (weight, nbytes)))
         token = records[0].token
         assert token is not None
         return Lease(
@@ -192,10 +188,28 @@ class Claims:
             queue=queue,
             tasks=tuple([record.id for record in records]),
             expires_ms=expires_ms,
-            lands_in=lands_in,
-            expected_weight=weight,
-            expected_nbytes=nbytes,
+            expects=expects,
         )
+
+    def _announced(self, queue: Queue, outputs: Mapping[str, tuple[float, int]]) -> tuple[Expectation, ...]:
+        """Tell the queues behind some outputs what will come."""
+        plan, node = queue.plan, queue.node
+        expects = []
+        if not plan.graphs[node.graph].is_block:
+            for output, (weight, nbytes) in outputs.items():
+                way = node.outputs.get(output)
+                if way is not None and way.next is not None:
+                    lands_in = self._plans.queue(plan, plan.queues[way.next])
+                    lands_in.expect(weight, nbytes)
+                    expects.append((lands_in, weight, nbytes))
+        return tuple(expects)
+
+    def expected(self, event: BatchExpected) -> None:
+        """A node knows better what will come of its batch."""
+        lease = self._leases.held(event.order, event.executor)
+        if lease is not None:
+            _unexpect(lease)
+            self._leases.renew(replace(lease, expects=self._announced(lease.queue, event.outputs)))
 
     # ---- taking back
 
@@ -283,8 +297,7 @@ class Claims:
 
     def _end_lease(self, lease: Lease) -> None:
         _subtract(self._claimants, (lease.queue.key,))
-        if lease.lands_in is not None:
-            lease.lands_in.unexpect(lease.expected_weight, lease.expected_nbytes)
+        _unexpect(lease)
 
     def revoke(self, records: Iterable[Record]) -> None:
         """Tasks are cleared or cancelled: take them out of their queues and batches."""
@@ -350,6 +363,11 @@ def _subtract(counts: Counter[QueueKey], keys: Iterable[QueueKey]) -> None:
         counts[key] -= 1
         if not counts[key]:
             del counts[key]
+
+
+def _unexpect(lease: Lease) -> None:
+    for queue, weight, nbytes in lease.expects:
+        queue.unexpect(weight, nbytes)
 
 
 def _failure(failed: RowsFailed, executor: ExecutorId) -> Failure:

@@ -84,6 +84,15 @@ class RowsFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchExpected:
+    """A node is about to run a batch and says what will come of it: output -> (weight, bytes) that leave there."""
+
+    executor: ExecutorId
+    order: int
+    outputs: Mapping[str, tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFinished:
     """An executor is through with a batch. Each position is in exactly one of emitted, failed, missing.
 
@@ -117,6 +126,7 @@ Event: TypeAlias = (
     | ExecutorStarted
     | ExecutorLost
     | GraphChecked
+    | BatchExpected
     | BatchFinished
     | BlocksEvicted
     | TimerFired

@@ -9,14 +9,18 @@ Why       An executor that was paused does not know it. Safety rests on rule 2; 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .queues import Queue
 
+Expectation: TypeAlias = tuple[Queue, float, int]
+"""What a batch announced to a queue: the weight and the bytes that will probably land there."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
-    """One batch on loan. `expected_*`: what was announced to the queue its tasks will probably land in next."""
+    """One batch on loan. expects: what was announced to the queues its tasks will land in next."""
 
     order: int
     token: Token
@@ -24,9 +28,7 @@ class Lease:
     queue: Queue
     tasks: tuple[TaskId, ...]
     expires_ms: int
-    lands_in: Queue | None
-    expected_weight: float
-    expected_nbytes: int
+    expects: tuple[Expectation, ...]
 
 
 @dataclass(slots=True)
@@ -49,10 +51,17 @@ class Leases:
 
     def settle(self, order: int, executor: ExecutorId) -> Lease | None:
         """End a lease by its commit. None: fenced (expired, another executor's), and nothing has changed."""
+        return None if self.held(order, executor) is None else self._held.pop(order)
+
+    def held(self, order: int, executor: ExecutorId) -> Lease | None:
+        """A lease that still holds; None if it is fenced."""
         lease = self._held.get(order)
-        if lease is None or lease.executor != executor:
-            return None
-        return self._held.pop(order)
+        return lease if lease is not None and lease.executor == executor else None
+
+    def renew(self, lease: Lease) -> None:
+        """Put another version of a lease in the place of the one that holds."""
+        assert lease.order in self._held
+        self._held[lease.order] = lease
 
     def of(self, executor: ExecutorId) -> Lease | None:
         """What an executor holds; it holds at most one batch."""

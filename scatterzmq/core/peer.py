@@ -15,6 +15,7 @@ from .actions import Action
 from .claims import Claims
 from .desk import Desk
 from .events import (
+    BatchExpected,
     BatchFinished,
     BlocksEvicted,
     ClientLost,
@@ -74,6 +75,8 @@ class PeerCore:
         match event:
             case MessageReceived():
                 self._message(event)
+            case BatchExpected():
+                self._claims.expected(event)
             case BatchFinished():
                 self._claims.finished(event)
             case GraphChecked():

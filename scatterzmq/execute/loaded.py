@@ -47,13 +47,17 @@ class LoadFailed(ScatterError):  # noqa: N818 -- says what happened
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Loaded:
-    """A loaded node with what it stated, asked once: a node may take its time to say it. place: "ns:graph:node"."""
+    """A loaded node with what it stated, asked once: a node may take its time to say it.
+
+    place: "ns:graph:node". announces: whether its class has an `expected` of its own.
+    """
 
     node: "Node"
     inputs: Format
     outputs: Mapping[str, Format]
     calls: "tuple[CallSite, ...]"
     place: str
+    announces: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -296,7 +300,7 @@ class LoadedNodes:
         return None, replace(failure, message=f"{place} cannot be loaded: {failure.message}", whole=True)
 
     def _create(self, entry: _Entry, made: "list[Node]", stated: list[Loaded]) -> None:
-        from ..nodes.base import Resources
+        from ..nodes.base import Node, Resources
 
         node, plan = entry.node, entry.plan
         copy = self._registry.create(node.kind, node.args, ns=plan.ns, place=plan.place(node))
@@ -316,6 +320,7 @@ class LoadedNodes:
                 outputs=copy.outputs(),
                 calls=tuple(copy.calls()),
                 place=plan.place(node),
+                announces=type(copy).expected is not Node.expected,
             )
         )
 

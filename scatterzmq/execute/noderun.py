@@ -10,6 +10,7 @@ Why     A failed batch costs about log2(rows) more runs per guilty row; a failed
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -149,18 +150,7 @@ class NodeRun:
     def _answered(self, rows: Rows, *, is_shared: bool) -> Failure | None:
         """Run exactly these rows and take down the answers, if nothing goes wrong."""
         setting, loaded = self._setting, self._setting.loaded
-        batch = Batch(
-            place=loaded.place,
-            task_ids=rows.tasks,
-            inputs=loaded.inputs,
-            outputs=loaded.outputs,
-            columns=rows.columns,
-            calls=loaded.calls,
-            token=setting.token,
-            dead=setting.dead,
-            positions=rows.positions,
-            device=setting.device,
-        )
+        batch = self._batch(rows)
         found: list[tuple[list[Answer], list[Rejection]]] = []
         execute = partial(_execute, loaded, batch, found)
         if setting.output is None:
@@ -181,6 +171,29 @@ class NodeRun:
             self._reject(_renamed(rejection.rows, positions), rejection)
         return None
 
+    def _batch(self, rows: Rows) -> Batch:
+        setting, loaded = self._setting, self._setting.loaded
+        return Batch(
+            place=loaded.place,
+            task_ids=rows.tasks,
+            inputs=loaded.inputs,
+            outputs=loaded.outputs,
+            columns=rows.columns,
+            calls=loaded.calls,
+            token=setting.token,
+            dead=setting.dead,
+            positions=rows.positions,
+            device=setting.device,
+        )
+
+    def expected(self) -> dict[str, tuple[float, int]]:
+        """What the node says will come of these rows; what is no proper answer is left out. Before `run`."""
+        said: list[object] = []
+        rows = self._rows
+        node = self._setting.loaded.node
+        attempt(lambda: said.append(node.expected(self._batch(rows.part(0, len(rows.positions))))))
+        return _expectations(said[0]) if said else {}
+
     def _reject(self, positions: tuple[int, ...], rejection: Rejection) -> None:
         self.outcome.failed.append(
             RowsFailed(
@@ -195,6 +208,16 @@ class NodeRun:
 
     def _fail(self, positions: tuple[int, ...], failure: Failure) -> None:
         self.outcome.failed.append(rows_failed(positions, failure, self._setting.node))
+
+
+def _expectations(said: object) -> dict[str, tuple[float, int]]:
+    """Only what is an output with a weight and bytes: a guess is not worth failing for."""
+    found = {}
+    for output, guess in said.items() if isinstance(said, Mapping) else ():
+        match guess:
+            case (int() | float() as weight, int() as nbytes) if 0 <= weight < inf and nbytes >= 0:
+                found[str(output)] = (float(weight), nbytes)
+    return found
 
 
 def rows_failed(positions: tuple[int, ...], failure: Failure, node: str = "") -> RowsFailed:

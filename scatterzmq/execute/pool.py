@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import TypeAlias
 
-from ..core.events import GraphChecked
+from ..core.events import BatchExpected, GraphChecked
 from ..graph.check import Checked, check
 from ..ids import ExecutorId
 from ..nodes.registry import Registry
@@ -21,7 +21,7 @@ from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
 from .worker import Worker
 
-Post: TypeAlias = Callable[[Done | GraphChecked], None]
+Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 
 
 class Pool:
@@ -89,7 +89,7 @@ class Pool:
 
     def _start_one(self) -> ExecutorId:
         executor = ExecutorId("E" + os.urandom(16).hex())
-        worker = Worker(executor, self._nodes)
+        worker = Worker(executor, self._nodes, announce=self._post)
         number = next(self._numbers)
         self._executors[executor] = (
             InlineExecutor(executor, worker, self._post)

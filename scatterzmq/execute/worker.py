@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ..core.events import RowsFailed
+from ..core.events import BatchExpected, RowsFailed
 from ..graph.plan import NodePlan, Plan
 from ..ids import ExecutorId, GraphId, NodeId, QueueId, Token
 from ..wire.tensors import Column, row_digests
@@ -24,6 +24,7 @@ better than being given up with the executor: that would look as if they were to
 class Worker:
     """Runs batches, one at a time, on behalf of one executor.
 
+    announce: called with what a node expects to come of a batch, before the batch runs.
     interrupted: whether KeyboardInterrupt ended the last batch.
     """
 
@@ -33,12 +34,14 @@ class Worker:
         nodes: LoadedNodes,
         output: NodeOutput | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        announce: Callable[[BatchExpected], None] | None = None,
     ) -> None:
         self.executor = executor
         self.interrupted = False
         self._nodes = nodes
         self._output = output
         self._clock_s = clock_s
+        self._announce = announce
         self._told: tuple[tuple[bytes, QueueId], ...] = ()
         self._told_version = 0
         self._writers: set[tuple[bytes, NodeId]] = set()
@@ -114,6 +117,9 @@ class Worker:
                     ),
                     Rows(positions=positions, tasks=[*map(order.tasks.__getitem__, positions)], columns=columns),
                 )
+                if loaded.announces and self._announce is not None and not name:
+                    outputs = run.expected()
+                    self._announce(BatchExpected(executor=self.executor, order=order.order, outputs=outputs))
                 outcome = run.run()
         except LoadFailed as error:
             return Outcome(failed=[rows_failed(positions, error.failure, name)])

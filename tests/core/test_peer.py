@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.events import BatchFinished, MessageReceived, RowsFailed, TimerFired
+from scatterzmq.core.events import BatchExpected, BatchFinished, MessageReceived, RowsFailed, TimerFired
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -570,6 +570,32 @@ def test_numbers_of_queues_and_executors(make_world: MakeWorld, build: Any) -> N
     world.drain()
     world.say(AskStats(mid=9))
     assert all(queue.expected_pressure == 0 and queue.claimants == 0 for queue in world.last(Stats).queues)
+
+
+def test_a_node_may_say_itself_what_will_come_of_its_batch(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(executors=2)
+    nodes = [
+        build.node("fork", "branch", ":value", {"even": "plus", "odd": "less"}),
+        build.node("plus", "add", "fork:value", None, by=1),
+        build.node("less", "add", "fork:value", None, by=-1),
+    ]
+    world.load(build.graph("main", "fork:value", nodes))
+    world.submit(1, 2, 3)
+    executor, order = next(iter(world.running.items()))
+
+    def pressures() -> list[float]:
+        world.say(AskStats(mid=1))
+        return [queue.expected_pressure for queue in world.last(Stats).queues]
+
+    assert pressures() == [0, 6.0 * 24, 0], "as long as it says nothing: everything to the first output"
+    said = {"odd": (4.0, 16), "even": (2.0, 8), "nowhere": (9.0, 9)}
+    world.tell(BatchExpected(executor=executor, order=order.order, outputs=said))
+    assert pressures() == [0, 2.0 * 8, 4.0 * 16]
+    world.tell(BatchExpected(executor=ExecutorId("E" + "f" * 32), order=order.order, outputs={}))
+    assert pressures() == [0, 2.0 * 8, 4.0 * 16], "from another executor"
+    world.step(executor)
+    world.drain()
+    assert pressures() == [0, 0, 0]
 
 
 # ---- clients

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scatterzmq.core.actions import BatchOrder
+from scatterzmq.core.events import BatchExpected
 from scatterzmq.errors import ErrorCode
 from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.execute.loaded import LoadedNodes
@@ -60,6 +61,7 @@ class Bench:
     """Everything a test of the executor needs. log: what the scripted nodes went through, in order."""
 
     def __init__(self, folder: Path) -> None:
+        self.announced: list[BatchExpected] = []
         self.registry = Registry()
         self.blobs = BlobStore(folder)
         self.log: list[str] = []
@@ -89,7 +91,9 @@ class Bench:
         return LoadedNodes(self.registry, self.blobs, settings, torch.device("cpu"), self._report)
 
     def worker(self, nodes: LoadedNodes | None = None, executor: ExecutorId = EXECUTOR) -> Worker:
-        return Worker(executor, nodes or self.nodes(), self.output, lambda: self.clock_s)
+        return Worker(
+            executor, nodes or self.nodes(), self.output, lambda: self.clock_s, announce=self.announced.append
+        )
 
     def work(
         self, plan: Plan, rows: int, node: str = "n", **fields: torch.Tensor | list[torch.Tensor] | Column

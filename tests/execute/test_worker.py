@@ -526,3 +526,31 @@ def simple(kind: Any) -> Any:
             {"name": "n", "kind": f"test.{kind}", "args": {}, "vmap": {"value": ":value"}, "outs": {"out": None}}
         ],
     }
+
+
+def test_a_node_with_an_own_guess_is_asked_before_it_runs(bench: Any, answers: Any) -> None:
+    def expected(node: Any, batch: Any) -> Any:
+        node.log.append(f"expected {len(batch)}")
+        batch.uniform("value").zero_()
+        return {"out": (2.0, len(batch) * 8), "far": (float("inf"), 1), "odd": "much", "more": (1, -1)}
+
+    work = bench.work(bench.one(bench.kind("double", double, expected=expected)), 3)
+    assert answers(bench.worker().run(work)) == doubled(range(3)), "what it does to its copy harms nobody"
+    (announced,) = bench.announced
+    assert (announced.order, announced.outputs) == (work.order.order, {"out": (2.0, 24)})
+    assert bench.log.index("expected 3") < bench.log.index("run 3")
+
+
+def test_a_guess_that_raises_or_is_none_costs_nothing(bench: Any, answers: Any) -> None:
+    def raising(node: Any, batch: Any) -> Any:
+        raise RuntimeError("no idea")
+
+    for name, expected in (("raising", raising), ("silent", lambda node, batch: None)):
+        work = bench.work(bench.one(bench.kind(name, double, expected=expected)), 2)
+        assert answers(bench.worker().run(work)) == doubled(range(2))
+        assert bench.announced.pop().outputs == {}
+
+
+def test_a_node_without_an_own_guess_announces_nothing(bench: Any) -> None:
+    bench.worker().run(bench.work(bench.one(bench.kind("double", double)), 2))
+    assert bench.announced == []
