@@ -6,25 +6,11 @@ Both do one thing after another and wait without polling. What a node raises sta
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TypeAlias
 
 from ..ids import ExecutorId
-from .failure import attempt
 from .work import Done, Work
 from .worker import Worker
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """Something else to run than a batch. failed: called with the reason if `run` raises."""
-
-    run: Callable[[], None]
-    failed: Callable[[str], None]
-
-
-_Job: TypeAlias = Work | _Check
 
 
 class ThreadExecutor:
@@ -37,7 +23,7 @@ class ThreadExecutor:
         self.executor = executor
         self._worker = worker
         self._post = post
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
         self._current: Work | None = None
         self._stopping = False
         self._abandoned = False
@@ -47,10 +33,6 @@ class ThreadExecutor:
     def submit(self, work: Work) -> None:
         """Run a batch after what was submitted before."""
         self._jobs.put(work)
-
-    def submit_check(self, check: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Call `check` in the executor's thread, which passes on its result itself; if it raises, `failed` gets why."""
-        self._jobs.put(_Check(check, failed))
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Finish what runs, drop what waits, and end; False if that took longer than `timeout_s`."""
@@ -72,9 +54,6 @@ class ThreadExecutor:
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None and not self._stopping:
-            if isinstance(job, _Check):
-                _run_check(job)
-                continue
             self._current = job
             done = self._worker.run(job)
             self._current = None
@@ -90,15 +69,11 @@ class InlineExecutor:
         self.executor = executor
         self._worker = worker
         self._post = post
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Work] = deque()
 
     def submit(self, work: Work) -> None:
         """Run a batch with the next `run_pending`."""
         self._jobs.append(work)
-
-    def submit_check(self, check: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Call `check` with the next `run_pending`; if it raises, `failed` with the reason."""
-        self._jobs.append(_Check(check, failed))
 
     def run_pending(self) -> bool:
         """Run what was submitted, oldest first, until nothing is left; whether there was anything.
@@ -109,9 +84,6 @@ class InlineExecutor:
         while self._jobs:
             ran = True
             job = self._jobs.popleft()
-            if isinstance(job, _Check):
-                _run_check(job)
-                continue
             self._post(self._worker.run(job))
             if self._worker.interrupted:
                 raise KeyboardInterrupt
@@ -125,9 +97,3 @@ class InlineExecutor:
     def abandon(self) -> None:
         """As for a thread; here nothing can hang without the caller."""
         self._jobs.clear()
-
-
-def _run_check(check: _Check) -> None:
-    failure = attempt(check.run)
-    if failure is not None:
-        check.failed(failure.message)

@@ -58,20 +58,6 @@ def test_whatever_a_node_raises_the_executor_goes_on(
     assert answers(posted.get(timeout=WAIT_S)) == {0: ("out", [0.0, 0.0])}
 
 
-def test_checks_run_in_the_same_thread(executor: Any, posted: Any) -> None:
-    executor.submit_check(lambda: posted.put(threading.current_thread().name), posted.put)
-    assert posted.get(timeout=WAIT_S) == "scatterzmq-executor-3"
-
-
-def test_a_check_that_raises_says_why_and_the_executor_goes_on(executor: Any, posted: Any) -> None:
-    def check() -> Any:
-        raise SystemExit("no")
-
-    executor.submit_check(check, posted.put)
-    executor.submit_check(lambda: posted.put("next"), posted.put)
-    assert [posted.get(timeout=WAIT_S) for _ in range(2)] == ["SystemExit: no", "next"]
-
-
 class Hanging:
     """A node that is in `execute` from `entered` until `leave`."""
 
@@ -153,11 +139,9 @@ def test_inline_runs_in_the_thread_that_asks(bench: Any, inline: Any, posted: An
     works = [bench.work(plan, 1), bench.work(plan, 2)]
     for work in works:
         inline.submit(work)
-    inline.submit_check(lambda: posted.put("checked"), posted.put)
     assert posted.empty()
     assert inline.run_pending()
     assert [posted.get_nowait().order for _ in works] == [work.order.order for work in works]
-    assert posted.get_nowait() == "checked"
     assert threads == [threading.current_thread()] * 2
 
 
@@ -169,15 +153,6 @@ def test_inline_passes_an_interrupt_on_after_posting_the_batch(bench: Any, inlin
     with pytest.raises(KeyboardInterrupt):
         inline.run_pending()
     assert {row for part in posted.get_nowait().failed for row in part.rows} == {0, 1}
-
-
-def test_inline_checks_that_raise_say_why(inline: Any, posted: Any) -> None:
-    def check() -> Any:
-        raise ValueError("no")
-
-    inline.submit_check(check, posted.put)
-    inline.run_pending()
-    assert posted.get_nowait() == "ValueError: no"
 
 
 @pytest.mark.parametrize("end", ["stop", "abandon"])
