@@ -11,7 +11,16 @@ import torch
 from scatterzmq.errors import FormatError
 from scatterzmq.graph.formats import DTYPE_BY_CODE, DTYPES, FieldFormat, Layout
 from scatterzmq.wire.columns import Column
-from scatterzmq.wire.tensors import from_tensor, from_tensors, from_value, only_bools, plain, to_tensor, to_tensors
+from scatterzmq.wire.tensors import (
+    bytes_of,
+    from_tensor,
+    from_tensors,
+    from_value,
+    only_bools,
+    plain,
+    to_tensor,
+    to_tensors,
+)
 
 ALL = [dtype.name for dtype in DTYPE_BY_CODE.values()]
 SHAPES = [(1,), (3,), (0,), (3, 2), (0, 2), (2, 0), (2, 3, 1, 2), (2, 1, 0, 5)]
@@ -224,3 +233,11 @@ def test_torch_is_not_imported_for_lists_and_texts() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_bytes_of_a_tensor_are_those_of_its_column() -> None:
+    tensor = torch.tensor([[1.5, -0.0], [float("nan"), 4.0]])
+    assert bytes_of(tensor, DTYPES["float"]) == from_tensor(tensor).data
+    assert bytes_of(tensor.T, DTYPES["float"]) == from_tensor(tensor.T.contiguous()).data
+    with pytest.raises(FormatError, match="sparse"):
+        bytes_of(tensor.to_sparse(), DTYPES["float"])
