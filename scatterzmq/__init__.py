@@ -4,6 +4,7 @@ Everything a user needs is here; it is loaded at its first use, so that `import 
 out until a tensor is needed.
 """
 
+import gc
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,15 @@ _HOMES = MappingProxyType(
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name], __name__), name)
+    # Importing makes many objects that stay. A full collection meanwhile would find nothing, but walk through all of
+    # torch's objects, which takes a good part of the time.
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        value = getattr(import_module(_HOMES[name], __name__), name)
+    finally:
+        if was_collecting:
+            gc.enable()
     globals()[name] = value
     return value
 

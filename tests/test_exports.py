@@ -80,3 +80,10 @@ def test_the_client_can_be_imported_without_torch() -> None:
 def test_importing_takes_less_than_three_tenths_of_a_second() -> None:
     code = "import time; import scatterzmq; print(time.process_time())"
     assert min(float(fresh(code)) for _ in range(3)) < 0.3
+
+
+def test_loading_a_name_leaves_garbage_collection_as_it_was() -> None:
+    program = (
+        "import gc, scatterzmq as s; s.TaskId; assert gc.isenabled(); gc.disable(); s.Client; assert not gc.isenabled()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
