@@ -558,7 +558,7 @@ def test_what_breaks_a_rule_is_found(rule: Rule, path: str, text: str, expected:
         (module_purpose, NODES, '"""What for."""'),
         (module_purpose, TEST, "x = 1"),
         (module_purpose, "scatterzmq/core/__init__.py", ""),
-        (machine_paths, "README.md", "a/home/b https://x.org/home/c ~/work/x GET /api/info"),
+        (machine_paths, "README.md", "a/home/b https://x.org/home/c ~/tmp/x GET /api/info"),
     ],
 )
 def test_what_keeps_a_rule_is_left_alone(rule: Rule, path: str, text: str) -> None:
