@@ -79,6 +79,47 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """name: peers of other clusters are refused. replicas: on how many peers a task is kept; min_replicas: with fewer
+    peers alive tasks are refused (1: work goes on with what is there and says so).
+    peers_max: every peer is linked with every other, which is not for more.
+    """
+
+    name: str = "default"
+    replicas: int = setting(2, low=1, high=8)
+    min_replicas: int = setting(1, low=1, high=8)
+    peers_max: int = setting(128, low=1, high=128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingSettings:
+    """heartbeat_s: between two signs of life. suspect_s / dead_s: of silence before a peer gets no new work / is held
+    to be dead (if somebody else misses it, too); pause_s: a gap of the own clock longer than this is no silence of
+    others. suspect_s > pause_s, so that a short halt of one machine does not look like the end of another.
+    ask_s: before a request is repeated. copy_s: before a silent peer is replaced as the holder of copies; less than
+    dead_s, so that one dead peer does not stop the acceptance of tasks.
+    lease_s: before a batch that nobody renews is lent again; renewed three times as often.
+    wait_s: before a task that waits for another one's result asks again. sync_s: between comparisons of copies.
+    tombstone_s: how long a deleted task is remembered; longer than any peer may be away and come back.
+    grace_s: how long after its own start a peer takes nobody for dead whom it has not seen since.
+    drain_s: how long a leaving peer waits for its batches.
+    """
+
+    heartbeat_s: float = setting(1.0, low=0.01, high=60.0)
+    suspect_s: float = setting(2.5, low=0.01, high=600.0)
+    dead_s: float = setting(5.0, low=0.01, high=600.0)
+    pause_s: float = setting(2.0, low=0.01, high=600.0)
+    ask_s: float = setting(1.0, low=0.01, high=60.0)
+    copy_s: float = setting(2.0, low=0.01, high=600.0)
+    lease_s: float = setting(15.0, low=0.1, high=3600.0)
+    wait_s: float = setting(10.0, low=0.1, high=3600.0)
+    sync_s: float = setting(30.0, low=0.1, high=3600.0)
+    tombstone_s: float = setting(86400.0, low=1.0, high=SECONDS_MAX)
+    grace_s: float = setting(60.0, low=0.0, high=3600.0)
+    drain_s: float = setting(20.0, low=0.0, high=3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StrategySettings:
     """node, queue: a built-in name or the module of a plug-in (allowed by plugins.allow)."""
 
@@ -111,6 +152,8 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    timing: TimingSettings = field(default_factory=TimingSettings)
     strategy: StrategySettings = field(default_factory=StrategySettings)
     blobs: BlobSettings = field(default_factory=BlobSettings)
     plugins: PluginSettings = field(default_factory=PluginSettings)

@@ -68,7 +68,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "settings": BASE,
     "graph": (*BASE, "graph"),
     "core": (*BASE, "settings", "graph", "core"),
-    "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.values", "wire"),
+    "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),

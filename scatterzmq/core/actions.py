@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
-from ..ids import BlockId, ClientId, ExecutorId, TaskId, Token
+from ..ids import BlockId, ClientId, ExecutorId, PeerId, TaskId, Token
 from .messages import ToClient
+from .peermessages import BetweenPeers, Hello
 from .values import Value
 
 
@@ -17,6 +18,56 @@ class Send:
     to: ClientId
     message: ToClient
     values: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """Send a message to a peer over its link. It may get lost. values: as for Send.
+
+    incarnation: which life of the peer is meant; 0 before that is known.
+    """
+
+    to: PeerId
+    incarnation: int
+    message: BetweenPeers
+    values: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Tell all peers with an open link; each may miss it."""
+
+    message: BetweenPeers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dial:
+    """Say hello to whoever is at an address. What comes back comes as PeerReceived."""
+
+    address: str
+    message: Hello
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLink:
+    """From now on this peer is reached at this address (a new link, if there was another)."""
+
+    peer: PeerId
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseLink:
+    """Nothing is sent to this peer any more; what is on its way there is dropped."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """The peer has left: nothing more is to be done. lost: unfinished tasks that nobody could take."""
+
+    lost: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,5 +153,19 @@ class Report:
 
 
 Action: TypeAlias = (
-    Send | RunBatch | AbandonExecutor | CheckGraph | KeepBlocks | FreeBlocks | RowsCancelled | RetirePlan | Report
+    Send
+    | Tell
+    | Publish
+    | Dial
+    | OpenLink
+    | CloseLink
+    | Left
+    | RunBatch
+    | AbandonExecutor
+    | CheckGraph
+    | KeepBlocks
+    | FreeBlocks
+    | RowsCancelled
+    | RetirePlan
+    | Report
 )

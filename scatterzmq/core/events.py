@@ -6,8 +6,9 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode
 from ..graph.plan import Plan
-from ..ids import BlockId, ClientId, ExecutorId, GraphId, QueueId
+from ..ids import BlockId, ClientId, ExecutorId, GraphId, PeerId, QueueId
 from .messages import ToPeer
+from .peermessages import BetweenPeers
 from .values import Block, Value
 
 
@@ -25,6 +26,40 @@ class ClientLost:
     """A client left or its link broke: nothing more is sent to it."""
 
     client: ClientId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerReceived:
+    """A peer said something. incarnation: the sender's; to_incarnation: whom of us it meant (0: whoever we are).
+
+    blocks: column beside the message -> its rows, stored already (and kept, for a Replicate).
+    """
+
+    sender: PeerId
+    incarnation: int
+    to_incarnation: int
+    message: BetweenPeers
+    blocks: Mapping[str, Block] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSeen:
+    """Discovery has seen an address where a peer may be. Nothing more is known, and it may be old or our own."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """A link broke. refused: nobody listens at that address any more, so the process is gone."""
+
+    peer: PeerId
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveRequested:
+    """Whoever runs this peer wants it to hand its tasks over and go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +157,10 @@ class TimerFired:
 
 Event: TypeAlias = (
     MessageReceived
+    | PeerReceived
+    | PeerSeen
+    | LinkDown
+    | LeaveRequested
     | ClientLost
     | ExecutorStarted
     | ExecutorLost

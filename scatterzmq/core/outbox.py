@@ -7,9 +7,10 @@ Rules   1. Within one call, ends of tasks are sent once per client and namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..ids import BlockId, ClientId
-from .actions import Action, FreeBlocks, KeepBlocks, Report, Send
+from ..ids import BlockId, ClientId, PeerId
+from .actions import Action, FreeBlocks, KeepBlocks, Publish, Report, Send, Tell
 from .messages import ToClient
+from .peermessages import BetweenPeers
 from .values import Value
 
 
@@ -25,6 +26,18 @@ class Outbox:
 
     def send(self, to: ClientId, message: ToClient, values: Mapping[str, tuple[Value, ...]] | None = None) -> None:
         self._messages.append(Send(to=to, message=message, values=values or {}))
+
+    def tell(
+        self,
+        to: PeerId,
+        incarnation: int,
+        message: BetweenPeers,
+        values: Mapping[str, tuple[Value, ...]] | None = None,
+    ) -> None:
+        self._messages.append(Tell(to=to, incarnation=incarnation, message=message, values=values or {}))
+
+    def publish(self, message: BetweenPeers) -> None:
+        self._messages.append(Publish(message=message))
 
     def work(self, action: Action) -> None:
         self._work.append(action)

@@ -23,10 +23,15 @@ from .events import (
     ExecutorLost,
     ExecutorStarted,
     GraphChecked,
+    LeaveRequested,
+    LinkDown,
     MessageReceived,
+    PeerReceived,
+    PeerSeen,
     TimerFired,
 )
 from .invariants import check_cache, check_uses
+from .members import Status
 from .messages import (
     AskDefinition,
     AskNamespaces,
@@ -41,6 +46,7 @@ from .messages import (
     ResultRead,
     Submit,
 )
+from .peermessages import Contact
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -50,20 +56,24 @@ from .travel import Travel
 class PeerCore:
     """The core of one peer.
 
+    me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
-    epoch_n: number of this owner's epoch; tokens carry it.
+    nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
     """
 
     def __init__(
         self,
-        me: PeerId,
+        me: PeerId | Contact,
         settings: Settings,
         *,
         node_strategy: NodeStrategy,
         queue_strategy: QueueStrategy,
-        epoch_n: int = 1,
+        nonce: bytes = bytes(16),
+        static: bool = False,
     ) -> None:
-        self._state = State.new(me, settings, epoch_n)
+        if isinstance(me, PeerId):
+            me = Contact(id=me, incarnation=1, address="")
+        self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
         self._claims = Claims(self._state, self._travel, node_strategy)
         self._desk = Desk(self._state, self._travel, self._claims)
@@ -75,6 +85,14 @@ class PeerCore:
         match event:
             case MessageReceived():
                 self._message(event)
+            case PeerReceived():
+                self._peer_message(event)
+            case PeerSeen(address=address):
+                self._state.members.seen(address, now_ms)
+            case LinkDown(peer=peer, refused=refused):
+                self._state.members.link_down(peer, now_ms, refused=refused)
+            case LeaveRequested():
+                pass
             case BatchExpected():
                 self._claims.expected(event)
             case BatchFinished():
@@ -90,22 +108,28 @@ class PeerCore:
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
             case TimerFired():
+                self._state.members.expire(now_ms)
                 self._claims.expire()
                 self._desk.expire()
             case _:
                 assert_never(event)
+        self._membership_changed()
         self._work_off()
         return self._state.out.take()
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [time for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms()) if time is not None]
+        times = [
+            time
+            for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms(), self._state.members.deadline_ms())
+            if time is not None
+        ]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
+        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
         if state.cache is not None:
@@ -121,6 +145,28 @@ class PeerCore:
             self._claims.dispatch()
             if not self._travel.busy:
                 return
+
+    def _membership_changed(self) -> None:
+        """Tell the other machines who came and who is gone."""
+        for change in self._state.members.take_changes():
+            match change.status:
+                case Status.ALIVE:
+                    pass
+                case Status.SUSPECT:
+                    pass
+                case Status.DEAD | Status.LEFT:
+                    pass
+
+    def _peer_message(self, event: PeerReceived) -> None:
+        """Words of other peers, by the machine they are for."""
+        state = self._state
+        blocks = state.blocks.admit(event.blocks.values(), kept=False)
+        message = event.message
+        if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
+            match message:
+                case _:
+                    pass
+        state.blocks.settle(blocks)
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender

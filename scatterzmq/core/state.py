@@ -8,7 +8,9 @@ from .blocks import Blocks
 from .cache import Cache
 from .leases import Leases
 from .ledger import Ledger
+from .members import Members
 from .outbox import Outbox
+from .peermessages import Contact
 from .plans import Plans
 
 
@@ -20,6 +22,7 @@ class State:
     epoch_n: int
     settings: Settings
     out: Outbox
+    members: Members
     blocks: Blocks
     ledger: Ledger
     plans: Plans
@@ -28,18 +31,19 @@ class State:
     now_ms: int = 0
 
     @classmethod
-    def new(cls, me: PeerId, settings: Settings, epoch_n: int) -> "State":
+    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
         out = Outbox()
         blocks = Blocks(out)
         cache = Cache(blocks, bytes_max=settings.cache.bytes, use_defer=settings.cache.use_defer)
         return cls(
-            me=me,
-            epoch_n=epoch_n,
+            me=me.id,
+            epoch_n=me.incarnation,
             settings=settings,
             out=out,
+            members=Members(me, nonce, settings, out, static=static),
             blocks=blocks,
             ledger=Ledger(),
             plans=Plans(out),
-            leases=Leases(me, epoch_n),
+            leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
         )

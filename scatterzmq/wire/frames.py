@@ -22,12 +22,13 @@ from typing import TypeAlias
 
 import msgpack
 
-from ..core.messages import Message
+from ..core.peermessages import AnyMessage
 from ..graph.formats import DTYPE_BY_CODE, DType, Layout, Shape
 from ..ids import ClientId, PeerId
 from .columns import Column, alike
 from .refusal import Limits, Reject, WireError
-from .schema import INT_MAX, check_depth, check_rows, knows, pack, unpack
+from .rows import check_rows
+from .schema import INT_MAX, check_depth, knows, pack, unpack
 from .tensors import only_bools
 
 Frame: TypeAlias = bytes | bytearray | memoryview
@@ -63,7 +64,7 @@ _NOBODY = Envelope()
 
 
 def encode(
-    message: Message, columns: Mapping[str, Column] = _NO_COLUMNS, envelope: Envelope = _NOBODY
+    message: AnyMessage, columns: Mapping[str, Column] = _NO_COLUMNS, envelope: Envelope = _NOBODY
 ) -> list[bytes | memoryview]:
     """The frames of a message. Columns are not copied: they must not change until the frames are sent."""
     kind, values = pack(message)
@@ -79,7 +80,7 @@ def encode(
     return [first, _packed((values, heads)), *(column.data for column in columns.values())]
 
 
-def decode(frames: Sequence[Frame], limits: Limits) -> tuple[Message, dict[str, Column]]:
+def decode(frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
     """The message of these frames and the columns beside it. Raises WireError, and nothing else."""
     envelope = open_envelope(frames, limits)
     body = _unpacked(frames[1], limits, Reject.BODY)

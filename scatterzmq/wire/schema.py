@@ -29,21 +29,60 @@ from ..core.messages import (
     GraphLoaded,
     GraphRefused,
     LoadGraph,
-    Message,
     Namespaces,
     Refused,
     ResultRead,
     Stats,
     Submit,
     TaskReports,
-    TaskStatus,
+)
+from ..core.peermessages import (
+    AnyMessage,
+    AskPlans,
+    AskPointers,
+    AskQueues,
+    AskSync,
+    Bye,
+    CacheAbort,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+    Claim,
+    Commit,
+    Committed,
+    Drop,
+    Grant,
+    HandedOver,
+    Handover,
+    Heartbeat,
+    Hello,
+    Inquire,
+    Known,
+    Nudge,
+    PlanKept,
+    PlanText,
+    Pointers,
+    QueueStates,
+    Renew,
+    Renewed,
+    Replicate,
+    Replicated,
+    RowsRevoked,
+    Surrender,
+    Sync,
+    SyncBetter,
+    SyncDigest,
+    Unwelcome,
+    Welcome,
+    WrongIncarnation,
 )
 from ..graph.formats import FieldFormat
 from ..ids import Id
 from .refusal import Limits, Reject, WireError
 
 INT_MAX = (1 << 63) - 1
-_KINDS: Mapping[int, type[Message]] = {
+_KINDS: Mapping[int, type[AnyMessage]] = {
     # client -> peer
     1: LoadGraph,
     2: Submit,
@@ -67,6 +106,45 @@ _KINDS: Mapping[int, type[Message]] = {
     41: Namespaces,
     42: Definition,
     43: Stats,
+    # peer -> peer
+    65: Hello,
+    66: Welcome,
+    67: Unwelcome,
+    68: Heartbeat,
+    69: Bye,
+    70: WrongIncarnation,
+    71: QueueStates,
+    72: AskQueues,
+    73: Nudge,
+    74: Pointers,
+    75: AskPointers,
+    76: AskPlans,
+    77: PlanText,
+    78: PlanKept,
+    79: Replicate,
+    80: Replicated,
+    81: Inquire,
+    82: Known,
+    83: Sync,
+    84: SyncBetter,
+    85: SyncDigest,
+    86: AskSync,
+    87: Drop,
+    88: Handover,
+    89: HandedOver,
+    90: Claim,
+    91: Grant,
+    92: Commit,
+    93: Committed,
+    94: Renew,
+    95: Renewed,
+    96: RowsRevoked,
+    97: Surrender,
+    98: CacheAsk,
+    99: CacheTell,
+    100: CachePut,
+    101: CacheAbort,
+    102: CacheRenew,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
@@ -321,7 +399,7 @@ def _is_a(hint: Any, base: type) -> bool:
 
 # ---- messages
 
-NUMBERS: Mapping[type[Message], int] = {kind: number for number, kind in _KINDS.items()}
+NUMBERS: Mapping[type[AnyMessage], int] = {kind: number for number, kind in _KINDS.items()}
 _CODECS: Mapping[int, Codec] = {number: _record(kind) for number, kind in _KINDS.items()}
 
 
@@ -330,43 +408,13 @@ def knows(kind: int) -> bool:
     return kind in _CODECS
 
 
-def pack(message: Message) -> tuple[int, object]:
+def pack(message: AnyMessage) -> tuple[int, object]:
     """The kind's number, and the fields as msgpack takes them."""
     number = NUMBERS[type(message)]
     return number, _CODECS[number].pack(message)
 
 
-def unpack(kind: int, raw: object, limits: Limits) -> Message:
+def unpack(kind: int, raw: object, limits: Limits) -> AnyMessage:
     """Check the fields of a known kind. Raises WireError."""
-    message: Message = _CODECS[kind].unpack(raw, limits)
+    message: AnyMessage = _CODECS[kind].unpack(raw, limits)
     return message
-
-
-def check_rows(message: Message, rows: Mapping[str, int]) -> None:
-    """What is by position must have the same length, in the message and in the columns beside it (field -> rows).
-
-    Raises WireError.
-    """
-    lengths: dict[str, int] = {}
-    count = 0
-    if isinstance(message, Submit):
-        count = beside = len(message.ids)
-        lengths = {"submit_digests": len(message.submit_digests)}
-        lengths |= {f"digests of {name}": len(digests) for name, digests in message.digests.items()}
-        sizes = ((message.digest,), 32), ((message.nonce,), 8), (message.submit_digests, 16)
-        for digests, size in (*sizes, *((digests, 32) for digests in message.digests.values())):
-            if set(map(len, digests)) - {size}:
-                raise WireError(Reject.MISMATCH, f"a digest or nonce that is not {size} bytes long")
-    elif isinstance(message, Final):
-        count = len(message.ids)
-        names = ("statuses", "errors", "retries", "durations_ms")
-        lengths = {name: len(getattr(message, name)) for name in names}
-        beside = message.statuses.count(TaskStatus.READY) + message.statuses.count(TaskStatus.DONE)
-    elif rows:
-        raise WireError(Reject.MISMATCH, f"{type(message).__name__} has no tensors beside it")
-    for name, length in lengths.items():
-        if length != count:
-            raise WireError(Reject.MISMATCH, f"{length} {name} for {count} tasks")
-    for name, length in rows.items():
-        if length != beside:
-            raise WireError(Reject.MISMATCH, f"{length} rows of {name!r}, expected {beside}")

@@ -1,0 +1,541 @@
+"""The words that peers say to each other, beside those of clients (core/messages.py). The same rules hold.
+
+Rules     1. Nothing is answered by remembering replies: every request may come twice and says enough of itself that its
+             second coming changes nothing and gets the same answer.
+          2. What is by position is about `ids[i]`; columns beside a message have one row per task, unless it says else.
+          3. Times on the wire are durations. Clocks of two machines are never compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from ..errors import ErrorCode, ErrorInfo
+from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
+from .messages import Message, TaskStatus
+
+# ---- membership
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """How to reach a member, and which of its lives is meant."""
+
+    id: PeerId
+    incarnation: int
+    address: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The first word to a peer; nothing else is accepted before it has been answered.
+
+    me: the sender. nonce: 16 bytes drawn at boot, which tell two processes with one id and incarnation apart.
+    cluster: 8 bytes that stand for the cluster's name. proto_min / proto_max: versions of this protocol it speaks.
+    """
+
+    me: Contact
+    nonce: bytes
+    cluster: bytes
+    proto_min: int
+    proto_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """Answer to Hello: as a Hello, with every member that the sender knows to be alive."""
+
+    me: Contact
+    nonce: bytes
+    cluster: bytes
+    proto_min: int
+    proto_max: int
+    members: tuple[Contact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unwelcome:
+    """Answer to Hello: the sender will not talk, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Published once per interval. seq: counts them. idle: executors without work.
+
+    missing: members that the sender has not heard for a while (so who finds itself in here is not heard).
+    dead / dead_incarnations: members that the sender has lately judged dead, by position.
+    queues: version of the sender's queue states. pointers: digest over all its namespace pointers (8 bytes).
+    """
+
+    seq: int
+    idle: int
+    missing: tuple[PeerId, ...] = ()
+    dead: tuple[PeerId, ...] = ()
+    dead_incarnations: tuple[int, ...] = ()
+    queues: int = 0
+    pointers: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bye:
+    """The sender has left on purpose; it owns nothing any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongIncarnation:
+    """A message was meant for another life of this peer: greet again."""
+
+
+# ---- hints about queues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to."""
+
+    digest: bytes
+    queue: QueueId
+    length: int
+    weight: float
+    pressure: float
+    expected_pressure: float
+    claimants: int
+    loaded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStates:
+    """Published on change, at most a few times per second; whole when sent as an answer to AskQueues.
+
+    version: grows by one per publication. full: everything that is not in here is empty.
+    """
+
+    version: int
+    full: bool
+    idle: int
+    states: tuple[QueueState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskQueues:
+    """The receiver's heartbeat shows a version of its queue states that the sender has missed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nudge:
+    """To a peer with an idle executor: tasks wait here that nobody takes. A hint."""
+
+    digest: bytes
+    queue: QueueId
+
+
+# ---- definitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """Which definition a namespace names: the highest (counter, by) wins."""
+
+    ns: str
+    counter: int
+    by: PeerId
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointers:
+    """All (or new) pointers of the sender."""
+
+    pointers: tuple[Pointer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskPointers:
+    """The receiver's heartbeat shows pointers that the sender does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskPlans:
+    """Send me these definitions."""
+
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanText:
+    """One definition (JSON text). mid: not 0 if the receiver is to acknowledge it (PlanKept)."""
+
+    mid: int
+    digest: bytes
+    definition: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanKept:
+    mid: int
+
+
+# ---- copies of records
+
+
+class CopyKind(StrEnum):
+    """What a copy is told. ACCEPT: a live task, with its input. MARK: the same without the input, which the receiver
+    has. FINAL: an ended task, with its result. DELETE: it never was."""
+
+    ACCEPT = "accept"
+    MARK = "mark"
+    FINAL = "final"
+    DELETE = "delete"
+
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicate:
+    """The sender owns these tasks of one definition in epoch n; keep a copy. The same message may come twice.
+
+    mid: of the write; answered by Replicated. rset: who is to have copies, the owner first.
+    nonces / submit_digests / caching: as submitted. seqs: counts the changes of each record in its epoch.
+    errors, restarts, crashes, solo: accounts. last_errors: by position.
+    statuses / durations_ms: of ended tasks (FINAL), else ().
+    digests: field -> content digest per row of the columns; empty if nothing caches.
+    Beside it: ACCEPT: input field -> column. FINAL: result field -> column with one row per ready task, in order.
+    """
+
+    mid: int
+    kind: CopyKind
+    ns: str
+    digest: bytes
+    n: int
+    rset: tuple[PeerId, ...]
+    ids: tuple[TaskId, ...]
+    nonces: tuple[bytes, ...]
+    submit_digests: tuple[bytes, ...]
+    seqs: tuple[int, ...]
+    caching: tuple[bool, ...]
+    errors: tuple[int, ...]
+    restarts: tuple[int, ...]
+    crashes: tuple[int, ...]
+    solo: tuple[bool, ...]
+    last_errors: tuple[ErrorInfo | None, ...]
+    statuses: tuple[TaskStatus, ...] = ()
+    durations_ms: tuple[int, ...] = ()
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionInfo:
+    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner), seq."""
+
+    id: TaskId
+    rank: int
+    n: int
+    owner: PeerId
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated:
+    """A write has been kept, but for the tasks named here.
+
+    stale: tasks of which the sender knows something better; `better` says what. lacking: tasks that a MARK was about
+    and that the sender does not have. durable: it is on disk.
+    """
+
+    mid: int
+    durable: bool = False
+    stale: tuple[TaskId, ...] = ()
+    better: tuple[VersionInfo, ...] = ()
+    lacking: tuple[TaskId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquire:
+    """The sender is about to take these tasks over from `owner`: who knows better?"""
+
+    mid: int
+    owner: PeerId
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Answer to Inquire: what the sender knows of those tasks that it knows anything of."""
+
+    mid: int
+    versions: tuple[VersionInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """What the sender holds of these tasks, its own or copies. The receiver answers with what it knows better
+    (Replicate for its own, SyncBetter otherwise); equal or worse needs no answer."""
+
+    versions: tuple[VersionInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncBetter:
+    """The sender knows these tasks better than the receiver said it does."""
+
+    versions: tuple[VersionInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncDigest:
+    """To an owner: how many copies of its tasks the sender holds, and the sum over their versions (8 bytes)."""
+
+    count: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskSync:
+    """The receiver's SyncDigest does not match: say all in Sync."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """From an owner: copies of these tasks are not wanted there any more."""
+
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """The owner leaves: the receiver, which has copies, owns these from now on. Answered by HandedOver."""
+
+    mid: int
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver:
+    mid: int
+
+
+# ---- claims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An executor of the sender is free and wants tasks of this queue.
+
+    claim: grows with each claim of that executor; the same number gets the same grant.
+    """
+
+    claim: int
+    executor: ExecutorId
+    digest: bytes
+    queue: QueueId
+    tasks_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Answer to Claim: a batch on loan under the number `order`, or nothing (no ids).
+
+    ttl_ms: renew before it is over. digests: node's field -> content digest per task.
+    Beside it: field of the node (for a block: of the graph's input) -> column.
+    """
+
+    claim: int
+    executor: ExecutorId
+    digest: bytes
+    queue: QueueId
+    order: int = 0
+    ids: tuple[TaskId, ...] = ()
+    ttl_ms: int = 0
+    max_exec_ms: int = 0
+    solo: bool = False
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """As core/events.py Emitted. Its fields lie beside the message as columns "place:field", where place counts the
+    parts of a message, with one row per row of the part. digests: field -> per row."""
+
+    output: str
+    rows: tuple[int, ...]
+    fields: tuple[str, ...]
+    call: GraphId | None = None
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedPart:
+    """As core/events.py RowsFailed."""
+
+    rows: tuple[int, ...]
+    code: ErrorCode
+    message: str
+    traceback: str
+    final: bool
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything."""
+
+    executor: ExecutorId
+    order: int
+    parts: tuple[Part, ...]
+    failed: tuple[FailedPart, ...] = ()
+    missing: tuple[int, ...] = ()
+    claim: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A commit has been applied (or was before); fenced: it came too late and changed nothing."""
+
+    executor: ExecutorId
+    order: int
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """The sender's executors are still at work on these batches."""
+
+    orders: tuple[int, ...]
+    executors: tuple[ExecutorId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """Answer to Renew: these are not lent to the receiver (any more); all others hold."""
+
+    fenced: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsRevoked:
+    """Tasks of a batch on loan that were cleared, cancelled or taken over."""
+
+    order: int
+    executor: ExecutorId
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surrender:
+    """A batch comes back undone: its executor is gone. Answered by Committed. crashed: the work may be to blame."""
+
+    executor: ExecutorId
+    order: int
+    reason: str
+    crashed: bool
+
+
+# ---- the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheAsk:
+    """To the owner of these keys, by position: task ids[i] of the sender needs keys[i]. may_wait: by position."""
+
+    keys: tuple[bytes, ...]
+    ids: tuple[TaskId, ...]
+    may_wait: tuple[bool, ...]
+
+
+class CacheAnswer(StrEnum):
+    HIT = "hit"
+    LEAD = "lead"
+    WAIT = "wait"
+    COMPUTE = "compute"
+
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheTell:
+    """From a key's owner: what a task is to do about a key (or what its value is). May come unasked (promotion).
+
+    ttl_ms: of a lead, or how long to wait before asking again. output: the node's, for a node's value.
+    Beside it, for a hit: field -> column of one row. digests: field -> its content digest.
+    """
+
+    key: bytes
+    id: TaskId
+    answer: CacheAnswer
+    ttl_ms: int = 0
+    output: str = ""
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePut:
+    """The value of a key, computed by task `id`. Beside it: field -> column of one row."""
+
+    key: bytes
+    id: TaskId
+    output: str
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheAbort:
+    """Tasks that will not lead these keys (any more), by position; waiters that wait no more say it this way, too."""
+
+    keys: tuple[bytes, ...]
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRenew:
+    """Tasks still lead (or wait for) these keys, by position."""
+
+    keys: tuple[bytes, ...]
+    ids: tuple[TaskId, ...]
+
+
+BetweenPeers: TypeAlias = (
+    Hello
+    | Welcome
+    | Unwelcome
+    | Heartbeat
+    | Bye
+    | WrongIncarnation
+    | QueueStates
+    | AskQueues
+    | Nudge
+    | Pointers
+    | AskPointers
+    | AskPlans
+    | PlanText
+    | PlanKept
+    | Replicate
+    | Replicated
+    | Inquire
+    | Known
+    | Sync
+    | SyncBetter
+    | SyncDigest
+    | AskSync
+    | Drop
+    | Handover
+    | HandedOver
+    | Claim
+    | Grant
+    | Commit
+    | Committed
+    | Renew
+    | Renewed
+    | RowsRevoked
+    | Surrender
+    | CacheAsk
+    | CacheTell
+    | CachePut
+    | CacheAbort
+    | CacheRenew
+)
+
+AnyMessage: TypeAlias = Message | BetweenPeers
