@@ -7,6 +7,8 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import assert_never
 
 from ..ids import PeerId
@@ -46,11 +48,13 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import Contact
+from .peermessages import BetweenPeers, Contact, Drop, Handover, Inquire, Known, Replicate, Replicated, Sync, SyncBetter
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
+from .takeover import Takeover
 from .travel import Travel
+from .values import Block
 
 
 class PeerCore:
@@ -77,6 +81,7 @@ class PeerCore:
         self._travel = Travel(self._state, queue_strategy)
         self._claims = Claims(self._state, self._travel, node_strategy)
         self._desk = Desk(self._state, self._travel, self._claims)
+        self._takeover = Takeover(self._state, self._travel, self._claims, self._desk)
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
@@ -111,6 +116,9 @@ class PeerCore:
                 self._state.members.expire(now_ms)
                 self._claims.expire()
                 self._desk.expire()
+                self._state.replicas.tick(now_ms)
+                self._takeover.expire()
+                self._state.copies.expire(now_ms)
             case _:
                 assert_never(event)
         self._membership_changed()
@@ -119,17 +127,26 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [
-            time
-            for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms(), self._state.members.deadline_ms())
-            if time is not None
-        ]
+        state = self._state
+        machines = (state.leases, self._desk, state.members, state.replicas, state.copies, self._takeover)
+        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
+        for machine in (
+            state.members,
+            state.copies,
+            state.replicas,
+            self._takeover,
+            state.ledger,
+            state.plans,
+            state.leases,
+            state.blocks,
+            self._claims,
+            self._desk,
+        ):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
         if state.cache is not None:
@@ -138,6 +155,7 @@ class PeerCore:
 
     def _work_off(self) -> None:
         while True:
+            self._takeover.take_lost()
             ended = self._travel.run()
             if ended:
                 self._desk.ended(ended)
@@ -151,22 +169,42 @@ class PeerCore:
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
-                    pass
+                    self._state.replicas.joined(self._state.now_ms)
                 case Status.SUSPECT:
                     pass
                 case Status.DEAD | Status.LEFT:
-                    pass
+                    self._state.replicas.gone(change.peer, self._state.now_ms)
+                    self._takeover.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=False)
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
-            match message:
-                case _:
-                    pass
+            self._for_machines(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
+
+    def _for_machines(self, sender: PeerId, message: BetweenPeers, blocks: Mapping[str, Block]) -> None:
+        match message:
+            case Replicate():
+                self._takeover.replicated(sender, message, blocks)
+            case Replicated():
+                self._state.replicas.answered(sender, message, self._state.now_ms)
+            case Inquire():
+                self._takeover.inquired(sender, message)
+            case Known():
+                self._takeover.known(sender, message)
+            case Sync():
+                self._takeover.synced(sender, message)
+            case SyncBetter():
+                self._takeover.bettered(sender, message)
+            case Drop():
+                self._takeover.dropped(sender, message)
+            case Handover():
+                self._takeover.handed_over(sender, message)
+            case _:
+                pass
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -178,8 +216,7 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids)
-                self._state.out.send(sender, Cleared(mid=mid))
+                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))

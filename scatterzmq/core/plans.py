@@ -37,6 +37,11 @@ class Plans:
         digest = self._current.get(ns)
         return None if digest is None else self._loaded[digest].plan
 
+    def plan(self, digest: bytes) -> Plan | None:
+        """A plan by its digest, current or not; None if it is not here."""
+        loaded = self._loaded.get(digest)
+        return None if loaded is None else loaded.plan
+
     def namespaces(self) -> Iterator[Plan]:
         """The current plans, by name."""
         for ns in sorted(self._current):
