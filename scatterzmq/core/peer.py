@@ -13,6 +13,7 @@ from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
 from .claims import Claims
+from .definitions import Definitions
 from .desk import Desk
 from .events import (
     BatchExpected,
@@ -46,7 +47,7 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import Contact
+from .peermessages import AskPlans, AskPointers, Contact, PlanKept, PlanText, Pointers
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -76,6 +77,7 @@ class PeerCore:
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
         self._claims = Claims(self._state, self._travel, node_strategy)
+        self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -98,7 +100,7 @@ class PeerCore:
             case BatchFinished():
                 self._claims.finished(event)
             case GraphChecked():
-                self._desk.checked(event)
+                self._definitions.checked(event)
             case ExecutorStarted():
                 self._claims.started(event.executor)
             case ExecutorLost():
@@ -110,6 +112,7 @@ class PeerCore:
             case TimerFired():
                 self._state.members.expire(now_ms)
                 self._claims.expire()
+                self._definitions.expire()
                 self._desk.expire()
             case _:
                 assert_never(event)
@@ -119,17 +122,15 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [
-            time
-            for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms(), self._state.members.deadline_ms())
-            if time is not None
-        ]
+        machines = (self._state.members, self._state.leases, self._definitions, self._desk)
+        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
+        shared = (state.members, state.ledger, state.plans, state.leases, state.blocks)
+        for machine in (*shared, self._definitions, self._claims, self._desk):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
         if state.cache is not None:
@@ -151,11 +152,9 @@ class PeerCore:
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
-                    pass
-                case Status.SUSPECT:
-                    pass
-                case Status.DEAD | Status.LEFT:
-                    pass
+                    self._definitions.alive(change.peer)
+                case Status.SUSPECT | Status.DEAD | Status.LEFT:
+                    self._definitions.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
@@ -164,6 +163,16 @@ class PeerCore:
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
             match message:
+                case Pointers():
+                    self._definitions.pointed(event.sender, message)
+                case AskPointers():
+                    self._definitions.tell_pointers(event.sender)
+                case AskPlans():
+                    self._definitions.asked(event.sender, message)
+                case PlanText():
+                    self._definitions.came(event.sender, message)
+                case PlanKept():
+                    self._definitions.kept(event.sender, message)
                 case _:
                     pass
         state.blocks.settle(blocks)
@@ -184,13 +193,13 @@ class PeerCore:
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
             case LoadGraph() as message:
-                self._desk.load_graph(sender, message)
+                self._definitions.load_graph(sender, message)
             case AskTasks() as message:
                 self._desk.tasks(sender, message)
             case AskNamespaces() as message:
-                self._desk.namespaces(sender, message)
+                self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
-                self._desk.definition(sender, message)
+                self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
