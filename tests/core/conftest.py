@@ -148,6 +148,7 @@ class World:
     """
 
     settings: Settings
+    me: PeerId = ME
     core: PeerCore = field(init=False)
     now_ms: int = 0
     stored: dict[BlockId, list[int]] = field(default_factory=dict)
@@ -169,7 +170,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
-            ME, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
+            self.me, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
         )
 
     # ---- events
@@ -410,7 +411,7 @@ class World:
     def put(self, values: Sequence[int], *, kept: bool = False) -> Block:
         self.counter += 1
         block = Block(
-            BlockId(ME, self.counter),
+            BlockId(self.me, self.counter),
             Layout(DTYPES["int64"], len(values), ()),
             8 * len(values),
             tuple(_digest(value) for value in values) if self.digesting else (),
