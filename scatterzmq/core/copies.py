@@ -5,7 +5,7 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
           2. A deleted task stays deleted as long as its tombstone stands; only its own nonce is dead, so the same id
              may be used again.
           3. Nothing here decides who owns a task: a copy waits until its owner, or core/takeover.py, says something.
-          4. A copy's tensors count as uses of their blocks, and are kept.
+          4. A copy's tensors count as uses of their blocks, and are kept; so is its definition.
 """
 
 from collections import OrderedDict
@@ -17,6 +17,7 @@ from ..ids import ClientId, PeerId, TaskId
 from .blocks import Blocks
 from .messages import TaskStatus
 from .peermessages import CopyKind, Replicate, VersionInfo
+from .plans import Plans
 from .values import Block, Value
 from .versions import Rank, Version, rank_of_error
 
@@ -75,8 +76,9 @@ class Kept:
 class Copies:
     """All copies that one peer holds, and all tombstones. nbytes: of their tensors."""
 
-    def __init__(self, blocks: Blocks, tombstone_ms: int) -> None:
+    def __init__(self, blocks: Blocks, plans: Plans, tombstone_ms: int) -> None:
         self._blocks = blocks
+        self._plans = plans
         self._tombstone_ms = tombstone_ms
         self._copies: dict[TaskId, Copy] = {}
         self._by_owner: dict[PeerId, dict[TaskId, Copy]] = {}
@@ -173,6 +175,7 @@ class Copies:
                 del self._by_owner[copy.owner]
             self.nbytes -= copy.nbytes
             self._blocks.release(copy.values.values())
+            self._plans.release(copy.digest)
 
     def bury(self, task: TaskId, nonce: bytes, version: Version, now_ms: int) -> None:
         """The task is deleted, whatever anybody says who has not heard of it."""
@@ -237,6 +240,7 @@ class Copies:
         for value in values.values():
             self._blocks.hold(value)
             self._blocks.keep(value)
+        self._plans.keep(copy.digest)
         self.drop(copy.id)
         copy.nbytes = sum([block.row_nbytes(row) for block, row in values.values()])
         self.nbytes += copy.nbytes

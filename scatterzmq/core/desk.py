@@ -1,6 +1,6 @@
 """The desk: what clients ask for, and what they are told.
 
-Purpose   Submissions, waiting, reading, clearing, cancelling, definitions, questions.
+Purpose   Submissions, waiting, reading, clearing, cancelling, questions.
 Rules     1. The same id with the same content is the same task, from whichever client; other content is a conflict
              and leaves the first task alone.
           2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
@@ -18,23 +18,14 @@ from itertools import takewhile
 from ..errors import ErrorCode
 from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
-from .actions import CheckGraph
 from .claims import Claims
 from .copies import Copy, info
-from .events import GraphChecked
 from .ledger import RECORD_NBYTES, Record
 from .messages import (
     Accepted,
-    AskDefinition,
-    AskNamespaces,
     AskTasks,
-    Definition,
     Final,
-    GraphLoaded,
-    GraphRefused,
-    LoadGraph,
     Moved,
-    Namespaces,
     Refused,
     Submit,
     TaskReport,
@@ -42,7 +33,6 @@ from .messages import (
     TaskStatus,
 )
 from .peermessages import CopyKind, SyncBetter
-from .plans import describe
 from .state import State
 from .travel import Travel
 from .values import Block, Value
@@ -88,9 +78,7 @@ class Desk:
         self._members = state.members
         self._copies = state.copies
         self._replicas = state.replicas
-        self._requests = 0
         self._waiting: deque[_Waiting] = deque()
-        self._checks: dict[int, tuple[ClientId, LoadGraph]] = {}
         # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
         # first when those before it have been taken out.
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
@@ -406,29 +394,6 @@ class Desk:
         if client in self._attached:
             self._left.add(client)
 
-    # ---- definitions
-
-    def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
-        """Have a definition checked; the answer comes with `checked`."""
-        self._requests += 1
-        self._checks[self._requests] = (sender, message)
-        self._out.work(CheckGraph(request=self._requests, definition=message.definition))
-
-    def checked(self, event: GraphChecked) -> None:
-        """A definition has been checked: install it, or say what is wrong."""
-        sender, message = self._checks.pop(event.request)
-        plan = event.plan
-        problems = event.problems
-        if plan is not None and not message.replace:
-            current = self._plans.current(plan.ns)
-            if current is not None and current.digest != plan.digest:
-                problems = (_REDEFINED.format(ns=plan.ns),)
-        if plan is None or problems:
-            self._out.send(sender, GraphRefused(mid=message.mid, problems=problems, warnings=event.warnings))
-            return
-        self._plans.install(plan)
-        self._out.send(sender, GraphLoaded(mid=message.mid, info=describe(plan), warnings=event.warnings))
-
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
@@ -457,14 +422,6 @@ class Desk:
             story=record.told(),
         )
 
-    def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
-        infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
-        self._out.send(sender, Namespaces(mid=message.mid, infos=infos))
-
-    def definition(self, sender: ClientId, message: AskDefinition) -> None:
-        plan = self._plans.current(message.ns)
-        self._out.send(sender, Definition(mid=message.mid, definition=None if plan is None else plan.definition))
-
     def waiting_blocks(self) -> list[Block]:
         """Blocks of submissions that are not accepted yet, for checks."""
         return [block for entry in self._waiting for block in entry.blocks.values()]
@@ -481,12 +438,6 @@ def _nothing() -> None:
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
-
-
-_REDEFINED = (
-    "{ns}: this namespace is loaded with another definition; give the new one another 'ns', or load it with "
-    "replace=True (tasks under way finish on the old one)"
-)
 
 
 def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:

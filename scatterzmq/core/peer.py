@@ -7,14 +7,15 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
 from .claims import Claims
+from .definitions import Definitions
 from .desk import Desk
 from .events import (
     BatchExpected,
@@ -48,7 +49,23 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import BetweenPeers, Contact, Drop, Handover, Inquire, Known, Replicate, Replicated, Sync, SyncBetter
+from .peermessages import (
+    AskPlans,
+    AskPointers,
+    BetweenPeers,
+    Contact,
+    Drop,
+    Handover,
+    Inquire,
+    Known,
+    PlanKept,
+    PlanText,
+    Pointers,
+    Replicate,
+    Replicated,
+    Sync,
+    SyncBetter,
+)
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -80,8 +97,10 @@ class PeerCore:
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
         self._claims = Claims(self._state, self._travel, node_strategy)
+        self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
-        self._takeover = Takeover(self._state, self._travel, self._claims, self._desk)
+        self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
@@ -103,7 +122,7 @@ class PeerCore:
             case BatchFinished():
                 self._claims.finished(event)
             case GraphChecked():
-                self._desk.checked(event)
+                self._definitions.checked(event)
             case ExecutorStarted():
                 self._claims.started(event.executor)
             case ExecutorLost():
@@ -115,6 +134,7 @@ class PeerCore:
             case TimerFired():
                 self._state.members.expire(now_ms)
                 self._claims.expire()
+                self._definitions.expire()
                 self._desk.expire()
                 self._state.replicas.tick(now_ms)
                 self._takeover.expire()
@@ -128,7 +148,8 @@ class PeerCore:
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
-        machines = (state.leases, self._desk, state.members, state.replicas, state.copies, self._takeover)
+        shared = (state.members, state.leases, state.replicas, state.copies)
+        machines = (*shared, self._desk, self._takeover, self._definitions)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
@@ -146,6 +167,7 @@ class PeerCore:
             state.blocks,
             self._claims,
             self._desk,
+            self._definitions,
         ):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
@@ -169,10 +191,12 @@ class PeerCore:
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
+                    self._definitions.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
                 case Status.SUSPECT:
-                    pass
+                    self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
+                    self._definitions.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
 
@@ -182,29 +206,29 @@ class PeerCore:
         blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
-            self._for_machines(event.sender, message, event.blocks)
+            word = self._words.get(type(message))
+            if word is not None:
+                word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
 
-    def _for_machines(self, sender: PeerId, message: BetweenPeers, blocks: Mapping[str, Block]) -> None:
-        match message:
-            case Replicate():
-                self._takeover.replicated(sender, message, blocks)
-            case Replicated():
-                self._state.replicas.answered(sender, message, self._state.now_ms)
-            case Inquire():
-                self._takeover.inquired(sender, message)
-            case Known():
-                self._takeover.known(sender, message)
-            case Sync():
-                self._takeover.synced(sender, message)
-            case SyncBetter():
-                self._takeover.bettered(sender, message)
-            case Drop():
-                self._takeover.dropped(sender, message)
-            case Handover():
-                self._takeover.handed_over(sender, message)
-            case _:
-                pass
+    def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
+        """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
+        state, definitions, takeover = self._state, self._definitions, self._takeover
+        return {
+            Pointers: lambda sender, message, _: definitions.pointed(sender, message),
+            AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
+            AskPlans: lambda sender, message, _: definitions.asked(sender, message),
+            PlanText: lambda sender, message, _: definitions.came(sender, message),
+            PlanKept: lambda sender, message, _: definitions.kept(sender, message),
+            Replicate: takeover.replicated,
+            Replicated: lambda sender, message, _: state.replicas.answered(sender, message, state.now_ms),
+            Inquire: lambda sender, message, _: takeover.inquired(sender, message),
+            Known: lambda sender, message, _: takeover.known(sender, message),
+            Sync: lambda sender, message, _: takeover.synced(sender, message),
+            SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            Drop: lambda sender, message, _: takeover.dropped(sender, message),
+            Handover: lambda sender, message, _: takeover.handed_over(sender, message),
+        }
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -221,13 +245,13 @@ class PeerCore:
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
             case LoadGraph() as message:
-                self._desk.load_graph(sender, message)
+                self._definitions.load_graph(sender, message)
             case AskTasks() as message:
                 self._desk.tasks(sender, message)
             case AskNamespaces() as message:
-                self._desk.namespaces(sender, message)
+                self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
-                self._desk.definition(sender, message)
+                self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))

@@ -40,6 +40,7 @@ class State:
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
         ledger = Ledger()
+        plans = Plans(out)
         timing = settings.timing
         replicas = Replicas(
             me.id,
@@ -60,9 +61,9 @@ class State:
             members=members,
             blocks=blocks,
             ledger=ledger,
-            copies=Copies(blocks, int(timing.tombstone_s * 1000)),
+            copies=Copies(blocks, plans, int(timing.tombstone_s * 1000)),
             replicas=replicas,
-            plans=Plans(out),
+            plans=plans,
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
         )

@@ -12,12 +12,13 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
 
 from ..errors import ErrorCode
 from ..ids import PeerId, TaskId
 from .claims import Claims
 from .copies import Copies, Copy, info, version_in, version_of
+from .definitions import Definitions
+from .desk import Desk
 from .ledger import Phase, Record
 from .members import Status
 from .messages import TaskStatus
@@ -40,9 +41,6 @@ from .travel import Failure, Travel
 from .values import Block
 from .versions import Rank, Version
 
-if TYPE_CHECKING:
-    from .desk import Desk
-
 INQUIRY_MS = 1000
 TASKS_PER_MESSAGE = 512
 
@@ -60,7 +58,7 @@ class _Inquiry:
 class Takeover:
     """What one peer does about tasks that change hands."""
 
-    def __init__(self, state: State, travel: Travel, claims: Claims, desk: "Desk") -> None:
+    def __init__(self, state: State, travel: Travel, claims: Claims, desk: Desk, definitions: Definitions) -> None:
         self._state = state
         self._members = state.members
         self._ledger = state.ledger
@@ -69,6 +67,8 @@ class Takeover:
         self._travel = travel
         self._claims = claims
         self._desk = desk
+        self._definitions = definitions
+        definitions.ready.append(lambda _: self.reconsider())
         self._mids = count(1)
         self._inquiries: dict[int, _Inquiry] = {}
         self._asked: dict[TaskId, None] = {}
@@ -236,6 +236,9 @@ class Takeover:
                     owned[task] = mine
                 else:
                     self.hand_off(record, theirs)
+        if not self._definitions.has(message.digest):
+            self._definitions.want(message.digest, sender)
+            return  # no copy without its definition; the owner repeats this until it is answered
         kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned)
         answer = Replicated(
             mid=message.mid,
