@@ -237,6 +237,7 @@ class PeerCore:
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
+        self._desk.heard(sender)
         match event.message:
             case Submit() as message:
                 self._desk.submit(sender, message, event.blocks)

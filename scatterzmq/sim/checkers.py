@@ -239,6 +239,9 @@ class Checkers:
             if len(state.ledger):
                 left = [record.id for record in state.ledger]
                 raise Violation(f"{process.name}: {len(left)} records that were cleared", *left)
+            if len(state.copies):
+                left = [copy.id for copy in state.copies]
+                raise Violation(f"{process.name}: {len(left)} copies of tasks that were cleared", *left)
             if list(state.leases):
                 raise Violation(f"{process.name}: batches on loan of no task")
             cached = set() if state.cache is None else {block.id for block, _ in state.cache.values_held()}

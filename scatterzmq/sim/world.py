@@ -176,12 +176,15 @@ class World:
 
     def holds(self, process: Process, task: TaskId) -> bool:
         """Whether a process would know of a task if all others were gone."""
-        return process.state.ledger.record(task) is not None
+        return process.state.ledger.record(task) is not None or process.state.copies.copy(task) is not None
 
     def address_of(self, frames: Frames) -> str:
         """Where a message comes from; "" if its sender is gone."""
-        source = open_envelope(frames, LIMITS).src
-        return next((process.address for process in self.alive() if process.id == source), "")
+        return self.address(open_envelope(frames, LIMITS).src)
+
+    def address(self, id_: PeerId | ClientId | None) -> str:
+        """Where a process is; "" if it is gone."""
+        return next((process.address for process in self.alive() if process.id == id_), "")
 
     # ---- graphs
 
