@@ -52,6 +52,7 @@ from .messages import (
 from .peermessages import (
     AskPlans,
     AskPointers,
+    AskSync,
     BetweenPeers,
     Contact,
     Drop,
@@ -65,6 +66,7 @@ from .peermessages import (
     Replicated,
     Sync,
     SyncBetter,
+    SyncDigest,
 )
 from .state import State
 from .status import stats
@@ -176,6 +178,8 @@ class PeerCore:
             check_cache(state.cache, state.ledger)
 
     def _work_off(self) -> None:
+        self._state.replicas.repair(self._state.now_ms)
+        self._takeover.plan_comparison()
         while True:
             self._takeover.take_lost()
             ended = self._travel.run()
@@ -226,6 +230,8 @@ class PeerCore:
             Known: lambda sender, message, _: takeover.known(sender, message),
             Sync: lambda sender, message, _: takeover.synced(sender, message),
             SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
+            AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
         }
