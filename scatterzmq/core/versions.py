@@ -38,7 +38,7 @@ class Version(NamedTuple):
 
 def fingerprint(task: TaskId, n: int, change: int) -> int:
     """A number that stands for one version of a task in sums over many; cheap, because it is made for every change."""
-    return (int(task[1:17], 16) | 1) * ((n << 32) + change + 1) & _MASK
+    return (int(task[1:], 16) + 1) * ((n << 32) + change + 1) & _MASK
 
 
 def total(numbers: Iterable[int]) -> int:
