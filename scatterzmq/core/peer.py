@@ -47,7 +47,7 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import AskPlans, AskPointers, Contact, PlanKept, PlanText, Pointers
+from .peermessages import AskPlans, AskPointers, Contact, Heartbeat, PlanKept, PlanText, Pointers
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -163,6 +163,8 @@ class PeerCore:
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
             match message:
+                case Heartbeat(pointers=pointers):
+                    self._definitions.heard(event.sender, pointers)
                 case Pointers():
                     self._definitions.pointed(event.sender, message)
                 case AskPointers():
