@@ -57,6 +57,7 @@ from .peermessages import (
     Contact,
     Drop,
     Handover,
+    Heartbeat,
     Inquire,
     Known,
     PlanKept,
@@ -219,6 +220,7 @@ class PeerCore:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover = self._state, self._definitions, self._takeover
         return {
+            Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),
