@@ -148,6 +148,11 @@ class PeerCore:
         self._work_off()
         return self._state.out.take()
 
+    @property
+    def state(self) -> State:
+        """What the machines share: for tests and simulations to look at."""
+        return self._state
+
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
