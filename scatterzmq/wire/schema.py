@@ -29,6 +29,7 @@ from ..core.messages import (
     GraphLoaded,
     GraphRefused,
     LoadGraph,
+    Moved,
     Namespaces,
     Refused,
     ResultRead,
@@ -106,6 +107,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     41: Namespaces,
     42: Definition,
     43: Stats,
+    46: Moved,
     # peer -> peer
     65: Hello,
     66: Welcome,
