@@ -109,6 +109,7 @@ class PeerCore:
         """Take an event in. Returns what is to be done about it, in order."""
         assert now_ms >= self._state.now_ms, "time went back"
         self._state.now_ms = now_ms
+        self._state.members.awake(now_ms)
         match event:
             case MessageReceived():
                 self._message(event)
@@ -198,11 +199,15 @@ class PeerCore:
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
+        if self._state.members.take_pause_ms():
+            self._takeover.compare()  # whoever held us to be dead has taken over
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
+                    if change.heal:
+                        self._takeover.healed(change.peer)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:

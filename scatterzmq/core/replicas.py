@@ -92,6 +92,7 @@ class Replicas:
         self._short: dict[TaskId, Record] = {}
         self._repairs: deque[Record] = deque()
         self._repairing = 0
+        self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
         self._lost: list[tuple[Record, Version]] = []
@@ -104,7 +105,8 @@ class Replicas:
         if self._wanted == 1:
             return (self._me,)
         avoided = frozenset(without)
-        partners = [peer for peer in self._members.partners() if peer not in avoided]
+        self._turn += 1
+        partners = [peer for peer in self._members.partners(self._turn) if peer not in avoided]
         return (self._me, *partners[: self._wanted - 1])
 
     def enroll(self, record: Record) -> None:

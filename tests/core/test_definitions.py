@@ -77,7 +77,7 @@ def set_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
     """A peer thinks differently of another from now on."""
     members = mesh.peers[at].core._state.members
     peer = mesh.peers[of].me
-    members._members[peer].status = status
+    members._here[peer].status = status
     definitions = mesh.peers[at].core._definitions
     (definitions.alive if status is Status.ALIVE else definitions.gone)(peer)
     mesh.peers[at].tell(TimerFired())
