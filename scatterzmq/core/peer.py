@@ -12,6 +12,8 @@ from typing import assert_never
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
+from .batches import Batches
+from .borrowing import Borrowing
 from .claims import Claims
 from .desk import Desk
 from .events import (
@@ -30,7 +32,9 @@ from .events import (
     PeerSeen,
     TimerFired,
 )
+from .executors import Executors
 from .invariants import check_cache, check_uses
+from .lending import Lending
 from .members import Status
 from .messages import (
     AskDefinition,
@@ -46,7 +50,19 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import Contact
+from .nudges import Nudges
+from .peermessages import (
+    Claim,
+    Commit,
+    Committed,
+    Contact,
+    Grant,
+    Nudge,
+    Renew,
+    Renewed,
+    RowsRevoked,
+    Surrender,
+)
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -75,7 +91,12 @@ class PeerCore:
             me = Contact(id=me, incarnation=1, address="")
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
-        self._claims = Claims(self._state, self._travel, node_strategy)
+        self._executors = Executors(self._state.out, node_strategy)
+        self._batches = Batches(self._state, self._travel)
+        self._claims = Claims(self._state, self._executors, self._batches)
+        self._nudges = Nudges(self._state)
+        self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
+        self._borrowing = Borrowing(self._state, self._executors, self._claims)
         self._desk = Desk(self._state, self._travel, self._claims)
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -96,42 +117,49 @@ class PeerCore:
             case BatchExpected():
                 self._claims.expected(event)
             case BatchFinished():
-                self._claims.finished(event)
+                self._finished(event)
             case GraphChecked():
                 self._desk.checked(event)
             case ExecutorStarted():
-                self._claims.started(event.executor)
+                self._executors.started(event.executor)
             case ExecutorLost():
+                self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
                 self._claims.lost(event.executor, event.reason, crashed=event.crashed)
             case ClientLost():
                 self._desk.lost(event.client)
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
             case TimerFired():
-                self._state.members.expire(now_ms)
-                self._claims.expire()
-                self._desk.expire()
+                self._expire()
             case _:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        # What clients say tells nothing new of others.
+        self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
+        self._nudges.send()
         return self._state.out.take()
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [
-            time
-            for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms(), self._state.members.deadline_ms())
-            if time is not None
-        ]
-        return min(times, default=None)
+        machines = (
+            self._state.leases,
+            self._desk,
+            self._state.members,
+            self._borrowing,
+            self._nudges,
+        )
+        times = [machine.deadline_ms() for machine in machines]
+        return min([time for time in times if time is not None], default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
+        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._executors):
             machine.check_invariants()
-        check_uses(state, self._desk.waiting_blocks())
+        for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
+            other.check_invariants()
+        check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
         if state.cache is not None:
             state.cache.check_invariants()
             check_cache(state.cache, state.ledger)
@@ -143,8 +171,25 @@ class PeerCore:
                 self._desk.ended(ended)
             self._desk.admit_waiting()
             self._claims.dispatch()
+            self._lending.answer()
             if not self._travel.busy:
                 return
+
+    def _finished(self, event: BatchFinished) -> None:
+        if not self._borrowing.finished(event):
+            self._claims.finished(event)
+
+    def _expire(self) -> None:
+        now_ms = self._state.now_ms
+        self._state.members.expire(now_ms)
+        for lease in self._state.leases.expire(now_ms):
+            if lease.holder is None:
+                self._claims.expired(lease)
+            else:
+                self._lending.expired(lease)
+        self._borrowing.expire()
+        self._nudges.expire()
+        self._desk.expire()
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
@@ -155,7 +200,9 @@ class PeerCore:
                 case Status.SUSPECT:
                     pass
                 case Status.DEAD | Status.LEFT:
-                    pass
+                    self._lending.gone(change.peer)
+                    self._borrowing.gone(change.peer)
+                    self._nudges.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
@@ -163,10 +210,33 @@ class PeerCore:
         blocks = state.blocks.admit(event.blocks.values(), kept=False)
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
-            match message:
-                case _:
-                    pass
+            self._claim_message(event)
         state.blocks.settle(blocks)
+
+    def _claim_message(self, event: PeerReceived) -> None:
+        """Words about tasks that one peer has and another works on."""
+        sender = event.sender
+        match event.message:
+            case Claim() as message:
+                self._lending.claim(sender, message)
+            case Commit() as message:
+                self._lending.commit(sender, message, event.blocks)
+            case Renew() as message:
+                self._lending.renew(sender, message)
+            case Surrender() as message:
+                self._lending.surrender(sender, message)
+            case Grant() as message:
+                self._borrowing.granted(sender, event.incarnation, message, event.blocks)
+            case Committed() as message:
+                self._borrowing.committed(sender, message)
+            case Renewed() as message:
+                self._borrowing.renewed(sender, message)
+            case RowsRevoked() as message:
+                self._borrowing.revoked(sender, message)
+            case Nudge() as message:
+                self._borrowing.nudge(sender, message)
+            case _:
+                pass
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -193,6 +263,7 @@ class PeerCore:
                 self._desk.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
+                counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case _:
                 assert_never(event.message)
