@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..graph.formats import Format
-from ..ids import ExecutorId, TaskId
+from ..ids import ExecutorId, PeerId, TaskId
 
 
 class TaskStatus(StrEnum):
@@ -54,6 +54,16 @@ class NamespaceInfo:
     outputs: Format
     digests: bool
     description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """How to reach a member, and which of its lives is meant."""
+
+    id: PeerId
+    incarnation: int
+    address: str
+    name: str = ""
 
 
 # ---- client -> peer
@@ -150,6 +160,13 @@ class AskStats:
     mid: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskMembers:
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
+
+    mid: int
+
+
 # ---- peer -> client
 
 
@@ -171,12 +188,16 @@ class GraphRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping."""
+    """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping.
+
+    rset: those peers, the owner first; () if it is the sender alone.
+    """
 
     mid: int
     ids: tuple[TaskId, ...]
     copies: int
     durable: bool
+    rset: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,8 +317,26 @@ class Stats:
     cache_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberList:
+    """The sender and all members that it holds to be alive or suspects to be gone."""
+
+    mid: int
+    members: tuple[Contact, ...]
+
+
 ToPeer: TypeAlias = (
-    LoadGraph | Submit | Attach | ResultRead | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
+    LoadGraph
+    | Submit
+    | Attach
+    | ResultRead
+    | Clear
+    | Cancel
+    | AskTasks
+    | AskNamespaces
+    | AskDefinition
+    | AskStats
+    | AskMembers
 )
 ToClient: TypeAlias = (
     GraphLoaded
@@ -311,5 +350,6 @@ ToClient: TypeAlias = (
     | Namespaces
     | Definition
     | Stats
+    | MemberList
 )
 Message: TypeAlias = ToPeer | ToClient

@@ -34,6 +34,7 @@ from .invariants import check_cache, check_uses
 from .members import Status
 from .messages import (
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -43,6 +44,7 @@ from .messages import (
     Clear,
     Cleared,
     LoadGraph,
+    MemberList,
     ResultRead,
     Submit,
 )
@@ -194,5 +196,7 @@ class PeerCore:
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+            case AskMembers(mid=mid):
+                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
             case _:
                 assert_never(event.message)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from ..core.messages import (
     Accepted,
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -29,6 +30,7 @@ from ..core.messages import (
     GraphLoaded,
     GraphRefused,
     LoadGraph,
+    MemberList,
     Namespaces,
     Refused,
     ResultRead,
@@ -94,6 +96,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     8: AskNamespaces,
     9: AskDefinition,
     10: AskStats,
+    11: AskMembers,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -106,6 +109,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     41: Namespaces,
     42: Definition,
     43: Stats,
+    44: MemberList,
     # peer -> peer
     65: Hello,
     66: Welcome,
