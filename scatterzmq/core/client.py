@@ -33,6 +33,7 @@ from .messages import (
     Final,
     LoadGraph,
     MemberList,
+    Moved,
     ResultRead,
     Submit,
 )
@@ -129,6 +130,8 @@ class ClientCore:
         match event.message:
             case Final() as message:
                 self._tasks.final(event.peer, message, event.parcel, self._polls)
+            case Moved() as message:
+                self._tasks.moved(message)
             case MemberList() as message:
                 self._state.out += self._state.peers.listed(event.peer, message, self._state.now_ms)
             case message:

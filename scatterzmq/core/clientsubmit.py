@@ -51,7 +51,8 @@ class Submission:
         owner, *copies = message.rset or (peer,)
         place = Place(owner, tuple(copies), tuple(other for other in self._tried if other != owner))
         moved = [task for task in message.ids if task not in ids and self._is_orphan(task)]
-        self._tasks.accepted([*ids, *moved], place)
+        if ids or moved:
+            self._tasks.accepted([*ids, *moved], place)
         if ids:
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
         # Repeating the whole may have brought in what was refused before: nobody wants that any more.

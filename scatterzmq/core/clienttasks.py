@@ -17,13 +17,14 @@ from typing import Protocol
 from ..ids import PeerId, TaskId
 from .clientasks import ClientState
 from .clientevents import Deliver, SayTo
-from .messages import Attach, Final, ResultRead, TaskReport, TaskStatus
+from .messages import Attach, Final, Moved, ResultRead, TaskReport, TaskStatus
 
 ATTACH_MS = 5_000
 ATTACH_MS_MAX = 40_000
 """How often to ask for tasks that are waited for: ever less while their owner is there."""
 IDS_MAX = 1024
 """In one message."""
+HOPS_MAX = 3
 ENDED_MAX = 1 << 16
 """Of so many tasks that ended it is remembered where they were; others are looked for."""
 
@@ -46,13 +47,16 @@ class Place:
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """Tasks that are waited for at one place. stage: how many of those there have been asked in place of the owner."""
+    """Tasks that are waited for at one place. stage: how many of those there have been asked in place of the owner.
+    hops: how often they were sent on to another owner since they were last asked for by the clock.
+    """
 
     number: int
     place: Place
     ids: dict[TaskId, None]
     interval_ms: int = ATTACH_MS
     stage: int = 0
+    hops: int = 0
 
 
 class Doubter(Protocol):
@@ -112,19 +116,19 @@ class Tasks:
             self.clearing.pop(task, None)
             self._ended.pop(task, None)
 
-    def accepted(self, ids: Iterable[TaskId], place: Place) -> None:
+    def accepted(self, ids: Iterable[TaskId], place: Place) -> Watch:
         """Wait for the ends of these tasks there."""
         wanted = dict.fromkeys(ids)
+        assert wanted, "nothing would end it"
         for task in wanted:
             self._unwatch(task)
-        if not wanted:
-            return
         watch = Watch(next(self._state.numbers), place, wanted)
         self._watches[watch.number] = watch
         self._watched |= dict.fromkeys(wanted, watch)
         if place.owner is not None:
             self._peers.need(place.owner, 1)
         self._state.alarms.set(watch.number, self._state.now_ms + watch.interval_ms)
+        return watch
 
     def attach(self, ids: Iterable[TaskId]) -> None:
         """The user's side wants to know how these tasks end, whoever submitted them; also if it knew before."""
@@ -136,8 +140,7 @@ class Tasks:
             for chunk in chunks(tasks):
                 for task in chunk:
                     self._ended.pop(task, None)
-                self.accepted(chunk, place)
-                self._look(self._watched[chunk[0]])
+                self._look(self.accepted(chunk, place))
 
     def read(self, ids: Iterable[TaskId]) -> None:
         """The user has seen these results."""
@@ -197,6 +200,19 @@ class Tasks:
             self._ended.popitem(last=False)
         return True
 
+    def moved(self, message: Moved) -> None:
+        """A peer says who owns tasks. One that is not usable is no news: whoever takes over will say so."""
+        found: dict[tuple[Place, int], list[TaskId]] = {}
+        for task, owner in zip(message.ids, message.owners, strict=True):
+            watch = self._watched.get(task)
+            if watch is not None and watch.place.owner != owner and self._peers.usable(owner):
+                found.setdefault((watch.place.moved(owner), watch.hops + 1), []).append(task)
+        for (place, hops), tasks in found.items():
+            watch = self.accepted(tasks, place)
+            watch.hops = hops
+            if hops <= HOPS_MAX:  # two that send on to each other must not keep everybody busy
+                self._look(watch)
+
     def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]]) -> None:
         """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown."""
         unknown: list[TaskId] = []
@@ -212,14 +228,14 @@ class Tasks:
                 unknown.append(task)
         self.forget(unknown)
         for place, tasks in found.items():
-            self.accepted(tasks, place)
-            self._look(self._watched[tasks[0]])
+            self._look(self.accepted(tasks, place))
 
     # ---- asking for them
 
     def expire(self, number: int) -> None:
         watch = self._watches.get(number)
         if watch is not None:
+            watch.hops = 0
             self._look(watch)
 
     def peer_changed(self, peer: PeerId, usable: bool) -> None:

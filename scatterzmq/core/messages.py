@@ -190,7 +190,7 @@ class GraphRefused:
 class Accepted:
     """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping.
 
-    rset: those peers, the owner first; () if it is the sender alone.
+    rset: these peers, the owner first.
     """
 
     mid: int
@@ -229,6 +229,14 @@ class Final:
     durations_ms: tuple[int, ...]
     copies: int = 1
     durable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """These tasks are owned by another peer (now): ask there how they end. Entry i is about ids[i]."""
+
+    ids: tuple[TaskId, ...]
+    owners: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +352,7 @@ ToClient: TypeAlias = (
     | Accepted
     | Refused
     | Final
+    | Moved
     | Cleared
     | Cancelled
     | TaskReports

@@ -7,12 +7,15 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, assert_never
 
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
 from .claims import Claims
+from .definitions import Definitions
 from .desk import Desk
 from .events import (
     BatchExpected,
@@ -48,11 +51,29 @@ from .messages import (
     ResultRead,
     Submit,
 )
-from .peermessages import Contact
+from .peermessages import (
+    AskPlans,
+    AskPointers,
+    BetweenPeers,
+    Contact,
+    Drop,
+    Handover,
+    Inquire,
+    Known,
+    PlanKept,
+    PlanText,
+    Pointers,
+    Replicate,
+    Replicated,
+    Sync,
+    SyncBetter,
+)
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
+from .takeover import Takeover
 from .travel import Travel
+from .values import Block
 
 
 class PeerCore:
@@ -78,7 +99,10 @@ class PeerCore:
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
         self._claims = Claims(self._state, self._travel, node_strategy)
+        self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
+        self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
@@ -100,7 +124,7 @@ class PeerCore:
             case BatchFinished():
                 self._claims.finished(event)
             case GraphChecked():
-                self._desk.checked(event)
+                self._definitions.checked(event)
             case ExecutorStarted():
                 self._claims.started(event.executor)
             case ExecutorLost():
@@ -112,7 +136,11 @@ class PeerCore:
             case TimerFired():
                 self._state.members.expire(now_ms)
                 self._claims.expire()
+                self._definitions.expire()
                 self._desk.expire()
+                self._state.replicas.tick(now_ms)
+                self._takeover.expire()
+                self._state.copies.expire(now_ms)
             case _:
                 assert_never(event)
         self._membership_changed()
@@ -121,17 +149,28 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [
-            time
-            for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms(), self._state.members.deadline_ms())
-            if time is not None
-        ]
+        state = self._state
+        shared = (state.members, state.leases, state.replicas, state.copies)
+        machines = (*shared, self._desk, self._takeover, self._definitions)
+        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._claims, self._desk):
+        for machine in (
+            state.members,
+            state.copies,
+            state.replicas,
+            self._takeover,
+            state.ledger,
+            state.plans,
+            state.leases,
+            state.blocks,
+            self._claims,
+            self._desk,
+            self._definitions,
+        ):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
         if state.cache is not None:
@@ -140,6 +179,7 @@ class PeerCore:
 
     def _work_off(self) -> None:
         while True:
+            self._takeover.take_lost()
             ended = self._travel.run()
             if ended:
                 self._desk.ended(ended)
@@ -153,22 +193,44 @@ class PeerCore:
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
-                    pass
+                    self._definitions.alive(change.peer)
+                    self._state.replicas.joined(self._state.now_ms)
                 case Status.SUSPECT:
-                    pass
+                    self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
-                    pass
+                    self._definitions.gone(change.peer)
+                    self._state.replicas.gone(change.peer, self._state.now_ms)
+                    self._takeover.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=False)
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
-            match message:
-                case _:
-                    pass
+            word = self._words.get(type(message))
+            if word is not None:
+                word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
+
+    def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
+        """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
+        state, definitions, takeover = self._state, self._definitions, self._takeover
+        return {
+            Pointers: lambda sender, message, _: definitions.pointed(sender, message),
+            AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
+            AskPlans: lambda sender, message, _: definitions.asked(sender, message),
+            PlanText: lambda sender, message, _: definitions.came(sender, message),
+            PlanKept: lambda sender, message, _: definitions.kept(sender, message),
+            Replicate: takeover.replicated,
+            Replicated: lambda sender, message, _: state.replicas.answered(sender, message, state.now_ms),
+            Inquire: lambda sender, message, _: takeover.inquired(sender, message),
+            Known: lambda sender, message, _: takeover.known(sender, message),
+            Sync: lambda sender, message, _: takeover.synced(sender, message),
+            SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            Drop: lambda sender, message, _: takeover.dropped(sender, message),
+            Handover: lambda sender, message, _: takeover.handed_over(sender, message),
+        }
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -180,19 +242,18 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids)
-                self._state.out.send(sender, Cleared(mid=mid))
+                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
             case LoadGraph() as message:
-                self._desk.load_graph(sender, message)
+                self._definitions.load_graph(sender, message)
             case AskTasks() as message:
                 self._desk.tasks(sender, message)
             case AskNamespaces() as message:
-                self._desk.namespaces(sender, message)
+                self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
-                self._desk.definition(sender, message)
+                self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))

@@ -233,13 +233,12 @@ class VersionInfo:
 class Replicated:
     """A write has been kept, but for the tasks named here.
 
-    stale: tasks of which the sender knows something better; `better` says what. lacking: tasks that a MARK was about
-    and that the sender does not have. durable: it is on disk.
+    better: what the sender knows better. lacking: tasks that a MARK was about and that the sender does not have.
+    durable: it is on disk.
     """
 
     mid: int
     durable: bool = False
-    stale: tuple[TaskId, ...] = ()
     better: tuple[VersionInfo, ...] = ()
     lacking: tuple[TaskId, ...] = ()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ..core.messages import Final, Submit, TaskStatus
+from ..core.messages import Final, Moved, Submit, TaskStatus
 from ..core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -154,6 +154,7 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         Welcome: _greeting,
         Heartbeat: _heartbeat,
         Renew: _renew,
+        Moved: lambda message: Shape(len(message.ids), _lengths(message, "owners")),
         AskPlans: lambda message: Shape(sizes=[(message.digests, DIGEST)]),
         PlanText: lambda message: Shape(sizes=[((message.digest,), DIGEST)]),
         Pointers: lambda message: Shape(sizes=[([pointer.digest for pointer in message.pointers], DIGEST)]),

@@ -31,6 +31,7 @@ from ..core.messages import (
     GraphRefused,
     LoadGraph,
     MemberList,
+    Moved,
     Namespaces,
     Refused,
     ResultRead,
@@ -110,6 +111,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     42: Definition,
     43: Stats,
     44: MemberList,
+    46: Moved,
     # peer -> peer
     65: Hello,
     66: Welcome,

@@ -148,6 +148,7 @@ class World:
     """
 
     settings: Settings
+    me: PeerId = ME
     core: PeerCore = field(init=False)
     now_ms: int = 0
     stored: dict[BlockId, list[int]] = field(default_factory=dict)
@@ -169,7 +170,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
-            ME, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
+            self.me, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
         )
 
     # ---- events
@@ -227,7 +228,7 @@ class World:
             digest=self.plans[ns].digest,
             nonce=b"nonce...",
             ids=tuple(ids),
-            submit_digests=tuple(f"{ns}{value}".encode() for value in values),
+            submit_digests=tuple(_digest(f"{ns}{value}")[:16] for value in values),
             digests={"value": tuple(_digest(value) for value in values)},
             cache=cache,
         )
@@ -410,7 +411,7 @@ class World:
     def put(self, values: Sequence[int], *, kept: bool = False) -> Block:
         self.counter += 1
         block = Block(
-            BlockId(ME, self.counter),
+            BlockId(self.me, self.counter),
             Layout(DTYPES["int64"], len(values), ()),
             8 * len(values),
             tuple(_digest(value) for value in values) if self.digesting else (),
@@ -449,7 +450,7 @@ class World:
         self.tell(ClientLost(client=ALICE))
 
 
-def _digest(value: int) -> bytes:
+def _digest(value: int | str) -> bytes:
     return hashlib.blake2b(str(value).encode(), digest_size=32).digest()
 
 
