@@ -41,6 +41,7 @@ from .lending import Lending
 from .members import Status
 from .messages import (
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -50,6 +51,7 @@ from .messages import (
     Clear,
     Cleared,
     LoadGraph,
+    MemberList,
     ResultRead,
     Submit,
 )
@@ -319,5 +321,7 @@ class PeerCore:
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+            case AskMembers(mid=mid):
+                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
             case _:
                 assert_never(event.message)
