@@ -37,6 +37,7 @@ from .events import (
 )
 from .executors import Executors
 from .invariants import check_cache, check_uses
+from .leaving import Leaving
 from .lending import Lending
 from .members import Status
 from .messages import (
@@ -67,6 +68,7 @@ from .peermessages import (
     Contact,
     Drop,
     Grant,
+    HandedOver,
     Handover,
     Heartbeat,
     Inquire,
@@ -124,6 +126,7 @@ class PeerCore:
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        self._leaving = Leaving(self._state, self._claims, self._borrowing, self._desk)
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -141,7 +144,7 @@ class PeerCore:
             case LinkDown(peer=peer, refused=refused):
                 self._state.members.link_down(peer, now_ms, refused=refused)
             case LeaveRequested():
-                pass
+                self._leaving.begin()
             case BatchExpected():
                 self._claims.expected(event)
             case BatchFinished():
@@ -166,6 +169,7 @@ class PeerCore:
         # What clients say tells nothing new of others.
         self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
         self._nudges.send()
+        self._leaving.go_on()
         return self._state.out.take()
 
     @property
@@ -177,7 +181,8 @@ class PeerCore:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
         shared = (state.members, state.leases, state.replicas, state.copies)
-        machines = (*shared, self._borrowing, self._nudges, self._desk, self._takeover, self._definitions)
+        lent = (self._borrowing, self._nudges)
+        machines = (*shared, *lent, self._desk, self._takeover, self._leaving, self._definitions)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
@@ -185,7 +190,7 @@ class PeerCore:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
         shared = (state.members, state.copies, state.replicas, state.ledger, state.plans, state.leases, state.blocks)
-        for machine in (*shared, self._executors, self._definitions, self._takeover):
+        for machine in (*shared, self._executors, self._definitions, self._takeover, self._leaving):
             machine.check_invariants()
         for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
             other.check_invariants()
@@ -226,6 +231,7 @@ class PeerCore:
         self._desk.expire()
         self._state.replicas.tick(now_ms)
         self._takeover.expire()
+        self._leaving.expire()
         self._state.copies.expire(now_ms)
 
     def _membership_changed(self) -> None:
@@ -245,6 +251,7 @@ class PeerCore:
                     self._definitions.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
+                    self._leaving.gone(change.peer)
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
                     self._nudges.gone(change.peer)
@@ -280,6 +287,7 @@ class PeerCore:
             SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
             AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
+            HandedOver: lambda sender, message, _: self._leaving.handed_over(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
             Claim: lambda sender, message, _: lending.claim(sender, message),
             Commit: lending.commit,
