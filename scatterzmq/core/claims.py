@@ -67,6 +67,7 @@ class Claims:
         if slot is None:
             return
         self._idle.pop(executor, None)
+        self._touch(slot.loaded)
         _subtract(self._loaded, slot.loaded)
         self._out.report("tally.executor.stop", executor=executor, reason=reason)
         lease = self._leases.of(executor)
@@ -78,6 +79,7 @@ class Claims:
         """Give up executors that ran past their time."""
         for lease in self._leases.expire(self._state.now_ms):
             slot = self._slots.pop(lease.executor)
+            self._touch(slot.loaded)
             _subtract(self._loaded, slot.loaded)
             self._out.work(AbandonExecutor(executor=lease.executor))
             self._out.report("tally.executor.reclaim", executor=lease.executor)
@@ -225,9 +227,11 @@ class Claims:
             slot.busy = False
             self._idle[event.executor] = None
             if event.loaded is not None:
+                self._touch(slot.loaded)
                 _subtract(self._loaded, slot.loaded)
                 slot.loaded = frozenset(event.loaded)
                 self._loaded.update(slot.loaded)
+                self._touch(slot.loaded)
             self._settle(lease, event)
         self._blocks.settle(blocks)
 
@@ -296,6 +300,7 @@ class Claims:
             self._travel.reclaimed(record, failure if crashed else None)
 
     def _end_lease(self, lease: Lease) -> None:
+        self._touch((lease.queue.key,))
         _subtract(self._claimants, (lease.queue.key,))
         _unexpect(lease)
 
@@ -318,6 +323,14 @@ class Claims:
                 self._out.work(RowsCancelled(executor=lease.executor, order=lease.order, rows=rows))
 
     # ---- looking
+
+    def _touch(self, keys: Iterable[QueueKey]) -> None:
+        """What is told of the executors of these nodes is about to change."""
+        for key in sorted(keys):
+            self._plans.touched[key] = None
+
+    def idle_count(self) -> int:
+        return len(self._idle)
 
     def claimants(self, queue: Queue) -> int:
         return self._claimants[queue.key]

@@ -33,8 +33,9 @@ from .events import (
     PeerSeen,
     TimerFired,
 )
+from .gossip import Gossip
 from .invariants import check_cache, check_uses
-from .members import Status
+from .members import Pulse, Status
 from .messages import (
     AskDefinition,
     AskNamespaces,
@@ -52,15 +53,18 @@ from .messages import (
 from .peermessages import (
     AskPlans,
     AskPointers,
+    AskQueues,
     BetweenPeers,
     Contact,
     Drop,
     Handover,
+    Heartbeat,
     Inquire,
     Known,
     PlanKept,
     PlanText,
     Pointers,
+    QueueStates,
     Replicate,
     Replicated,
     Sync,
@@ -100,12 +104,18 @@ class PeerCore:
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        ask_ms = int(settings.timing.ask_s * 1000)
+        self._gossip = Gossip(
+            self._state.members, self._state.plans, self._state.out, self._claims, ask_ms=ask_ms, static=static
+        )
+        self._state.gossip = self._gossip
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
         assert now_ms >= self._state.now_ms, "time went back"
         self._state.now_ms = now_ms
+        self._state.members.awake(now_ms)
         match event:
             case MessageReceived():
                 self._message(event)
@@ -132,7 +142,8 @@ class PeerCore:
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
             case TimerFired():
-                self._state.members.expire(now_ms)
+                self._state.members.expire(now_ms, self._pulse())
+                self._gossip.expire(now_ms)
                 self._claims.expire()
                 self._definitions.expire()
                 self._desk.expire()
@@ -143,13 +154,14 @@ class PeerCore:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        self._gossip.flush(now_ms)
         return self._state.out.take()
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
         shared = (state.members, state.leases, state.replicas, state.copies)
-        machines = (*shared, self._desk, self._takeover, self._definitions)
+        machines = (*shared, self._desk, self._takeover, self._definitions, self._gossip)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
@@ -168,6 +180,7 @@ class PeerCore:
             self._claims,
             self._desk,
             self._definitions,
+            self._gossip,
         ):
             machine.check_invariants()
         check_uses(state, self._desk.waiting_blocks())
@@ -192,11 +205,14 @@ class PeerCore:
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
+                    self._gossip.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
                     self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
 
@@ -211,10 +227,22 @@ class PeerCore:
                 word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
 
+    def _pulse(self) -> Pulse:
+        """What this peer's heartbeats say of it."""
+        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
+
+    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
+        self._gossip.heard(sender, message, self._state.now_ms)
+        self._definitions.heard(sender, message.pointers)
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover = self._state, self._definitions, self._takeover
+        gossip = self._gossip
         return {
+            Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
+            QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
+            AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),

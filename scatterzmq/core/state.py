@@ -1,12 +1,13 @@
 """What the machines of one core share: who it is, what time it is, and what it holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..ids import PeerId
 from ..settings import Settings
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
+from .hints import Hints, NoHints
 from .leases import Leases
 from .ledger import Ledger
 from .members import Members
@@ -18,7 +19,10 @@ from .replicas import Replicas
 
 @dataclass(slots=True, eq=False)
 class State:
-    """now_ms: time of the event that is being handled. cache: None when caching is switched off."""
+    """now_ms: time of the event that is being handled. cache: None when caching is switched off.
+
+    gossip: what is believed of other peers' queues.
+    """
 
     me: PeerId
     epoch_n: int
@@ -32,6 +36,7 @@ class State:
     plans: Plans
     leases: Leases
     cache: Cache | None
+    gossip: Hints = field(default_factory=NoHints)
     now_ms: int = 0
 
     @classmethod
