@@ -54,6 +54,7 @@ from .peermessages import (
     AskPlans,
     AskPointers,
     AskQueues,
+    AskSync,
     BetweenPeers,
     Contact,
     Drop,
@@ -69,6 +70,7 @@ from .peermessages import (
     Replicated,
     Sync,
     SyncBetter,
+    SyncDigest,
 )
 from .state import State
 from .status import stats
@@ -157,6 +159,11 @@ class PeerCore:
         self._gossip.flush(now_ms)
         return self._state.out.take()
 
+    @property
+    def state(self) -> State:
+        """What the machines share: for tests and simulations to look at."""
+        return self._state
+
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
@@ -189,6 +196,8 @@ class PeerCore:
             check_cache(state.cache, state.ledger)
 
     def _work_off(self) -> None:
+        self._state.replicas.repair(self._state.now_ms)
+        self._takeover.plan_comparison()
         while True:
             self._takeover.take_lost()
             ended = self._travel.run()
@@ -201,12 +210,16 @@ class PeerCore:
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
+        if self._state.members.take_pause_ms():
+            self._takeover.compare()  # whoever held us to be dead has taken over
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
                     self._gossip.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
+                    if change.heal:
+                        self._takeover.healed(change.peer)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
                     self._gossip.gone(change.peer)
@@ -254,6 +267,8 @@ class PeerCore:
             Known: lambda sender, message, _: takeover.known(sender, message),
             Sync: lambda sender, message, _: takeover.synced(sender, message),
             SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
+            AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
         }
