@@ -136,6 +136,10 @@ class Claims:
 
     # ---- looking
 
+    def idle_count(self) -> int:
+        """Executors of this peer that have nothing to do."""
+        return len(self._executors.idle)
+
     def claimants(self, queue: Queue) -> int:
         """Executors that have tasks of a queue, here and at other peers."""
         return self._batches.claimants[queue.key]

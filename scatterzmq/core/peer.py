@@ -36,10 +36,11 @@ from .events import (
     TimerFired,
 )
 from .executors import Executors
+from .gossip import Gossip
 from .invariants import check_cache, check_uses
 from .leaving import Leaving
 from .lending import Lending
-from .members import Status
+from .members import Pulse, Status
 from .messages import (
     AskDefinition,
     AskMembers,
@@ -60,6 +61,7 @@ from .nudges import Nudges
 from .peermessages import (
     AskPlans,
     AskPointers,
+    AskQueues,
     AskSync,
     BetweenPeers,
     Claim,
@@ -77,6 +79,7 @@ from .peermessages import (
     PlanKept,
     PlanText,
     Pointers,
+    QueueStates,
     Renew,
     Renewed,
     Replicate,
@@ -117,7 +120,7 @@ class PeerCore:
             me = Contact(id=me, incarnation=1, address="")
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
-        self._executors = Executors(self._state.out, node_strategy)
+        self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
         self._claims = Claims(self._state, self._executors, self._batches)
         self._nudges = Nudges(self._state)
@@ -127,6 +130,11 @@ class PeerCore:
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
         self._leaving = Leaving(self._state, self._claims, self._borrowing, self._desk)
+        ask_ms = int(settings.timing.ask_s * 1000)
+        self._gossip = Gossip(
+            self._state.members, self._state.plans, self._state.out, self._claims, ask_ms=ask_ms, static=static
+        )
+        self._state.gossip = self._gossip
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -170,6 +178,7 @@ class PeerCore:
         self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
         self._nudges.send()
         self._leaving.go_on()
+        self._gossip.flush(now_ms)
         return self._state.out.take()
 
     @property
@@ -182,7 +191,7 @@ class PeerCore:
         state = self._state
         shared = (state.members, state.leases, state.replicas, state.copies)
         lent = (self._borrowing, self._nudges)
-        machines = (*shared, *lent, self._desk, self._takeover, self._leaving, self._definitions)
+        machines = (*shared, *lent, self._desk, self._takeover, self._leaving, self._definitions, self._gossip)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
@@ -190,7 +199,7 @@ class PeerCore:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
         shared = (state.members, state.copies, state.replicas, state.ledger, state.plans, state.leases, state.blocks)
-        for machine in (*shared, self._executors, self._definitions, self._takeover, self._leaving):
+        for machine in (*shared, self._executors, self._definitions, self._takeover, self._leaving, self._gossip):
             machine.check_invariants()
         for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
             other.check_invariants()
@@ -219,7 +228,8 @@ class PeerCore:
 
     def _expire(self) -> None:
         now_ms = self._state.now_ms
-        self._state.members.expire(now_ms)
+        self._state.members.expire(now_ms, self._pulse())
+        self._gossip.expire(now_ms)
         for lease in self._state.leases.expire(now_ms):
             if lease.holder is None:
                 self._claims.expired(lease)
@@ -242,13 +252,16 @@ class PeerCore:
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
+                    self._gossip.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
                     if change.heal:
                         self._takeover.healed(change.peer)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
                     self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
                     self._leaving.gone(change.peer)
@@ -267,12 +280,23 @@ class PeerCore:
                 word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
 
+    def _pulse(self) -> Pulse:
+        """What this peer's heartbeats say of it."""
+        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
+
+    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
+        self._gossip.heard(sender, message, self._state.now_ms)
+        self._definitions.heard(sender, message.pointers)
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover = self._state, self._definitions, self._takeover
         lending, borrowing = self._lending, self._borrowing
+        gossip = self._gossip
         return {
-            Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
+            Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
+            QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
+            AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),

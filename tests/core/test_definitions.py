@@ -77,18 +77,21 @@ def set_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
     """A peer thinks differently of another from now on."""
     members = mesh.peers[at].core._state.members
     peer = mesh.peers[of].me
-    members._here[peer].status = status
-    definitions = mesh.peers[at].core._definitions
-    (definitions.alive if status is Status.ALIVE else definitions.gone)(peer)
+    members._here[peer].misses_us = status is not Status.ALIVE
+    members._settle(members._here[peer], mesh.now_ms)
+    assert members.status(peer) is status
     mesh.peers[at].tell(TimerFired())
 
 
 def load_apart(mesh: Mesh, at: int, plan: Plan) -> None:
     """Load at one of two peers, of which the other hears nothing."""
-    members = mesh.peers[at].core._state.members._members[mesh.peers[1 - at].me]
-    members.status = Status.SUSPECT
+    peer = mesh.peers[at]
+    other = peer.core._state.members._here[mesh.peers[1 - at].me]
+    peer.checking = False
+    other.status = Status.SUSPECT
     load(mesh, at, plan)
-    members.status = Status.ALIVE
+    other.status = Status.ALIVE
+    peer.checking = True
 
 
 # ---- loading
