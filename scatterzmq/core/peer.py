@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
+from .cacheowners import decline
 from .claims import Claims
 from .definitions import Definitions
 from .desk import Desk
@@ -33,8 +34,8 @@ from .events import (
     PeerSeen,
     TimerFired,
 )
-from .invariants import check_cache, check_uses
-from .members import Status
+from .invariants import check_uses
+from .members import Pulse, Status
 from .messages import (
     AskDefinition,
     AskNamespaces,
@@ -50,10 +51,16 @@ from .messages import (
     Submit,
 )
 from .peermessages import (
+    KEPT_BESIDE,
     AskPlans,
     AskPointers,
     AskSync,
     BetweenPeers,
+    CacheAbort,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
     Contact,
     Drop,
     Handover,
@@ -136,8 +143,9 @@ class PeerCore:
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
             case TimerFired():
-                self._state.members.expire(now_ms)
+                self._state.members.expire(now_ms, Pulse(pointers=self._definitions.digest))
                 self._claims.expire()
+                self._travel.expire()
                 self._definitions.expire()
                 self._desk.expire()
                 self._state.replicas.tick(now_ms)
@@ -147,6 +155,7 @@ class PeerCore:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        self._travel.flush()
         return self._state.out.take()
 
     @property
@@ -158,7 +167,7 @@ class PeerCore:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
         shared = (state.members, state.leases, state.replicas, state.copies)
-        machines = (*shared, self._desk, self._takeover, self._definitions)
+        machines = (*shared, self._desk, self._takeover, self._definitions, self._travel)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
@@ -182,7 +191,8 @@ class PeerCore:
         check_uses(state, self._desk.waiting_blocks())
         if state.cache is not None:
             state.cache.check_invariants()
-            check_cache(state.cache, state.ledger)
+        if self._travel.owners is not None:
+            self._travel.owners.check_invariants(state.ledger)
 
     def _work_off(self) -> None:
         self._state.replicas.repair(self._state.now_ms)
@@ -201,7 +211,9 @@ class PeerCore:
         """Tell the other machines who came and who is gone."""
         if self._state.members.take_pause_ms():
             self._takeover.compare()  # whoever held us to be dead has taken over
-        for change in self._state.members.take_changes():
+        dead: list[PeerId] = []
+        changes = self._state.members.take_changes()
+        for change in changes:
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
@@ -211,14 +223,20 @@ class PeerCore:
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
+                    dead.append(change.peer)
                     self._definitions.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
+        owners = self._travel.owners
+        if changes and owners is not None:
+            owners.members_changed()
+            for peer in dead:
+                owners.gone(peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, KEPT_BESIDE))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
             word = self._words.get(type(message))
@@ -228,8 +246,20 @@ class PeerCore:
 
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
-        state, definitions, takeover = self._state, self._definitions, self._takeover
+        state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
+        cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
+        if owners is None:
+            cache = {CacheAsk: lambda sender, message, _: decline(state.members, sender, message)}
+        else:
+            cache = {
+                CacheAsk: lambda sender, message, _: owners.asked(sender, message),
+                CacheTell: owners.told,
+                CachePut: lambda _, message, blocks: owners.came(message, blocks),
+                CacheAbort: lambda sender, message, _: owners.aborted(sender, message),
+                CacheRenew: lambda sender, message, _: owners.renewed(sender, message),
+            }
         return {
+            **cache,
             Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
@@ -271,7 +301,7 @@ class PeerCore:
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
-                counters = self._travel.counters | self._claims.counters | self._desk.counters
+                counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case _:
                 assert_never(event.message)
