@@ -16,6 +16,7 @@ from ..settings import Settings
 from .actions import Action
 from .batches import Batches
 from .borrowing import Borrowing
+from .cacheowners import decline
 from .claims import Claims
 from .definitions import Definitions
 from .desk import Desk
@@ -37,7 +38,7 @@ from .events import (
 )
 from .executors import Executors
 from .gossip import Gossip
-from .invariants import check_cache, check_uses
+from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
 from .members import Pulse, Status
@@ -59,11 +60,17 @@ from .messages import (
 )
 from .nudges import Nudges
 from .peermessages import (
+    KEPT_BESIDE,
     AskPlans,
     AskPointers,
     AskQueues,
     AskSync,
     BetweenPeers,
+    CacheAbort,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
     Claim,
     Commit,
     Committed,
@@ -135,6 +142,20 @@ class PeerCore:
             self._state.members, self._state.plans, self._state.out, self._claims, ask_ms=ask_ms, static=static
         )
         self._state.gossip = self._gossip
+        self._timed = (
+            self._state.members,
+            self._state.leases,
+            self._state.replicas,
+            self._state.copies,
+            self._borrowing,
+            self._nudges,
+            self._desk,
+            self._takeover,
+            self._leaving,
+            self._definitions,
+            self._gossip,
+            self._travel,
+        )
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -174,6 +195,7 @@ class PeerCore:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        self._travel.flush()
         # What clients say tells nothing new of others.
         self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
         self._nudges.send()
@@ -188,11 +210,7 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        state = self._state
-        shared = (state.members, state.leases, state.replicas, state.copies)
-        lent = (self._borrowing, self._nudges)
-        machines = (*shared, *lent, self._desk, self._takeover, self._leaving, self._definitions, self._gossip)
-        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
+        times = [time for machine in self._timed if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
@@ -206,7 +224,8 @@ class PeerCore:
         check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
         if state.cache is not None:
             state.cache.check_invariants()
-            check_cache(state.cache, state.ledger)
+        if self._travel.owners is not None:
+            self._travel.owners.check_invariants(state.ledger)
 
     def _work_off(self) -> None:
         self._state.replicas.repair(self._state.now_ms)
@@ -237,6 +256,7 @@ class PeerCore:
                 self._lending.expired(lease)
         self._borrowing.expire()
         self._nudges.expire()
+        self._travel.expire()
         self._definitions.expire()
         self._desk.expire()
         self._state.replicas.tick(now_ms)
@@ -248,7 +268,9 @@ class PeerCore:
         """Tell the other machines who came and who is gone."""
         if self._state.members.take_pause_ms():
             self._takeover.compare()  # whoever held us to be dead has taken over
-        for change in self._state.members.take_changes():
+        dead: list[PeerId] = []
+        changes = self._state.members.take_changes()
+        for change in changes:
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
@@ -260,6 +282,7 @@ class PeerCore:
                     self._definitions.gone(change.peer)
                     self._gossip.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
+                    dead.append(change.peer)
                     self._definitions.gone(change.peer)
                     self._gossip.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
@@ -268,11 +291,16 @@ class PeerCore:
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
                     self._nudges.gone(change.peer)
+        owners = self._travel.owners
+        if changes and owners is not None:
+            owners.members_changed()
+            for peer in dead:
+                owners.gone(peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, KEPT_BESIDE))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
             word = self._words.get(type(message))
@@ -290,10 +318,21 @@ class PeerCore:
 
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
-        state, definitions, takeover = self._state, self._definitions, self._takeover
-        lending, borrowing = self._lending, self._borrowing
-        gossip = self._gossip
+        state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
+        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
+        if owners is None:
+            cache = {CacheAsk: lambda sender, message, _: decline(state.members, sender, message)}
+        else:
+            cache = {
+                CacheAsk: lambda sender, message, _: owners.asked(sender, message),
+                CacheTell: owners.told,
+                CachePut: lambda _, message, blocks: owners.came(message, blocks),
+                CacheAbort: lambda sender, message, _: owners.aborted(sender, message),
+                CacheRenew: lambda sender, message, _: owners.renewed(sender, message),
+            }
         return {
+            **cache,
             Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
             QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
             AskQueues: lambda sender, message, _: gossip.tell_all(sender),
@@ -350,7 +389,7 @@ class PeerCore:
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
-                counters = self._travel.counters | self._claims.counters | self._desk.counters
+                counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
                 counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case AskMembers(mid=mid):

@@ -32,7 +32,7 @@ from scatterzmq.core.events import (
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
-from scatterzmq.core.peermessages import BetweenPeers, Commit, Contact, Replicate
+from scatterzmq.core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact
 from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
@@ -157,7 +157,7 @@ class Peer(World):
         envelope = open_envelope(packet.frames, LIMITS)
         assert isinstance(envelope.src, PeerId)
         message, columns = decode(packet.frames, LIMITS)
-        kept = isinstance(message, Replicate)
+        kept = isinstance(message, KEPT_BESIDE)
         blocks = {name: self.store(message, name, column, kept=kept) for name, column in columns.items()}
         self.tell(
             PeerReceived(
