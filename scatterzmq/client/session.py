@@ -22,6 +22,7 @@ from ..core.messages import (
     Cancel,
     Clear,
     Final,
+    Moved,
     NamespaceInfo,
     Namespaces,
     Refused,
@@ -314,6 +315,8 @@ class Session:
                 wakes = self._accepted(message)
             elif isinstance(message, Refused):
                 wakes = self._refused(message)
+            elif isinstance(message, Moved):
+                wakes = []  # whoever carries the messages has asked there already
             else:
                 with self._lock:
                     box = self._replies.pop(message.mid, None)

@@ -1,6 +1,6 @@
 """The desk: what clients ask for, and what they are told.
 
-Purpose   Submissions, waiting, reading, clearing, cancelling, definitions, questions.
+Purpose   Submissions, waiting, reading, clearing, cancelling, questions.
 Rules     1. The same id with the same content is the same task, from whichever client; other content is a conflict
              and leaves the first task alone.
           2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
@@ -10,38 +10,33 @@ Rules     1. The same id with the same content is the same task, from whichever 
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 from ..errors import ErrorCode
 from ..graph.formats import Format
-from ..ids import ClientId, TaskId
-from .actions import CheckGraph
+from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
-from .events import GraphChecked
+from .copies import Copy, info
 from .ledger import RECORD_NBYTES, Record
 from .messages import (
     Accepted,
-    AskDefinition,
-    AskNamespaces,
     AskTasks,
-    Definition,
     Final,
-    GraphLoaded,
-    GraphRefused,
-    LoadGraph,
-    Namespaces,
+    Moved,
     Refused,
     Submit,
     TaskReport,
     TaskReports,
     TaskStatus,
 )
-from .plans import describe
+from .peermessages import CopyKind, SyncBetter
 from .state import State
 from .travel import Travel
 from .values import Block, Value
+from .versions import Rank, Version
 
 RECORDS_MIN = 1024
 """So many tasks fit into the smallest peer, as far as their inputs do."""
@@ -80,10 +75,10 @@ class Desk:
         self._out = state.out
         self._travel = travel
         self._claims = claims
-        self._seq = 0
-        self._requests = 0
+        self._members = state.members
+        self._copies = state.copies
+        self._replicas = state.replicas
         self._waiting: deque[_Waiting] = deque()
-        self._checks: dict[int, tuple[ClientId, LoadGraph]] = {}
         # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
         # first when those before it have been taken out.
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
@@ -129,8 +124,8 @@ class Desk:
     def _fitting(self, entry: _Waiting) -> int:
         """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
         bytes_max = self._state.settings.store.record_bytes
-        room_nbytes = bytes_max - self._ledger.kept_nbytes
-        room = max(bytes_max // RECORD_NBYTES, RECORDS_MIN) - len(self._ledger)
+        room_nbytes = bytes_max - self._ledger.kept_nbytes - self._copies.nbytes
+        room = max(bytes_max // RECORD_NBYTES, RECORDS_MIN) - len(self._ledger) - len(self._copies)
         rows = len(entry.message.ids)
         if entry.nbytes <= room_nbytes and rows - entry.start <= room:
             return rows
@@ -143,10 +138,11 @@ class Desk:
         return rows
 
     def _full(self, nbytes: int) -> str:
+        taken = self._ledger.kept_nbytes + self._copies.nbytes
         return (
-            f"no room for {nbytes} bytes of input: {self._ledger.kept_nbytes} of "
-            f"{self._state.settings.store.record_bytes} bytes (store.record_bytes) are taken by inputs and results of "
-            f"{len(self._ledger)} tasks, each with some memory of its own; clear finished tasks or raise the setting"
+            f"no room for {nbytes} bytes of input: {taken} of {self._state.settings.store.record_bytes} bytes "
+            f"(store.record_bytes) are taken by inputs and results of {len(self._ledger) + len(self._copies)} tasks, "
+            "each with some memory of its own; clear finished tasks or raise the setting"
         )
 
     def _accept(self, entry: _Waiting, stop: int) -> None:
@@ -161,6 +157,12 @@ class Desk:
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
+        settings = self._state.settings.cluster
+        rset = self._replicas.choose()
+        if len(rset) < settings.min_replicas:
+            few = f"{len(rset)} of {settings.min_replicas} peers (cluster.min_replicas) are there to keep copies"
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
+            return
         conflicts: list[TaskId] = []
         attached: list[TaskId] = []
         created: list[Record] = []
@@ -169,41 +171,53 @@ class Desk:
             task, digest = message.ids[row], message.submit_digests[row]
             nbytes = entry.row_nbytes(row)
             entry.nbytes -= nbytes
-            known = self._ledger.record(task)
+            known = self._ledger.record(task) or self._copies.copy(task)
             if known is not None:
                 (attached if known.submit_digest == digest else conflicts).append(task)
                 continue
-            self._seq += 1
+            if self._copies.is_dead(task, message.nonce):
+                attached.append(task)  # a repeated submission comes after its own deletion
+                continue
             record = Record(
                 id=task,
                 plan=plan,
-                seq=self._seq,
+                seq=self._ledger.next_seq(),
                 nonce=message.nonce,
                 submit_digest=digest,
                 input={name: (block, row) for name, block in columns},
                 clients=(entry.sender,),
                 accepted_ms=self._state.now_ms,
                 caching=message.cache,
-                rset=(self._state.me,),
-                epoch_n=self._state.epoch_n,
+                rset=rset,
+                epoch_n=1,
                 kept_nbytes=nbytes,
             )
             for value in record.input.values():
                 self._blocks.hold(value)
             self._ledger.add(record)
+            self._replicas.enroll(record)
             self._plans.enter(plan)
             created.append(record)
         entry.start = stop
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
-        accepted = tuple(attached) + tuple([record.id for record in created])
-        if accepted:
-            self.counters["accepted"] += len(created)
-            self._attached[entry.sender] += len(created)
-            self._out.send(entry.sender, Accepted(mid=message.mid, ids=accepted, copies=1, durable=False))
+        self._attached[entry.sender] += len(created)
+        self.counters["accepted"] += len(created)
+        then = partial(self._accepted, entry.sender, message.mid, tuple(attached), tuple(created))
+        self._replicas.write(CopyKind.ACCEPT, created, self._state.now_ms, then)
         for record in created:
             self._travel.begin(record)
         self.attach(entry.sender, attached)
+
+    def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
+        """The copies are there: the client may rely on it."""
+        by_rset: dict[tuple[PeerId, ...], list[TaskId]] = {}
+        for record in created:
+            by_rset.setdefault(record.rset, []).append(record.id)
+        if attached:
+            by_rset.setdefault((self._state.me,), []).extend(attached)
+        for rset, ids in by_rset.items():
+            self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=False, rset=rset))
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -226,8 +240,9 @@ class Desk:
         for task in ids:
             record = self._ledger.record(task)
             if record is None:
-                unknown.append(task)
-            elif record.phase.ended:
+                if not self._attach_to_copy(client, task):
+                    unknown.append(task)
+            elif record.shown:
                 ended.append(record)
             elif client not in record.clients:
                 record.clients = (*record.clients, client)
@@ -236,29 +251,83 @@ class Desk:
         if unknown:
             self._out.send(client, _unknown(unknown))
 
+    def _attach_to_copy(self, client: ClientId, task: TaskId) -> bool:
+        """Tell a client of a task that another peer owns. False if there is no copy of it."""
+        copy = self._copies.copy(task)
+        if copy is None:
+            return False
+        if copy.status is None:
+            self._copies.attach(task, client)
+            self.moved((client,), task, copy.owner)
+        else:
+            self._out.send(client, *_final_of_copy(copy))
+        return True
+
+    def unknown(self, clients: Iterable[ClientId], task: TaskId) -> None:
+        """Tell clients that a task is not known any more."""
+        for client in clients:
+            self._out.send(client, _unknown([task]))
+
+    def moved(self, clients: Iterable[ClientId], task: TaskId, owner: PeerId) -> None:
+        """Tell clients who owns a task."""
+        for client in clients:
+            self._out.send(client, Moved(ids=(task,), owners=(owner,)))
+
+    def adopted(self, record: Record) -> None:
+        """A record has come from an owner that is gone."""
+        for client in record.clients:
+            self._attached[client] += 1
+        if record.phase.ended:
+            self._expiring[record.id] = self._state.now_ms + int(self._settings.result_ttl_s * 1000)
+
+    def release(self, record: Record) -> None:
+        """Let go of a record without telling anybody. It must not be in a queue, nor hold a token."""
+        for client in record.clients:
+            self._detach(client, 1)
+        self._expiring.pop(record.id, None)
+        self._replicas.dismiss(record)
+        self._travel.forget(record)
+
     def read(self, ids: Iterable[TaskId]) -> None:
         for task in ids:
             record = self._ledger.record(task)
             if record is not None:
                 self._ledger.mark_read(record)
 
-    def clear(self, ids: Iterable[TaskId]) -> None:
-        """Forget tasks, wherever they are in their lives."""
+    def clear(self, ids: Iterable[TaskId], then: Callable[[], None]) -> None:
+        """Forget tasks, wherever they are in their lives; `then` is called when the copies have, too."""
+        ids = tuple(dict.fromkeys(ids))
         records = self._known(ids)
         self._claims.revoke(records)
         told: dict[ClientId, list[TaskId]] = {}
         for record in records:
             for client in record.clients:
-                told.setdefault(client, []).append(record.id)
-            if record.phase.ended:
-                del self._expiring[record.id]
-            else:
+                if client not in self._left:
+                    told.setdefault(client, []).append(record.id)
+            if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id)
-            self._travel.forget(record)
+            self.release(record)
+            if len(record.rset) > 1:
+                version = Version(Rank.DELETED, record.epoch_n, self._state.me, record.change + 1)
+                self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
+        self._clear_copies(ids)
+        self._replicas.write(CopyKind.DELETE, records, self._state.now_ms, partial(self._cleared, told, then))
+
+    def _cleared(self, told: Mapping[ClientId, list[TaskId]], then: Callable[[], None]) -> None:
         for client, tasks in told.items():
-            if client not in self._left:
-                self._out.send(client, _unknown(tasks))
-            self._detach(client, len(tasks))
+            self._out.send(client, _unknown(tasks))
+        then()
+
+    def _clear_copies(self, ids: Iterable[TaskId]) -> None:
+        """Tasks of other owners: deleted here, and wherever this is heard of."""
+        for task in ids:
+            copy = self._copies.copy(task)
+            if copy is not None:
+                version = Version(Rank.DELETED, copy.version.n + 1, self._state.me, 0)
+                self._copies.bury(task, copy.nonce, version, self._state.now_ms)
+                self.unknown(copy.clients, task)
+                for peer in copy.rset:
+                    self._members.tell(peer, SyncBetter(versions=(info(task, version),)))
 
     def cancel(self, ids: Iterable[TaskId]) -> None:
         """End tasks that have not ended."""
@@ -281,10 +350,18 @@ class Desk:
 
     def ended(self, records: list[Record]) -> None:
         """Tell everybody who attached how tasks ended."""
-        by_client: dict[ClientId, list[Record]] = {}
         expires_ms = self._state.now_ms + int(self._settings.result_ttl_s * 1000)
         for record in records:
             self._expiring[record.id] = expires_ms
+        self._replicas.write(CopyKind.FINAL, records, self._state.now_ms, partial(self._show, records))
+
+    def _show(self, records: Iterable[Record]) -> None:
+        """Tell everybody who attached how tasks ended: the copies know it, too."""
+        by_client: dict[ClientId, list[Record]] = {}
+        for record in records:
+            if self._ledger.record(record.id) is not record:
+                continue  # cleared or handed off meanwhile
+            record.shown = True
             for client in record.clients:
                 by_client.setdefault(client, []).append(record)
         self._tell(by_client)
@@ -302,7 +379,7 @@ class Desk:
     def expire(self) -> None:
         """Forget results whose time is over."""
         now_ms = self._state.now_ms
-        self.clear(list(takewhile(lambda task: self._expiring[task] <= now_ms, self._expiring)))
+        self.clear(list(takewhile(lambda task: self._expiring[task] <= now_ms, self._expiring)), _nothing)
 
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""
@@ -317,29 +394,6 @@ class Desk:
         if client in self._attached:
             self._left.add(client)
 
-    # ---- definitions
-
-    def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
-        """Have a definition checked; the answer comes with `checked`."""
-        self._requests += 1
-        self._checks[self._requests] = (sender, message)
-        self._out.work(CheckGraph(request=self._requests, definition=message.definition))
-
-    def checked(self, event: GraphChecked) -> None:
-        """A definition has been checked: install it, or say what is wrong."""
-        sender, message = self._checks.pop(event.request)
-        plan = event.plan
-        problems = event.problems
-        if plan is not None and not message.replace:
-            current = self._plans.current(plan.ns)
-            if current is not None and current.digest != plan.digest:
-                problems = (_REDEFINED.format(ns=plan.ns),)
-        if plan is None or problems:
-            self._out.send(sender, GraphRefused(mid=message.mid, problems=problems, warnings=event.warnings))
-            return
-        self._plans.install(plan)
-        self._out.send(sender, GraphLoaded(mid=message.mid, info=describe(plan), warnings=event.warnings))
-
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
@@ -349,7 +403,14 @@ class Desk:
     def _report(self, task: TaskId) -> TaskReport:
         record = self._ledger.record(task)
         if record is None:
-            return TaskReport(id=task, status=TaskStatus.UNKNOWN)
+            copy = self._copies.copy(task)
+            if copy is None:
+                return TaskReport(id=task, status=TaskStatus.UNKNOWN)
+            status = TaskStatus.WAIT if copy.status is None else copy.status
+            retries = copy.errors + copy.restarts
+            return TaskReport(
+                id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms
+            )
         return TaskReport(
             id=task,
             status=record.status,
@@ -361,33 +422,22 @@ class Desk:
             story=record.told(),
         )
 
-    def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
-        infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
-        self._out.send(sender, Namespaces(mid=message.mid, infos=infos))
-
-    def definition(self, sender: ClientId, message: AskDefinition) -> None:
-        plan = self._plans.current(message.ns)
-        self._out.send(sender, Definition(mid=message.mid, definition=None if plan is None else plan.definition))
-
     def waiting_blocks(self) -> list[Block]:
         """Blocks of submissions that are not accepted yet, for checks."""
         return [block for entry in self._waiting for block in entry.blocks.values()]
 
     def check_invariants(self) -> None:
-        assert self._seq >= len(self._ledger)
         assert self._expiring.keys() == {record.id for record in self._ledger if record.phase.ended}
         assert list(self._expiring.values()) == sorted(self._expiring.values())
         assert self._attached == Counter(client for record in self._ledger for client in record.clients)
         assert self._left <= self._attached.keys()
 
 
+def _nothing() -> None:
+    """Nobody waits for this."""
+
+
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
-
-
-_REDEFINED = (
-    "{ns}: this namespace is loaded with another definition; give the new one another 'ns', or load it with "
-    "replace=True (tasks under way finish on the old one)"
-)
 
 
 def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
@@ -424,6 +474,21 @@ def _unknown(tasks: list[TaskId]) -> Final:
     )
 
 
+def _final_of_copy(copy: Copy) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+    """How a task of another owner ended, from the copy."""
+    assert copy.status is not None
+    final = Final(
+        ids=(copy.id,),
+        ns=copy.ns,
+        statuses=(copy.status,),
+        errors=(copy.last_error,),
+        retries=(copy.errors + copy.restarts,),
+        durations_ms=(copy.duration_ms,),
+        copies=len(copy.rset),
+    )
+    return final, {name: (value,) for name, value in copy.values.items()}
+
+
 def _final(records: list[Record], now_ms: int) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How these tasks of one plan ended, and the rows of their results."""
     results = [record.result for record in records if record.result is not None]
@@ -435,5 +500,6 @@ def _final(records: list[Record], now_ms: int) -> tuple[Final, dict[str, tuple[V
         errors=tuple([record.error for record in records]),
         retries=tuple([record.retries for record in records]),
         durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
+        copies=len(records[0].rset),
     )
     return final, {name: tuple([result[name] for result in results]) for name in names}

@@ -18,6 +18,8 @@ def check_uses(state: State, waiting: Iterable[Block]) -> None:
     found: Counter[BlockId] = Counter(block.id for block in waiting)
     for record in state.ledger:
         found.update(block.id for block, _ in _values(record))
+    found.update(block.id for block, _ in state.copies.values_held())
+    found.update(block.id for block, _ in state.replicas.values_held())
     if state.cache is not None:
         found.update(block.id for block, _ in state.cache.values_held())
     assert dict(found) == state.blocks.uses()

@@ -122,6 +122,8 @@ class Record:
     stack: running graphs, innermost last. node: where it waits or runs.
     node_key: cache key of that step, if it leads it.
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
+    rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
+    shown: it has ended and everybody may know, because the copies do.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
 
@@ -154,6 +156,8 @@ class Record:
     result: dict[str, Value] | None = None
     ended_ms: int = 0
     read: bool = False
+    change: int = 0
+    shown: bool = False
     story: tuple[tuple[int, str, str], ...] = ()
 
     @property
@@ -165,6 +169,8 @@ class Record:
     def status(self) -> TaskStatus:
         if self.phase is Phase.READY and self.read:
             return TaskStatus.DONE
+        if not self.shown and self.phase in _ENDED:
+            return TaskStatus.BUSY
         return _STATUS[self.phase]
 
     @property
@@ -205,6 +211,7 @@ class Ledger:
         self._records: dict[TaskId, Record] = {}
         self._counts: Counter[Phase] = Counter()
         self._read = 0
+        self._seq = 0
         self.kept_nbytes = 0
 
     def __len__(self) -> int:
@@ -216,6 +223,11 @@ class Ledger:
     def record(self, task: TaskId) -> Record | None:
         """The record, or None if there is no such task (any more)."""
         return self._records.get(task)
+
+    def next_seq(self) -> int:
+        """The age of the next record."""
+        self._seq += 1
+        return self._seq
 
     def add(self, record: Record) -> None:
         assert record.id not in self._records

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..graph.formats import Format
-from ..ids import ExecutorId, TaskId
+from ..ids import ExecutorId, PeerId, TaskId
 
 
 class TaskStatus(StrEnum):
@@ -171,12 +171,16 @@ class GraphRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping."""
+    """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping.
+
+    rset: these peers, the owner first.
+    """
 
     mid: int
     ids: tuple[TaskId, ...]
     copies: int
     durable: bool
+    rset: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +212,14 @@ class Final:
     durations_ms: tuple[int, ...]
     copies: int = 1
     durable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """These tasks are owned by another peer (now): ask there how they end. Entry i is about ids[i]."""
+
+    ids: tuple[TaskId, ...]
+    owners: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +317,7 @@ ToClient: TypeAlias = (
     | Accepted
     | Refused
     | Final
+    | Moved
     | Cleared
     | Cancelled
     | TaskReports

@@ -7,7 +7,9 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, assert_never
 
 from ..ids import PeerId
 from ..settings import Settings
@@ -15,6 +17,7 @@ from .actions import Action
 from .batches import Batches
 from .borrowing import Borrowing
 from .claims import Claims
+from .definitions import Definitions
 from .desk import Desk
 from .events import (
     BatchExpected,
@@ -52,21 +55,40 @@ from .messages import (
 )
 from .nudges import Nudges
 from .peermessages import (
+    AskPlans,
+    AskPointers,
+    AskSync,
+    BetweenPeers,
     Claim,
     Commit,
     Committed,
     Contact,
+    Drop,
     Grant,
+    Handover,
+    Heartbeat,
+    Inquire,
+    Known,
     Nudge,
+    PlanKept,
+    PlanText,
+    Pointers,
     Renew,
     Renewed,
+    Replicate,
+    Replicated,
     RowsRevoked,
     Surrender,
+    Sync,
+    SyncBetter,
+    SyncDigest,
 )
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
+from .takeover import Takeover
 from .travel import Travel
+from .values import Block
 
 
 class PeerCore:
@@ -97,12 +119,16 @@ class PeerCore:
         self._nudges = Nudges(self._state)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
         self._borrowing = Borrowing(self._state, self._executors, self._claims)
+        self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
+        self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
         assert now_ms >= self._state.now_ms, "time went back"
         self._state.now_ms = now_ms
+        self._state.members.awake(now_ms)
         match event:
             case MessageReceived():
                 self._message(event)
@@ -119,7 +145,7 @@ class PeerCore:
             case BatchFinished():
                 self._finished(event)
             case GraphChecked():
-                self._desk.checked(event)
+                self._definitions.checked(event)
             case ExecutorStarted():
                 self._executors.started(event.executor)
             case ExecutorLost():
@@ -140,32 +166,51 @@ class PeerCore:
         self._nudges.send()
         return self._state.out.take()
 
+    @property
+    def state(self) -> State:
+        """What the machines share: for tests and simulations to look at."""
+        return self._state
+
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        machines = (
-            self._state.leases,
-            self._desk,
-            self._state.members,
-            self._borrowing,
-            self._nudges,
-        )
-        times = [machine.deadline_ms() for machine in machines]
-        return min([time for time in times if time is not None], default=None)
+        state = self._state
+        shared = (state.members, state.leases, state.replicas, state.copies)
+        others = (self._borrowing, self._nudges)
+        machines = (*shared, *others, self._desk, self._takeover, self._definitions)
+        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
+        return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (state.members, state.ledger, state.plans, state.leases, state.blocks, self._executors):
+        for machine in (
+            state.members,
+            state.copies,
+            state.replicas,
+            self._takeover,
+            state.ledger,
+            state.plans,
+            state.leases,
+            state.blocks,
+            self._executors,
+            self._batches,
+            self._claims,
+            self._lending,
+            self._borrowing,
+            self._desk,
+            self._definitions,
+        ):
             machine.check_invariants()
-        for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
-            other.check_invariants()
         check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
         if state.cache is not None:
             state.cache.check_invariants()
             check_cache(state.cache, state.ledger)
 
     def _work_off(self) -> None:
+        self._state.replicas.repair(self._state.now_ms)
+        self._takeover.plan_comparison()
         while True:
+            self._takeover.take_lost()
             ended = self._travel.run()
             if ended:
                 self._desk.ended(ended)
@@ -189,54 +234,75 @@ class PeerCore:
                 self._lending.expired(lease)
         self._borrowing.expire()
         self._nudges.expire()
+        self._definitions.expire()
         self._desk.expire()
+        self._state.replicas.tick(now_ms)
+        self._takeover.expire()
+        self._state.copies.expire(now_ms)
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
+        if self._state.members.take_pause_ms():
+            self._takeover.compare()  # whoever held us to be dead has taken over
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
-                    pass
+                    self._definitions.alive(change.peer)
+                    self._state.replicas.joined(self._state.now_ms)
+                    if change.heal:
+                        self._takeover.healed(change.peer)
                 case Status.SUSPECT:
-                    pass
+                    self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
                     self._nudges.gone(change.peer)
+                    self._definitions.gone(change.peer)
+                    self._state.replicas.gone(change.peer, self._state.now_ms)
+                    self._takeover.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=False)
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
-            self._claim_message(event)
+            word = self._words.get(type(message))
+            if word is not None:
+                word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
 
-    def _claim_message(self, event: PeerReceived) -> None:
-        """Words about tasks that one peer has and another works on."""
-        sender = event.sender
-        match event.message:
-            case Claim() as message:
-                self._lending.claim(sender, message)
-            case Commit() as message:
-                self._lending.commit(sender, message, event.blocks)
-            case Renew() as message:
-                self._lending.renew(sender, message)
-            case Surrender() as message:
-                self._lending.surrender(sender, message)
-            case Grant() as message:
-                self._borrowing.granted(sender, event.incarnation, message, event.blocks)
-            case Committed() as message:
-                self._borrowing.committed(sender, message)
-            case Renewed() as message:
-                self._borrowing.renewed(sender, message)
-            case RowsRevoked() as message:
-                self._borrowing.revoked(sender, message)
-            case Nudge() as message:
-                self._borrowing.nudge(sender, message)
-            case _:
-                pass
+    def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
+        """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
+        state, definitions, takeover = self._state, self._definitions, self._takeover
+        lending, borrowing = self._lending, self._borrowing
+        return {
+            Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
+            Pointers: lambda sender, message, _: definitions.pointed(sender, message),
+            AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
+            AskPlans: lambda sender, message, _: definitions.asked(sender, message),
+            PlanText: lambda sender, message, _: definitions.came(sender, message),
+            PlanKept: lambda sender, message, _: definitions.kept(sender, message),
+            Replicate: takeover.replicated,
+            Replicated: lambda sender, message, _: state.replicas.answered(sender, message, state.now_ms),
+            Inquire: lambda sender, message, _: takeover.inquired(sender, message),
+            Known: lambda sender, message, _: takeover.known(sender, message),
+            Sync: lambda sender, message, _: takeover.synced(sender, message),
+            SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
+            AskSync: lambda sender, message, _: takeover.asked(sender),
+            Drop: lambda sender, message, _: takeover.dropped(sender, message),
+            Handover: lambda sender, message, _: takeover.handed_over(sender, message),
+            Claim: lambda sender, message, _: lending.claim(sender, message),
+            Commit: lending.commit,
+            Renew: lambda sender, message, _: lending.renew(sender, message),
+            Surrender: lambda sender, message, _: lending.surrender(sender, message),
+            Grant: borrowing.granted,
+            Committed: lambda sender, message, _: borrowing.committed(sender, message),
+            Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
+            RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
+            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+        }
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -248,19 +314,18 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids)
-                self._state.out.send(sender, Cleared(mid=mid))
+                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
             case LoadGraph() as message:
-                self._desk.load_graph(sender, message)
+                self._definitions.load_graph(sender, message)
             case AskTasks() as message:
                 self._desk.tasks(sender, message)
             case AskNamespaces() as message:
-                self._desk.namespaces(sender, message)
+                self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
-                self._desk.definition(sender, message)
+                self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
                 counters |= self._lending.counters | self._borrowing.counters

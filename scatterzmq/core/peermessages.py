@@ -242,13 +242,12 @@ class VersionInfo:
 class Replicated:
     """A write has been kept, but for the tasks named here.
 
-    stale: tasks of which the sender knows something better; `better` says what. lacking: tasks that a MARK was about
-    and that the sender does not have. durable: it is on disk.
+    better: what the sender knows better. lacking: tasks that a MARK was about and that the sender does not have.
+    durable: it is on disk.
     """
 
     mid: int
     durable: bool = False
-    stale: tuple[TaskId, ...] = ()
     better: tuple[VersionInfo, ...] = ()
     lacking: tuple[TaskId, ...] = ()
 
@@ -287,15 +286,15 @@ class SyncBetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncDigest:
-    """To an owner: how many copies of its tasks the sender holds, and the sum over their versions (8 bytes)."""
+    """From an owner: how many copies of its tasks the receiver should hold, and the sum over their versions."""
 
     count: int
-    digest: bytes
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSync:
-    """The receiver's SyncDigest does not match: say all in Sync."""
+    """The receiver's SyncDigest does not match: say in Sync what should be here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
-"""Plans: the definitions this peer knows, and the queues of the tasks that run on them.
+"""Plans: the definitions this peer has, and the queues of the tasks that run on them.
 
 Rules     1. A namespace names one current plan; tasks run on the plan they were submitted to, to the end.
-          2. A plan that is not current any more goes with the last task that runs on it; results do not need it.
-          3. `waiting` has exactly the queues with tasks in them.
+          2. A definition is here as long as somebody uses it: a namespace, a task, a copy of a task, or whoever asked
+             for it. It is used first and comes later; results do not need it.
+          3. A definition may be here as text only: before it has been checked, and for good if nothing here can run it.
+          4. `waiting` has exactly the queues with tasks in them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import QueueId
@@ -17,63 +19,122 @@ from .queues import Queue, QueueKey
 
 
 @dataclass(slots=True)
-class _Loaded:
-    plan: Plan
-    queues: dict[QueueId, Queue]
-    tasks: int = 0
+class _Known:
+    """text: None until it has come. checked: whether it is known if `plan` will ever be there."""
+
+    text: str | None = None
+    plan: Plan | None = None
+    checked: bool = False
+    queues: dict[QueueId, Queue] = field(default_factory=dict)
+    uses: int = 0
 
 
 class Plans:
-    """All plans of one peer by digest, and the current one per namespace."""
+    """All definitions of one peer by digest, and the current one per namespace."""
 
     def __init__(self, out: Outbox) -> None:
         self._out = out
-        self._loaded: dict[bytes, _Loaded] = {}
+        self._known: dict[bytes, _Known] = {}
         self._current: dict[str, bytes] = {}
         self._waiting: dict[QueueKey, Queue] = {}
 
+    # ---- what is here
+
     def current(self, ns: str) -> Plan | None:
-        """The plan that new tasks of a namespace run on; None if it is not loaded."""
+        """The plan that new tasks of a namespace run on; None if it is not loaded, or cannot run here."""
         digest = self._current.get(ns)
-        return None if digest is None else self._loaded[digest].plan
+        return None if digest is None else self._known[digest].plan
 
     def namespaces(self) -> Iterator[Plan]:
         """The current plans, by name."""
         for ns in sorted(self._current):
-            yield self._loaded[self._current[ns]].plan
+            plan = self.current(ns)
+            if plan is not None:
+                yield plan
 
-    def install(self, plan: Plan) -> None:
-        """Make a plan the current one of its namespace."""
-        before = self._current.get(plan.ns)
-        if plan.digest not in self._loaded:
-            queues = {queue: Queue(plan, node) for queue, node in plan.queues.items()}
-            self._loaded[plan.digest] = _Loaded(plan, queues)
-        self._current[plan.ns] = plan.digest
-        if before is not None and before != plan.digest:
-            self._retire(before)
+    def plan(self, digest: bytes) -> Plan | None:
+        """The plan, if it is here and can run here."""
+        known = self._known.get(digest)
+        return None if known is None else known.plan
+
+    def text(self, digest: bytes) -> str | None:
+        """The definition (JSON text), if it is here."""
+        known = self._known.get(digest)
+        return None if known is None else known.text
+
+    def is_checked(self, digest: bytes) -> bool:
+        """Whether it is here, and known whether it can run here."""
+        known = self._known.get(digest)
+        return known is not None and known.checked
+
+    def is_used(self, digest: bytes) -> bool:
+        """Whether somebody uses (or waits for) it."""
+        return digest in self._known
+
+    # ---- coming and going
+
+    def add_text(self, digest: bytes, text: str) -> None:
+        """A definition that somebody uses has come."""
+        self._known[digest].text = text
+
+    def add(self, plan: Plan) -> None:
+        """A definition that somebody uses has been checked."""
+        known = self._known[plan.digest]
+        known.checked = True
+        if known.plan is None:
+            known.text, known.plan = plan.definition, plan
+            known.queues = {queue: Queue(plan, node) for queue, node in plan.queues.items()}
+
+    def add_unusable(self, digest: bytes) -> None:
+        """A definition that somebody uses has been checked, and nothing here can run it."""
+        self._known[digest].checked = True
+
+    def make_current(self, ns: str, digest: bytes) -> None:
+        """New tasks of this namespace run on this definition."""
+        before = self._current.get(ns)
+        self._current[ns] = digest
+        self.keep(digest)
+        if before is not None:
+            self.release(before)
+
+    def keep(self, digest: bytes) -> None:
+        """One more use of a definition, which need not be here yet."""
+        known = self._known.get(digest)
+        if known is None:
+            known = self._known[digest] = _Known()
+        known.uses += 1
+
+    def release(self, digest: bytes) -> None:
+        """One use less; without any it goes."""
+        known = self._known[digest]
+        known.uses -= 1
+        if not known.uses:
+            del self._known[digest]
+            if known.plan is not None:
+                self._out.work(RetirePlan(digest=digest))
 
     def enter(self, plan: Plan) -> None:
-        """A task begins to run on a plan."""
-        self._loaded[plan.digest].tasks += 1
+        """A task begins to run on a plan, which is here."""
+        self._known[plan.digest].uses += 1
 
     def leave(self, plan: Plan) -> None:
         """A task has ended."""
-        loaded = self._loaded[plan.digest]
-        loaded.tasks -= 1
-        self._retire(plan.digest)
+        self.release(plan.digest)
+
+    # ---- queues
 
     def queue(self, plan: Plan, node: NodePlan) -> Queue:
-        return self._loaded[plan.digest].queues[node.queue]
+        return self._known[plan.digest].queues[node.queue]
 
     def find(self, key: QueueKey) -> Queue | None:
         """The queue of a key; None if its plan has gone."""
-        loaded = self._loaded.get(key[0])
-        return None if loaded is None else loaded.queues.get(key[1])
+        known = self._known.get(key[0])
+        return None if known is None else known.queues.get(key[1])
 
     def queues(self) -> Iterator[Queue]:
         """All queues, those of older plans too."""
-        for loaded in self._loaded.values():
-            yield from loaded.queues.values()
+        for known in self._known.values():
+            yield from known.queues.values()
 
     def waiting(self) -> list[Queue]:
         """The queues that have tasks."""
@@ -90,16 +151,13 @@ class Plans:
 
     def check_invariants(self) -> None:
         assert self._waiting.keys() == {queue.key for queue in self.queues() if queue.length}
-        current = set(self._current.values())
-        assert all(loaded.tasks > 0 or digest in current for digest, loaded in self._loaded.items())
+        assert all(digest in self._known for digest in self._current.values())
+        for digest, known in self._known.items():
+            assert known.uses > 0
+            assert known.checked or known.plan is None
+            assert known.plan is None or (known.plan.digest, known.plan.definition) == (digest, known.text)
         for queue in self.queues():
             queue.check_invariants()
-
-    def _retire(self, digest: bytes) -> None:
-        loaded = self._loaded[digest]
-        if not loaded.tasks and self._current.get(loaded.plan.ns) != digest:
-            del self._loaded[digest]
-            self._out.work(RetirePlan(digest=digest))
 
 
 def describe(plan: Plan) -> NamespaceInfo:

@@ -7,6 +7,7 @@ from ..ids import PeerId
 from ..settings import Settings
 from .blocks import Blocks
 from .cache import Cache
+from .copies import Copies
 from .hints import Hints, NoHints
 from .leases import Leases
 from .ledger import Ledger, Record
@@ -14,6 +15,7 @@ from .members import Members
 from .outbox import Outbox
 from .peermessages import Contact
 from .plans import Plans
+from .replicas import Replicas
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +32,8 @@ class State:
     members: Members
     blocks: Blocks
     ledger: Ledger
+    copies: Copies
+    replicas: Replicas
     plans: Plans
     leases: Leases
     cache: Cache | None
@@ -46,16 +50,32 @@ class State:
     def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
         out = Outbox()
         blocks = Blocks(out)
+        members = Members(me, nonce, settings, out, static=static)
+        ledger = Ledger()
+        plans = Plans(out)
+        timing = settings.timing
+        replicas = Replicas(
+            me.id,
+            members,
+            ledger,
+            blocks,
+            out,
+            wanted=settings.cluster.replicas,
+            ask_ms=int(timing.ask_s * 1000),
+            copy_ms=int(timing.copy_s * 1000),
+        )
         cache = Cache(blocks, bytes_max=settings.cache.bytes, use_defer=settings.cache.use_defer)
         return cls(
             me=me.id,
             epoch_n=me.incarnation,
             settings=settings,
             out=out,
-            members=Members(me, nonce, settings, out, static=static),
+            members=members,
             blocks=blocks,
-            ledger=Ledger(),
-            plans=Plans(out),
+            ledger=ledger,
+            copies=Copies(blocks, plans, int(timing.tombstone_s * 1000)),
+            replicas=replicas,
+            plans=plans,
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
         )

@@ -362,6 +362,15 @@ class Travel:
             self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
         self._queue(record, record.node)
 
+    def taken_over(self, record: Record, failure: Failure) -> None:
+        """Its owner is gone, and this peer owns it now: from its input."""
+        record.error = _error_info(record, failure)
+        record.restarts += 1
+        self.counters["restarts"] += 1
+        self.begin(record)
+        if record.restarts > RESTARTS_MAX:
+            self.give_up(record, Cause.FAIL)
+
     def give_up(self, record: Record, cause: Cause) -> None:
         """End a task without a result; `record.error` says why."""
         assert record.error is not None

@@ -228,7 +228,7 @@ class World:
             digest=self.plans[ns].digest,
             nonce=b"nonce...",
             ids=tuple(ids),
-            submit_digests=tuple(f"{ns}{value}".encode() for value in values),
+            submit_digests=tuple(_digest(f"{ns}{value}")[:16] for value in values),
             digests={"value": tuple(_digest(value) for value in values)},
             cache=cache,
         )
@@ -450,7 +450,7 @@ class World:
         self.tell(ClientLost(client=ALICE))
 
 
-def _digest(value: int) -> bytes:
+def _digest(value: int | str) -> bytes:
     return hashlib.blake2b(str(value).encode(), digest_size=32).digest()
 
 

@@ -1,0 +1,475 @@
+"""Replicas: who else keeps what this peer must not lose, and what may be shown when.
+
+Purpose   Writes accepted tasks, ends and deletions to the copies, and only then lets them be shown.
+Rules     1. A write is over when every holder of the record's stored set has kept it; then what waits for it goes on.
+          2. A write is repeated until it is answered. A holder that is gone, or silent for `copy_s`, is replaced:
+             another set, the next epoch, the whole record. Fewer copies than wanted are never hidden: `rset` says it.
+          3. A holder that knows better wins: the record is lost to its new owner (`take_lost`).
+          4. Records with fewer copies than wanted are repaired, oldest first, as soon as there is somebody.
+          5. Without other peers there is nothing to write, and nothing ever waits.
+Why       Showing first and copying then shows results that the surviving copy does not have.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TypeAlias
+
+from ..ids import PeerId, TaskId
+from .blocks import Blocks
+from .copies import version_of
+from .ledger import Ledger, Phase, Record
+from .members import Members, Status
+from .messages import TaskStatus
+from .outbox import Outbox
+from .peermessages import CopyKind, Drop, Replicate, Replicated
+from .values import Value
+from .versions import Rank, Version, fingerprint, rank_of_error, total
+
+WRITE_TASKS_MAX = 256
+WRITE_NBYTES_MAX = 4 << 20
+"""Of one message: large enough to amortise it, small enough not to hold up what comes behind it."""
+
+REPAIRS_MAX = 2
+"""Repair writes under way at once, so that repairs do not stand in the way of new work."""
+
+SETTLE_MS = 1000
+"""How long a newcomer must have been there before it gets old records: many peers start at about the same time."""
+
+Then: TypeAlias = Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Barrier:
+    """What goes on when so many writes are over."""
+
+    left: int
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """One message on its way to the holders in `waiting`."""
+
+    records: Sequence[Record]
+    message: Replicate
+    values: dict[str, tuple[Value, ...]]
+    waiting: dict[PeerId, None]
+    since_ms: int
+    sent_ms: int
+    barrier: _Barrier
+    is_repair: bool
+
+
+class Replicas:
+    """The copies of all records that one peer owns."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        members: Members,
+        ledger: Ledger,
+        blocks: Blocks,
+        out: Outbox,
+        *,
+        wanted: int,
+        ask_ms: int,
+        copy_ms: int,
+    ) -> None:
+        self._me = me
+        self._blocks = blocks
+        self._members = members
+        self._ledger = ledger
+        self._out = out
+        self._wanted = wanted
+        self._ask_ms = ask_ms
+        self._copy_ms = copy_ms
+        self._mids = count(1)
+        self._writes: dict[int, _Write] = {}
+        self._held_by: dict[PeerId, dict[TaskId, Record]] = {}
+        self._totals: dict[PeerId, int] = {}
+        self._short: dict[TaskId, Record] = {}
+        self._repairs: deque[Record] = deque()
+        self._repairing = 0
+        self._turn = 0
+        self._newcomer_ms: int | None = None
+        self._due_ms: int | None = None
+        self._lost: list[tuple[Record, Version]] = []
+        self.counters = {"writes": 0, "copies_replaced": 0, "repaired": 0}
+
+    # ---- sets
+
+    def choose(self, without: Iterable[PeerId] = ()) -> tuple[PeerId, ...]:
+        """A set for new records: this peer and those who shall have copies."""
+        if self._wanted == 1:
+            return (self._me,)
+        avoided = frozenset(without)
+        self._turn += 1
+        partners = [peer for peer in self._members.partners(self._turn) if peer not in avoided]
+        return (self._me, *partners[: self._wanted - 1])
+
+    def enroll(self, record: Record) -> None:
+        """A record of this peer begins."""
+        for peer in record.rset[1:]:
+            self._held_by.setdefault(peer, {})[record.id] = record
+            self._count(peer, record, 1)
+        if len(record.rset) < self._wanted:
+            self._short[record.id] = record
+
+    def dismiss(self, record: Record) -> None:
+        """A record of this peer is gone."""
+        for peer in record.rset[1:]:
+            held = self._held_by[peer]
+            del held[record.id]
+            self._count(peer, record, -1)
+            if not held:
+                del self._held_by[peer], self._totals[peer]
+        self._short.pop(record.id, None)
+
+    def _count(self, peer: PeerId, record: Record, sign: int) -> None:
+        number = sign * fingerprint(record.id, record.epoch_n, record.change)
+        self._totals[peer] = total((self._totals.get(peer, 0), number))
+
+    @property
+    def has_holders(self) -> bool:
+        """Whether anybody has copies."""
+        return bool(self._held_by)
+
+    def holders(self) -> tuple[PeerId, ...]:
+        """Who has copies, in order of their ids."""
+        return tuple(sorted(self._held_by))
+
+    def held_by(self, peer: PeerId) -> list[Record]:
+        """Records of which a peer should have copies."""
+        return list(self._held_by.get(peer, {}).values())
+
+    def summed(self, peer: PeerId) -> tuple[int, int]:
+        """How many copies a peer should have, and the sum over their versions."""
+        return len(self._held_by.get(peer, ())), self._totals.get(peer, 0)
+
+    # ---- writes
+
+    def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
+        """Bring something about records to all their copies; `then` is called when it is there, maybe at once."""
+        barrier = _Barrier(1, then)
+        if any(len(record.rset) > 1 for record in records):
+            self._start(kind, records, now_ms, barrier)
+        self._pass(barrier)
+
+    def _start(
+        self, kind: CopyKind, records: Iterable[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool = False
+    ) -> None:
+        groups: dict[tuple[object, ...], list[Record]] = {}
+        for record in records:
+            if len(record.rset) > 1:
+                self._changed(record)
+                groups.setdefault((record.plan.digest, record.rset, record.epoch_n), []).append(record)
+        for group in groups.values():
+            for chunk in _chunks(group):
+                self._send(kind, chunk, now_ms, barrier, is_repair=is_repair)
+
+    def _changed(self, record: Record) -> None:
+        """The next version of a record; those deleted are not counted any more."""
+        counted = self._ledger.record(record.id) is record
+        for peer in record.rset[1:] if counted else ():
+            self._count(peer, record, -1)
+        record.change += 1
+        for peer in record.rset[1:] if counted else ():
+            self._count(peer, record, 1)
+
+    def _send(
+        self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool
+    ) -> None:
+        mid = next(self._mids)
+        message, values = _replicate(mid, kind, records, now_ms)
+        waiting = dict.fromkeys(records[0].rset[1:])
+        for column in values.values():
+            for value in column:  # it may have to be sent again when the record does not need it any more
+                self._blocks.hold(value)
+        barrier.left += 1
+        self.counters["writes"] += 1
+        self._writes[mid] = _Write(records, message, values, waiting, now_ms, now_ms, barrier, is_repair)
+        self._repairing += is_repair
+        for peer in waiting:
+            self._members.tell(peer, message, values)
+        self._due(now_ms + min(self._ask_ms, self._copy_ms))
+
+    def answered(self, sender: PeerId, message: Replicated, now_ms: int) -> None:
+        """A holder has kept what it was told, or knows better."""
+        if not message.mid:
+            records = [self._ledger.record(task) for task in message.lacking]
+            self.rewrite([record for record in records if record is not None and sender in record.rset], now_ms)
+        write = self._writes.get(message.mid)
+        if write is None or sender not in write.waiting:
+            return
+        del write.waiting[sender]
+        concerned = {record.id: record for record in write.records}
+        again = []
+        for known in message.better:
+            record = concerned.get(known.id)
+            if record is None or self._ledger.record(known.id) is not record:
+                continue
+            version = version_of(known)
+            if version.owner == self._me:
+                continue  # a later word of ours has come before this one
+            if version > record_version(record, self._me):
+                self._lost.append((record, version))
+            else:
+                again.append(record)
+        for task in message.lacking:
+            record = concerned.get(task)
+            if record is not None and self._ledger.record(task) is record:
+                again.append(record)
+        self._rewrite(again, now_ms, write.barrier, is_repair=write.is_repair)
+        if not write.waiting:
+            self._end(message.mid)
+
+    def _rewrite(self, records: Iterable[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool) -> None:
+        """Write records whole, as they are now."""
+        live: list[Record] = []
+        ended: list[Record] = []
+        for record in records:
+            (ended if record.phase.ended else live).append(record)
+        self._start(CopyKind.ACCEPT, live, now_ms, barrier, is_repair=is_repair)
+        self._start(CopyKind.FINAL, ended, now_ms, barrier, is_repair=is_repair)
+
+    def rewrite(self, records: Iterable[Record], now_ms: int) -> None:
+        """Write records whole; nobody waits for it."""
+        barrier = _Barrier(1, lambda: None)
+        self._rewrite(records, now_ms, barrier, is_repair=False)
+        self._pass(barrier)
+
+    def _end(self, mid: int) -> None:
+        write = self._writes.pop(mid)
+        for column in write.values.values():
+            self._blocks.release(column)
+        self._repairing -= write.is_repair
+        self._pass(write.barrier)
+
+    def _pass(self, barrier: _Barrier) -> None:
+        barrier.left -= 1
+        if not barrier.left:
+            barrier.then()
+
+    def take_lost(self) -> list[tuple[Record, Version]]:
+        """Records that somebody else knows better, since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    # ---- holders come and go
+
+    def joined(self, now_ms: int) -> None:
+        """There is a new member."""
+        if self._short and self._newcomer_ms is None:
+            self._newcomer_ms = now_ms + SETTLE_MS
+            self._due(self._newcomer_ms)
+
+    def gone(self, peer: PeerId, now_ms: int) -> None:
+        """A member is gone for good: what it held needs another copy, and nobody waits for it."""
+        self._replace_in_writes(peer, now_ms)
+        self._repairs.extend(self._held_by.get(peer, {}).values())
+        self._repair(now_ms)
+
+    def _replace_in_writes(self, peer: PeerId, now_ms: int) -> None:
+        for mid, write in list(self._writes.items()):
+            if peer in write.waiting:
+                self._replace(mid, write, peer, now_ms)
+
+    def _replace(self, mid: int, write: _Write, peer: PeerId, now_ms: int) -> None:
+        """A holder does not answer: another one instead, which gets the whole record."""
+        del write.waiting[peer]
+        if write.message.kind is not CopyKind.DELETE:
+            mine = [record for record in write.records if self._ledger.record(record.id) is record]
+            moved = [record for record in mine if peer in record.rset]
+            self._reassign(moved, peer)
+            self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
+            write.waiting.clear()  # what they were told is in what they are told now
+        if not write.waiting:
+            self._end(mid)
+
+    def _reassign(self, records: Sequence[Record], peer: PeerId) -> None:
+        """Other copies in the place of those at `peer`."""
+        if not records:
+            return
+        self.counters["copies_replaced"] += len(records)
+        rset = self.choose(without=(peer,))
+        for record in records:
+            self._move(record, rset)
+        if self._members.is_alive(peer):
+            self._members.tell(peer, Drop(ids=tuple([record.id for record in records])))
+
+    def _move(self, record: Record, rset: tuple[PeerId, ...]) -> None:
+        self.dismiss(record)
+        record.rset = rset
+        record.epoch_n += 1
+        record.change = 0
+        self.enroll(record)
+
+    def _repair(self, now_ms: int) -> None:
+        """Give the oldest records with too few copies the ones they lack."""
+        while self._repairs and self._repairing < REPAIRS_MAX:
+            chunk: list[Record] = []
+            while self._repairs and len(chunk) < WRITE_TASKS_MAX:
+                record = self._repairs.popleft()
+                if self._ledger.record(record.id) is record and self._needs(record):
+                    chunk.append(record)
+            if not chunk:
+                return
+            rset = self.choose()
+            for record in chunk:
+                self._move(record, rset)
+            if len(rset) == 1:
+                self._out.report("warning.copies", tasks=len(chunk), copies=1, wanted=self._wanted)
+                continue
+            self._rewrite(chunk, now_ms, _Barrier(1, lambda: None), is_repair=True)
+            self.counters["repaired"] += len(chunk)
+
+    def _needs(self, record: Record) -> bool:
+        """Whether a record lacks copies that it could have."""
+        holders = [peer for peer in record.rset[1:] if self._members.status(peer) in _THERE]
+        return len(holders) < self._wanted - 1
+
+    # ---- time
+
+    def tick(self, now_ms: int) -> None:
+        """Repeat and replace what is due."""
+        if self._due_ms is None or self._due_ms > now_ms:
+            return
+        self._due_ms = None
+        for mid, write in list(self._writes.items()):
+            if mid not in self._writes:
+                continue
+            late = now_ms - write.since_ms >= self._copy_ms
+            for peer in list(write.waiting):
+                if late and peer in write.waiting:
+                    self._replace(mid, write, peer, now_ms)
+            if mid in self._writes:
+                if now_ms - write.sent_ms >= self._ask_ms:
+                    write.sent_ms = now_ms
+                    for peer in write.waiting:
+                        self._members.tell(peer, write.message, write.values)
+                self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
+        if self._newcomer_ms is not None:
+            if self._newcomer_ms <= now_ms:
+                self._newcomer_ms = None
+                if len(self.choose()) > 1:
+                    self._repairs.extend(self._short.values())
+            else:
+                self._due(self._newcomer_ms)
+        self._repair(now_ms)
+
+    def repair(self, now_ms: int) -> None:
+        """Go on with repairs as far as there is room for them; after every event."""
+        if self._repairs:
+            self._repair(now_ms)
+
+    def deadline_ms(self) -> int | None:
+        return self._due_ms
+
+    def _due(self, at_ms: int) -> None:
+        if self._due_ms is None or at_ms < self._due_ms:
+            self._due_ms = at_ms
+
+    @property
+    def busy(self) -> bool:
+        """Whether something has not reached its copies yet."""
+        return bool(self._writes or self._repairs)
+
+    def values_held(self) -> Iterator[Value]:
+        """Everything that counts as a use of a block, for checks."""
+        for write in self._writes.values():
+            for column in write.values.values():
+                yield from column
+
+    def check_invariants(self) -> None:
+        held: dict[PeerId, dict[TaskId, Record]] = {}
+        for record in self._ledger:
+            assert record.rset[0] == self._me, record.told()
+            assert len(set(record.rset)) == len(record.rset), record.told()
+            for peer in record.rset[1:]:
+                held.setdefault(peer, {})[record.id] = record
+            assert (record.id in self._short) == (len(record.rset) < self._wanted), record.told()
+        assert held == self._held_by
+        for peer, records in held.items():
+            numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]
+            assert self.summed(peer) == (len(records), total(numbers))
+        assert self._totals.keys() == held.keys()
+        assert self._repairing == sum(write.is_repair for write in self._writes.values())
+        assert all(write.waiting for write in self._writes.values())
+
+
+_THERE = frozenset((Status.ALIVE, Status.SUSPECT))
+
+
+def record_version(record: Record, me: PeerId) -> Version:
+    """What its owner knows of a record."""
+    if not record.phase.ended:
+        rank = Rank.LIVE
+    elif record.phase is Phase.READY:
+        rank = Rank.READY
+    else:
+        assert record.error is not None
+        rank = rank_of_error(record.error.code)
+    return Version(rank, record.epoch_n, me, record.change)
+
+
+def _chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    """Pieces that make one message each."""
+    start = nbytes = 0
+    for place, record in enumerate(records):
+        nbytes += record.kept_nbytes
+        if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
+            yield records[start:place]
+            start, nbytes = place, record.kept_nbytes
+    yield records[start:]
+
+
+def _replicate(
+    mid: int, kind: CopyKind, records: Sequence[Record], now_ms: int
+) -> tuple[Replicate, dict[str, tuple[Value, ...]]]:
+    """The message about records of one definition, set and epoch, and the rows beside it."""
+    first = records[0]
+    if kind is CopyKind.ACCEPT:
+        rows = [{name[1:]: value for name, value in record.input.items()} for record in records]
+    elif kind is CopyKind.FINAL:
+        rows = [record.result for record in records if record.result is not None]
+    else:
+        rows = []
+    names = rows[0].keys() if rows else ()
+    values = {name: tuple([row[name] for row in rows]) for name in names}
+    ended = kind is CopyKind.FINAL
+    message = Replicate(
+        mid=mid,
+        kind=kind,
+        ns=first.plan.ns,
+        digest=first.plan.digest,
+        n=first.epoch_n,
+        rset=first.rset,
+        ids=tuple([record.id for record in records]),
+        nonces=tuple([record.nonce for record in records]),
+        submit_digests=tuple([record.submit_digest for record in records]),
+        seqs=tuple([record.change for record in records]),
+        caching=tuple([record.caching for record in records]),
+        errors=tuple([record.errors for record in records]),
+        restarts=tuple([record.restarts for record in records]),
+        crashes=tuple([record.crashes for record in records]),
+        solo=tuple([record.solo for record in records]),
+        last_errors=tuple([record.error for record in records]),
+        statuses=tuple([_END[record.phase] for record in records]) if ended else (),
+        durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
+        digests=_digests(values) if first.plan.digests else {},
+    )
+    return message, values
+
+
+_END = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
+
+
+def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:
+    """Content digests of rows, where all of them have one."""
+    return {
+        name: tuple([block.digests[row] for block, row in column])
+        for name, column in values.items()
+        if all(block.digests for block, _ in column)
+    }

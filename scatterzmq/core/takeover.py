@@ -1,0 +1,406 @@
+"""Takeover: tasks change their owner when it is gone, and copies that went apart find together again.
+
+Purpose   Adopts the tasks of owners that are gone, gives up records that others know better, compares after a split.
+Rules     1. The next living member of a record's stored set adopts it, in the next epoch; nobody's view of the cluster
+             decides. Members further down wait for a `sync_s` before they conclude that those in front lack it.
+          2. Whoever is about to adopt asks all members first. Somebody may know better: a deletion, an end, a newer
+             owner. Silence for INQUIRY_MS is no answer: a split must not stop either side; the merge puts it right.
+          3. A live task starts over from its input; one that has ended keeps its end.
+          4. Safety does not rest on any of this: copies refuse old epochs, and a client latches the first end it sees.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from ..errors import ErrorCode
+from ..ids import PeerId, TaskId
+from .claims import Claims
+from .copies import Copies, Copy, info, version_in, version_of
+from .definitions import Definitions
+from .desk import Desk
+from .ledger import Phase, Record
+from .members import Status
+from .messages import TaskStatus
+from .peermessages import (
+    AskSync,
+    CopyKind,
+    Drop,
+    HandedOver,
+    Handover,
+    Inquire,
+    Known,
+    Replicate,
+    Replicated,
+    Sync,
+    SyncBetter,
+    SyncDigest,
+    VersionInfo,
+)
+from .replicas import Replicas, record_version
+from .state import State
+from .travel import Failure, Travel
+from .values import Block
+from .versions import Rank, Version
+
+INQUIRY_MS = 1000
+TASKS_PER_MESSAGE = 512
+
+
+@dataclass(slots=True, eq=False)
+class _Inquiry:
+    """Copies that are to be adopted when everybody has said what they know, or has had the time to."""
+
+    copies: Sequence[Copy]
+    waiting: dict[PeerId, None]
+    until_ms: int
+    better: dict[TaskId, Version] = field(default_factory=dict)
+
+
+class Takeover:
+    """What one peer does about tasks that change hands."""
+
+    def __init__(self, state: State, travel: Travel, claims: Claims, desk: Desk, definitions: Definitions) -> None:
+        self._state = state
+        self._members = state.members
+        self._ledger = state.ledger
+        self._copies: Copies = state.copies
+        self._replicas: Replicas = state.replicas
+        self._travel = travel
+        self._claims = claims
+        self._desk = desk
+        self._definitions = definitions
+        definitions.ready.append(lambda _: self.reconsider())
+        self._mids = count(1)
+        self._inquiries: dict[int, _Inquiry] = {}
+        self._asked: dict[TaskId, None] = {}
+        self._patience_ms: int | None = None
+        self._compare_ms: int | None = None
+        self.counters = {"takeovers": 0, "handed_off": 0}
+
+    # ---- owners go
+
+    def gone(self, peer: PeerId) -> None:
+        """A member is gone: adopt what it owned and what waited for it to be adopted."""
+        self.reconsider()
+        if any(self._is_orphan(owner) for owner in self._copies.owners()) and self._patience_ms is None:
+            self._patience_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
+        for mid, inquiry in list(self._inquiries.items()):
+            inquiry.waiting.pop(peer, None)
+            self._conclude(mid, inquiry)
+
+    def reconsider(self, *, patient: bool = True) -> None:
+        """Adopt copies whose owner is gone; unless `patient`, also those that others should have adopted by now."""
+        for owner in self._copies.owners():
+            if self._is_orphan(owner):
+                mine = [copy for copy in self._copies.of(owner) if not patient or self._is_next(copy)]
+                mine = [copy for copy in mine if copy.id not in self._asked and self._can_adopt(copy)]
+                for start in range(0, len(mine), TASKS_PER_MESSAGE):
+                    self._inquire(owner, mine[start : start + TASKS_PER_MESSAGE])
+
+    def _is_orphan(self, owner: PeerId) -> bool:
+        return owner != self._state.me and self._members.status(owner) not in _THERE
+
+    def _is_next(self, copy: Copy) -> bool:
+        """Whether nobody in front of this peer in the copy's set is there."""
+        for peer in copy.rset:
+            if peer == self._state.me:
+                return True
+            if self._members.status(peer) in _THERE:
+                return False
+        return True
+
+    def _can_adopt(self, copy: Copy) -> bool:
+        return self._state.plans.plan(copy.digest) is not None
+
+    def _inquire(self, owner: PeerId, copies: Sequence[Copy]) -> None:
+        others = self._members.alive()
+        mid = next(self._mids)
+        inquiry = _Inquiry(copies, dict.fromkeys(others), self._state.now_ms + INQUIRY_MS)
+        self._inquiries[mid] = inquiry
+        self._asked.update((copy.id, None) for copy in copies)
+        message = Inquire(mid=mid, owner=owner, ids=tuple([copy.id for copy in copies]))
+        for peer in others:
+            self._members.tell(peer, message)
+        self._conclude(mid, inquiry)
+
+    def inquired(self, sender: PeerId, message: Inquire) -> None:
+        """Somebody is about to adopt tasks: say what is known of them."""
+        versions = [info(task, version) for task in message.ids if (version := self._version(task)) is not None]
+        self._members.tell(sender, Known(mid=message.mid, versions=tuple(versions)))
+
+    def known(self, sender: PeerId, message: Known) -> None:
+        """An answer to an inquiry."""
+        inquiry = self._inquiries.get(message.mid)
+        if inquiry is None or sender not in inquiry.waiting:
+            return
+        del inquiry.waiting[sender]
+        for told in message.versions:
+            version = version_of(told)
+            inquiry.better[told.id] = max(version, inquiry.better.get(told.id, version))
+        self._conclude(message.mid, inquiry)
+
+    def _conclude(self, mid: int, inquiry: _Inquiry) -> None:
+        if inquiry.waiting and self._state.now_ms < inquiry.until_ms:
+            return
+        if self._inquiries.pop(mid, None) is None:
+            return
+        adopted = []
+        for copy in inquiry.copies:
+            self._asked.pop(copy.id, None)
+            if self._copies.copy(copy.id) is not copy or not self._is_orphan(copy.owner) or not self._can_adopt(copy):
+                continue
+            better = inquiry.better.get(copy.id)
+            if better is not None and better > copy.version:
+                self._give_way(copy, better)
+            else:
+                adopted.append(copy)
+        self._adopt(adopted)
+
+    def _give_way(self, copy: Copy, better: Version) -> None:
+        """Somebody knows better than a copy here."""
+        if better.rank == Rank.DELETED:
+            self._desk.unknown(copy.clients, copy.id)
+            self._copies.bury(copy.id, copy.nonce, better, self._state.now_ms)
+        else:
+            self._desk.moved(copy.clients, copy.id, better.owner)
+            self._copies.drop(copy.id)
+
+    def _adopt(self, copies: Sequence[Copy]) -> None:
+        """Own these tasks from now on."""
+        live: list[Record] = []
+        ended: list[Record] = []
+        rset = self._replicas.choose()
+        for copy in copies:
+            record = self._record(copy, rset)
+            self._copies.drop(copy.id)
+            self._ledger.add(record)
+            self._replicas.enroll(record)
+            self._desk.adopted(record)
+            (ended if record.phase.ended else live).append(record)
+        if not copies:
+            return
+        self.counters["takeovers"] += len(copies)
+        self._state.out.report("tally.task.takeover", tasks=len(copies), owner=copies[0].owner)
+        now_ms = self._state.now_ms
+        self._replicas.write(CopyKind.FINAL, ended, now_ms, _nothing)
+        self._replicas.write(CopyKind.ACCEPT, live, now_ms, _nothing)
+        for record in live:
+            self._travel.taken_over(record, _OWNER_GONE)
+
+    def _record(self, copy: Copy, rset: tuple[PeerId, ...]) -> Record:
+        plan = self._state.plans.plan(copy.digest)
+        assert plan is not None
+        for value in copy.values.values():
+            self._state.blocks.hold(value)
+        record = Record(
+            id=copy.id,
+            plan=plan,
+            seq=self._ledger.next_seq(),
+            nonce=copy.nonce,
+            submit_digest=copy.submit_digest,
+            input={},
+            clients=copy.clients,
+            accepted_ms=copy.since_ms,
+            caching=copy.caching,
+            rset=rset,
+            epoch_n=copy.version.n + 1,
+            errors=copy.errors,
+            restarts=copy.restarts,
+            crashes=copy.crashes,
+            solo=copy.solo,
+            error=copy.last_error,
+            kept_nbytes=copy.nbytes,
+        )
+        if copy.status is None:
+            record.input = {f":{name}": value for name, value in copy.values.items()}
+            self._state.plans.enter(plan)
+            return record
+        record.shown = True
+        record.ended_ms = copy.since_ms + copy.duration_ms
+        if copy.status is TaskStatus.ERROR:
+            assert record.error is not None
+            record.phase = Phase.CANCELLED if record.error.code is ErrorCode.CANCELLED else Phase.ERROR
+        else:
+            record.phase = Phase.READY
+            record.result = dict(copy.values)
+        return record
+
+    # ---- others know better
+
+    def replicated(self, sender: PeerId, message: Replicate, blocks: Mapping[str, Block]) -> None:
+        """An owner says what is to be kept of its tasks."""
+        owned: dict[TaskId, Version] = {}
+        for place, task in enumerate(message.ids):
+            record = self._ledger.record(task)
+            if record is not None:
+                mine, theirs = record_version(record, self._state.me), version_in(message, place, sender)
+                if mine > theirs:
+                    owned[task] = mine
+                else:
+                    self.hand_off(record, theirs)
+        if not self._definitions.has(message.digest):
+            self._definitions.want(message.digest, sender)
+            return  # no copy without its definition; the owner repeats this until it is answered
+        kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned)
+        answer = Replicated(
+            mid=message.mid,
+            better=tuple(kept.better),
+            lacking=tuple(kept.lacking),
+        )
+        self._members.tell(sender, answer)
+
+    def hand_off(self, record: Record, version: Version) -> None:
+        """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there."""
+        if self._ledger.record(record.id) is not record:
+            return
+        self.counters["handed_off"] += 1
+        clients, nonce = record.clients, record.nonce
+        self._claims.revoke((record,))
+        self._desk.release(record)
+        if version.rank == Rank.DELETED:
+            self._copies.bury(record.id, nonce, version, self._state.now_ms)
+            self._desk.unknown(clients, record.id)
+        else:
+            self._desk.moved(clients, record.id, version.owner)
+
+    def take_lost(self) -> bool:
+        """Give up what the copies' holders know better. False if there was nothing."""
+        lost = self._replicas.take_lost()
+        for record, version in lost:
+            self.hand_off(record, version)
+        return bool(lost)
+
+    def _version(self, task: TaskId) -> Version | None:
+        record = self._ledger.record(task)
+        if record is not None:
+            return record_version(record, self._state.me)
+        return self._copies.version(task)
+
+    # ---- after a split
+
+    def healed(self, peer: PeerId) -> None:
+        """A member that was held to be dead is back: compare everything."""
+        self._sync(peer, self._ledger, self._copies)
+
+    def compare(self) -> None:
+        """Let every holder of copies find out whether it has what it should have."""
+        for peer in self._replicas.holders():
+            count, total = self._replicas.summed(peer)
+            self._members.tell(peer, SyncDigest(count=count, total=total))
+
+    def compared(self, sender: PeerId, message: SyncDigest) -> None:
+        """An owner says what should be here. What is under way makes a difference, too; then this is for nothing."""
+        if (message.count, message.total) != self._copies.summed(sender):
+            self._members.tell(sender, AskSync())
+            self._sync(sender, (), self._copies.of(sender))
+
+    def asked(self, sender: PeerId) -> None:
+        """A holder has not what it should have."""
+        self._sync(sender, self._replicas.held_by(sender), ())
+
+    def _sync(self, peer: PeerId, records: Iterable[Record], copies: Iterable[Copy]) -> None:
+        versions = [info(record.id, record_version(record, self._state.me)) for record in records]
+        versions += [info(copy.id, copy.version) for copy in copies]
+        for start in range(0, len(versions), TASKS_PER_MESSAGE):
+            self._members.tell(peer, Sync(versions=tuple(versions[start : start + TASKS_PER_MESSAGE])))
+
+    def synced(self, sender: PeerId, message: Sync) -> None:
+        """Somebody says what it has: answer what is known better here, and give up what it knows better."""
+        better: list[VersionInfo] = []
+        behind: list[Record] = []
+        unwanted: list[TaskId] = []
+        lacking: list[TaskId] = []
+        for told in message.versions:
+            mine = self._version(told.id)
+            theirs = version_of(told)
+            if mine is None:
+                if theirs.owner == self._state.me:
+                    unwanted.append(told.id)
+                elif theirs.owner == sender:
+                    lacking.append(told.id)
+                continue
+            record = self._ledger.record(told.id)
+            if mine > theirs:
+                better.append(info(told.id, mine))
+                if record is not None and sender in record.rset:
+                    behind.append(record)
+            elif record is not None and theirs > mine:
+                self.hand_off(record, theirs)
+            elif record is not None and sender not in record.rset:
+                unwanted.append(told.id)
+        if better:
+            self._members.tell(sender, SyncBetter(versions=tuple(better)))
+        if lacking:
+            self._members.tell(sender, Replicated(mid=0, lacking=tuple(lacking)))
+        if unwanted:
+            self._members.tell(sender, Drop(ids=tuple(unwanted)))
+        self._replicas.rewrite(behind, self._state.now_ms)
+
+    def bettered(self, sender: PeerId, message: SyncBetter) -> None:
+        """Somebody knows better than this peer said it does."""
+        for told in message.versions:
+            version = version_of(told)
+            record = self._ledger.record(told.id)
+            copy = self._copies.copy(told.id)
+            if record is not None and version > record_version(record, self._state.me):
+                self.hand_off(record, version)
+            elif copy is not None and version > copy.version:
+                self._give_way(copy, version)
+
+    def dropped(self, sender: PeerId, message: Drop) -> None:
+        """The owner does not want these copies here any more."""
+        for task in message.ids:
+            copy = self._copies.copy(task)
+            if copy is not None and copy.owner == sender:
+                self._desk.moved(copy.clients, task, sender)
+                self._copies.drop(task)
+
+    # ---- leaving
+
+    def handed_over(self, sender: PeerId, message: Handover) -> None:
+        """An owner leaves and hands its tasks over."""
+        copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
+        self._adopt([copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)])
+        self._members.tell(sender, HandedOver(mid=message.mid))
+
+    # ---- time
+
+    def expire(self) -> None:
+        """End inquiries whose time is over, and waiting for others to adopt."""
+        now_ms = self._state.now_ms
+        for mid, inquiry in list(self._inquiries.items()):
+            if inquiry.until_ms <= now_ms:
+                self._conclude(mid, inquiry)
+        if self._patience_ms is not None and self._patience_ms <= now_ms:
+            self._patience_ms = None
+            self.reconsider(patient=False)
+        if self._compare_ms is not None and self._compare_ms <= now_ms:
+            self._compare_ms = None
+            self.compare()
+
+    def plan_comparison(self) -> None:
+        """Compare copies from time to time, as long as there are any; after every event."""
+        if self._compare_ms is None and self._replicas.has_holders:
+            self._compare_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
+
+    def deadline_ms(self) -> int | None:
+        times = [inquiry.until_ms for inquiry in self._inquiries.values()]
+        times += [time for time in (self._patience_ms, self._compare_ms) if time is not None]
+        return min(times, default=None)
+
+    def check_invariants(self) -> None:
+        asked = {copy.id for inquiry in self._inquiries.values() for copy in inquiry.copies}
+        assert asked == self._asked.keys()
+        for copy in self._copies:
+            assert self._ledger.record(copy.id) is None, "a task has one account at each peer"
+
+
+_THERE = frozenset((Status.ALIVE, Status.SUSPECT))
+_OWNER_GONE = Failure(
+    code=ErrorCode.CONNECTION, message="the peer that owned it is gone; it starts over from its input"
+)
+
+
+def _nothing() -> None:
+    """Nobody waits for this write."""
