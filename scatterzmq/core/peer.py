@@ -356,9 +356,7 @@ class PeerCore:
             Commit: lending.commit,
             Renew: lambda sender, message, _: lending.renew(sender, message),
             Surrender: lambda sender, message, _: lending.surrender(sender, message),
-            Grant: lambda sender, message, blocks: borrowing.granted(
-                sender, state.members.incarnation(sender), message, blocks
-            ),
+            Grant: borrowing.granted,
             Committed: lambda sender, message, _: borrowing.committed(sender, message),
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
