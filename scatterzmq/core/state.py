@@ -1,14 +1,16 @@
 """What the machines of one core share: who it is, what time it is, and what it holds."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ..ids import PeerId
 from ..settings import Settings
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
+from .hints import Hints, NoHints
 from .leases import Leases
-from .ledger import Ledger
+from .ledger import Ledger, Record
 from .members import Members
 from .outbox import Outbox
 from .peermessages import Contact
@@ -18,7 +20,10 @@ from .replicas import Replicas
 
 @dataclass(slots=True, eq=False)
 class State:
-    """now_ms: time of the event that is being handled. cache: None when caching is switched off."""
+    """now_ms: time of the event that is being handled. cache: None when caching is switched off.
+
+    gossip: what is believed of other peers' queues.
+    """
 
     me: PeerId
     epoch_n: int
@@ -32,7 +37,14 @@ class State:
     plans: Plans
     leases: Leases
     cache: Cache | None
+    gossip: Hints = field(default_factory=NoHints)
     now_ms: int = 0
+
+    def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
+        """The account of a task's crashes has changed (and its token is gone). Call `go_on` once that is known wherever
+        it must be: it puts the task into its queue again, or ends it.
+        """
+        go_on()
 
     @classmethod
     def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
