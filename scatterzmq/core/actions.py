@@ -7,7 +7,7 @@ from typing import TypeAlias
 from ..graph.plan import NodePlan, Plan
 from ..ids import BlockId, ClientId, ExecutorId, PeerId, TaskId, Token
 from .messages import ToClient
-from .peermessages import BetweenPeers, Hello
+from .peermessages import BetweenPeers, Hello, Unwelcome
 from .values import Value
 
 
@@ -42,10 +42,10 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
-    """Say hello to whoever is at an address. What comes back comes as PeerReceived."""
+    """Say hello (or why not) to whoever is at an address, linked or not. What comes back comes as PeerReceived."""
 
     address: str
-    message: Hello
+    message: Hello | Unwelcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,10 @@ class Blocks:
         """A copy of all counts, for checks."""
         return dict(self._uses)
 
+    def gone(self) -> frozenset[BlockId]:
+        """A copy of what was evicted while it was used, for checks."""
+        return frozenset(self._gone)
+
     def check_invariants(self) -> None:
         assert all(count > 0 for count in self._uses.values())
         assert self._kept <= self._uses.keys()

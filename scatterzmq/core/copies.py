@@ -19,7 +19,7 @@ from .messages import TaskStatus
 from .peermessages import CopyKind, Replicate, VersionInfo
 from .plans import Plans
 from .values import Block, Value
-from .versions import Rank, Version, rank_of_error
+from .versions import Rank, Version, fingerprint, rank_of_error, total
 
 TOMBSTONES_MAX = 1_000_000
 """The oldest go first. About 300 bytes each."""
@@ -82,6 +82,7 @@ class Copies:
         self._tombstone_ms = tombstone_ms
         self._copies: dict[TaskId, Copy] = {}
         self._by_owner: dict[PeerId, dict[TaskId, Copy]] = {}
+        self._totals: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[TaskId, _Tombstone] = OrderedDict()
         self.nbytes = 0
 
@@ -101,6 +102,10 @@ class Copies:
     def of(self, owner: PeerId) -> list[Copy]:
         """Copies of one owner's tasks, the oldest first."""
         return list(self._by_owner.get(owner, {}).values())
+
+    def summed(self, owner: PeerId) -> tuple[int, int]:
+        """How many copies of an owner's tasks there are, and the sum over their versions."""
+        return len(self._by_owner.get(owner, ())), self._totals.get(owner, 0)
 
     def version(self, task: TaskId) -> Version | None:
         """What is known of a task; None if nothing is."""
@@ -171,8 +176,9 @@ class Copies:
         if copy is not None:
             owned = self._by_owner[copy.owner]
             del owned[task]
+            self._count(copy, -1)
             if not owned:
-                del self._by_owner[copy.owner]
+                del self._by_owner[copy.owner], self._totals[copy.owner]
             self.nbytes -= copy.nbytes
             self._blocks.release(copy.values.values())
             self._plans.release(copy.digest)
@@ -207,6 +213,10 @@ class Copies:
             by_owner.setdefault(copy.owner, {})[copy.id] = copy
             assert (copy.status is None) == (copy.version.rank == Rank.LIVE)
         assert by_owner == self._by_owner
+        for owner, copies in by_owner.items():
+            numbers = [fingerprint(copy.id, copy.version.n, copy.version.change) for copy in copies.values()]
+            assert self.summed(owner) == (len(copies), total(numbers))
+        assert self._totals.keys() == by_owner.keys()
         assert all(stone.version.rank == Rank.DELETED for stone in self._tombstones.values())
 
     # ---- inside
@@ -246,6 +256,12 @@ class Copies:
         self.nbytes += copy.nbytes
         self._copies[copy.id] = copy
         self._by_owner.setdefault(copy.owner, {})[copy.id] = copy
+        self._count(copy, 1)
+
+    def _count(self, copy: Copy, sign: int) -> None:
+        version = copy.version
+        number = sign * fingerprint(copy.id, version.n, version.change)
+        self._totals[copy.owner] = total((self._totals.get(copy.owner, 0), number))
 
 
 def info(task: TaskId, version: Version) -> VersionInfo:

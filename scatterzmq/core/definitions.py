@@ -14,6 +14,7 @@ Why       Tasks are kept by several peers, and none of them could go on with a t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import takewhile
 
 from ..graph.definition import definition_digest
 from ..graph.plan import Plan
@@ -58,6 +59,14 @@ class _Spread:
 
 
 @dataclass(slots=True, eq=False)
+class _Offer:
+    """A definition that came before anything points at it. mids: peer -> what to answer when something does."""
+
+    until_ms: int
+    mids: dict[PeerId, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class _Sought:
     """A definition that is missing here. holders: who is said to have it. tries: how often somebody was asked.
 
@@ -89,7 +98,9 @@ class Definitions:
         self._mids = 0
         self._spreads: dict[int, _Spread] = {}
         self._sought: dict[bytes, _Sought] = {}
-        self._wanted: dict[bytes, int] = {}  # digest -> until when; in this order
+        # What was wanted is used until then; in this order. What was offered is used until something points at it.
+        self._wanted: dict[bytes, int] = {}
+        self._offers: dict[bytes, _Offer] = {}
         self._digest: bytes | None = b""
         self.here: list[Callable[[bytes], None]] = []
         self.ready: list[Callable[[bytes], None]] = []
@@ -206,10 +217,10 @@ class Definitions:
     # ---- spreading what was loaded here
 
     def _offer(self, peer: PeerId, mid: int, spread: _Spread) -> None:
-        # The pointer first: nobody keeps a definition that nothing points at.
-        self._members.tell(peer, Pointers(pointers=(self._pointers[spread.plan.ns],)))
+        # The text first, so that nobody who hears of the pointer asks for it.
         text = spread.plan.definition
         self._members.tell(peer, PlanText(mid=mid, digest=spread.plan.digest, definition=text))
+        self._members.tell(peer, Pointers(pointers=(self._pointers[spread.plan.ns],)))
 
     def kept(self, sender: PeerId, message: PlanKept) -> None:
         """A member has a definition that was loaded here."""
@@ -252,6 +263,11 @@ class Definitions:
         self._pointers[pointer.ns] = pointer
         self._plans.keep(pointer.digest)
         self._digest = None
+        offer = self._offers.pop(pointer.digest, None)
+        if offer is not None:
+            self._plans.release(pointer.digest)
+            for peer, mid in offer.mids.items():
+                self._members.tell(peer, PlanKept(mid=mid))
         if before is not None:
             if before.digest != pointer.digest:
                 self._overtaken(before, pointer)
@@ -318,14 +334,19 @@ class Definitions:
         if not text.isascii() or definition_digest(text) != digest:
             self._out.report("warning.peer.definition", peer=sender, digest=digest.hex())
             return
-        if not self._plans.is_used(digest):
-            return  # its pointer got lost, and comes again with it; or it is too late
-        if not self.has(digest):
+        is_offer = message.mid > 0
+        if is_offer and not any(pointer.digest == digest for pointer in self._pointers.values()):
+            offer = self._offers.get(digest)
+            if offer is None:
+                offer = self._offers[digest] = _Offer(self._state.now_ms + self._want_ms)
+                self._plans.keep(digest)
+            offer.mids[sender] = message.mid
+        elif is_offer:
+            self._members.tell(sender, PlanKept(mid=message.mid))
+        if self._plans.is_used(digest) and not self.has(digest):
             self._plans.add_text(digest, text)
             self._check(text, digest)
             self._arrived(digest)
-        if message.mid:
-            self._members.tell(sender, PlanKept(mid=message.mid))
 
     # ---- members and time
 
@@ -352,9 +373,12 @@ class Definitions:
                 spread.repeat_ms = now_ms + self._ask_ms
                 for peer in spread.waiting:
                     self._offer(peer, mid, spread)
-        while self._wanted and (first := next(iter(self._wanted.items())))[1] <= now_ms:
-            del self._wanted[first[0]]
-            self._plans.release(first[0])
+        for digest in list(takewhile(lambda digest: self._wanted[digest] <= now_ms, self._wanted)):
+            del self._wanted[digest]
+            self._plans.release(digest)
+        for digest in list(takewhile(lambda digest: self._offers[digest].until_ms <= now_ms, self._offers)):
+            del self._offers[digest]
+            self._plans.release(digest)
         self._ask()
 
     def deadline_ms(self) -> int | None:
@@ -362,6 +386,7 @@ class Definitions:
         times: list[int | None] = [spread.repeat_ms for spread in self._spreads.values()]
         times += [sought.ask_ms for sought in self._sought.values()]
         times += [*self._wanted.values()][:1]
+        times += [offer.until_ms for offer in self._offers.values()][:1]
         return min([time for time in times if time is not None], default=None)
 
     def check_invariants(self) -> None:
@@ -375,6 +400,7 @@ class Definitions:
         for digest, sought in self._sought.items():
             assert not self.has(digest)
             assert sought.holders
+        assert all(plans.is_used(digest) for digest in self._offers)
         for digest in self._wanted:
             assert plans.is_checked(digest) or digest in checking or digest in self._sought
         assert list(self._wanted.values()) == sorted(self._wanted.values())

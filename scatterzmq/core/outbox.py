@@ -1,14 +1,15 @@
 """The outbox: actions of one `handle` call, grouped so that everything leaves in batches.
 
 Rules   1. Within one call, ends of tasks are sent once per client and namespace, blocks are kept and freed once.
-        2. Order: messages before work, blocks last, so that nothing is freed that a message or a batch still needs.
+        2. Order: links open before messages and close after them; messages before work, blocks last, so that nothing
+           is freed that a message or a batch still needs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, ClientId, PeerId
-from .actions import Action, FreeBlocks, KeepBlocks, Publish, Report, Send, Tell
+from .actions import Action, CloseLink, FreeBlocks, KeepBlocks, OpenLink, Publish, Report, Send, Tell
 from .messages import ToClient
 from .peermessages import BetweenPeers
 from .values import Value
@@ -23,6 +24,7 @@ class Outbox:
     _reports: list[Action] = field(default_factory=list)
     _keep: dict[BlockId, None] = field(default_factory=dict)
     _free: list[BlockId] = field(default_factory=list)
+    _links: dict[PeerId, OpenLink | CloseLink] = field(default_factory=dict)
 
     def send(self, to: ClientId, message: ToClient, values: Mapping[str, tuple[Value, ...]] | None = None) -> None:
         self._messages.append(Send(to=to, message=message, values=values or {}))
@@ -39,6 +41,10 @@ class Outbox:
     def publish(self, message: BetweenPeers) -> None:
         self._messages.append(Publish(message=message))
 
+    def link(self, change: OpenLink | CloseLink) -> None:
+        """Open or close a link; the last word about a peer counts."""
+        self._links[change.peer] = change
+
     def work(self, action: Action) -> None:
         self._work.append(action)
 
@@ -54,6 +60,12 @@ class Outbox:
 
     def take(self) -> tuple[Action, ...]:
         actions = self._messages + self._work + self._reports
+        if self._links:
+            links = self._links.values()
+            opened: list[Action] = [link for link in links if isinstance(link, OpenLink)]
+            closed: list[Action] = [link for link in links if isinstance(link, CloseLink)]
+            actions = opened + self._messages + closed + self._work + self._reports
+            self._links = {}
         if self._keep:
             actions.insert(0, KeepBlocks(ids=tuple(self._keep)))
             self._keep = {}

@@ -54,10 +54,12 @@ from .messages import (
 from .peermessages import (
     AskPlans,
     AskPointers,
+    AskSync,
     BetweenPeers,
     Contact,
     Drop,
     Handover,
+    Heartbeat,
     Inquire,
     Known,
     PlanKept,
@@ -67,6 +69,7 @@ from .peermessages import (
     Replicated,
     Sync,
     SyncBetter,
+    SyncDigest,
 )
 from .state import State
 from .status import stats
@@ -108,6 +111,7 @@ class PeerCore:
         """Take an event in. Returns what is to be done about it, in order."""
         assert now_ms >= self._state.now_ms, "time went back"
         self._state.now_ms = now_ms
+        self._state.members.awake(now_ms)
         match event:
             case MessageReceived():
                 self._message(event)
@@ -147,6 +151,11 @@ class PeerCore:
         self._work_off()
         return self._state.out.take()
 
+    @property
+    def state(self) -> State:
+        """What the machines share: for tests and simulations to look at."""
+        return self._state
+
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
@@ -178,6 +187,8 @@ class PeerCore:
             check_cache(state.cache, state.ledger)
 
     def _work_off(self) -> None:
+        self._state.replicas.repair(self._state.now_ms)
+        self._takeover.plan_comparison()
         while True:
             self._takeover.take_lost()
             ended = self._travel.run()
@@ -190,11 +201,15 @@ class PeerCore:
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
+        if self._state.members.take_pause_ms():
+            self._takeover.compare()  # whoever held us to be dead has taken over
         for change in self._state.members.take_changes():
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
+                    if change.heal:
+                        self._takeover.healed(change.peer)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
@@ -217,6 +232,7 @@ class PeerCore:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover = self._state, self._definitions, self._takeover
         return {
+            Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),
@@ -228,6 +244,8 @@ class PeerCore:
             Known: lambda sender, message, _: takeover.known(sender, message),
             Sync: lambda sender, message, _: takeover.synced(sender, message),
             SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
+            SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
+            AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
         }

@@ -277,15 +277,15 @@ class SyncBetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncDigest:
-    """To an owner: how many copies of its tasks the sender holds, and the sum over their versions (8 bytes)."""
+    """From an owner: how many copies of its tasks the receiver should hold, and the sum over their versions."""
 
     count: int
-    digest: bytes
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSync:
-    """The receiver's SyncDigest does not match: say all in Sync."""
+    """The receiver's SyncDigest does not match: say in Sync what should be here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from .messages import TaskStatus
 from .outbox import Outbox
 from .peermessages import CopyKind, Drop, Replicate, Replicated
 from .values import Value
-from .versions import Rank, Version, rank_of_error
+from .versions import Rank, Version, fingerprint, rank_of_error, total
 
 WRITE_TASKS_MAX = 256
 WRITE_NBYTES_MAX = 4 << 20
@@ -88,9 +88,11 @@ class Replicas:
         self._mids = count(1)
         self._writes: dict[int, _Write] = {}
         self._held_by: dict[PeerId, dict[TaskId, Record]] = {}
+        self._totals: dict[PeerId, int] = {}
         self._short: dict[TaskId, Record] = {}
         self._repairs: deque[Record] = deque()
         self._repairing = 0
+        self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
         self._lost: list[tuple[Record, Version]] = []
@@ -103,13 +105,15 @@ class Replicas:
         if self._wanted == 1:
             return (self._me,)
         avoided = frozenset(without)
-        partners = [peer for peer in self._members.partners() if peer not in avoided]
+        self._turn += 1
+        partners = [peer for peer in self._members.partners(self._turn) if peer not in avoided]
         return (self._me, *partners[: self._wanted - 1])
 
     def enroll(self, record: Record) -> None:
         """A record of this peer begins."""
         for peer in record.rset[1:]:
             self._held_by.setdefault(peer, {})[record.id] = record
+            self._count(peer, record, 1)
         if len(record.rset) < self._wanted:
             self._short[record.id] = record
 
@@ -118,9 +122,31 @@ class Replicas:
         for peer in record.rset[1:]:
             held = self._held_by[peer]
             del held[record.id]
+            self._count(peer, record, -1)
             if not held:
-                del self._held_by[peer]
+                del self._held_by[peer], self._totals[peer]
         self._short.pop(record.id, None)
+
+    def _count(self, peer: PeerId, record: Record, sign: int) -> None:
+        number = sign * fingerprint(record.id, record.epoch_n, record.change)
+        self._totals[peer] = total((self._totals.get(peer, 0), number))
+
+    @property
+    def has_holders(self) -> bool:
+        """Whether anybody has copies."""
+        return bool(self._held_by)
+
+    def holders(self) -> tuple[PeerId, ...]:
+        """Who has copies, in order of their ids."""
+        return tuple(sorted(self._held_by))
+
+    def held_by(self, peer: PeerId) -> list[Record]:
+        """Records of which a peer should have copies."""
+        return list(self._held_by.get(peer, {}).values())
+
+    def summed(self, peer: PeerId) -> tuple[int, int]:
+        """How many copies a peer should have, and the sum over their versions."""
+        return len(self._held_by.get(peer, ())), self._totals.get(peer, 0)
 
     # ---- writes
 
@@ -137,11 +163,20 @@ class Replicas:
         groups: dict[tuple[object, ...], list[Record]] = {}
         for record in records:
             if len(record.rset) > 1:
-                record.change += 1
+                self._changed(record)
                 groups.setdefault((record.plan.digest, record.rset, record.epoch_n), []).append(record)
         for group in groups.values():
             for chunk in _chunks(group):
                 self._send(kind, chunk, now_ms, barrier, is_repair=is_repair)
+
+    def _changed(self, record: Record) -> None:
+        """The next version of a record; those deleted are not counted any more."""
+        counted = self._ledger.record(record.id) is record
+        for peer in record.rset[1:] if counted else ():
+            self._count(peer, record, -1)
+        record.change += 1
+        for peer in record.rset[1:] if counted else ():
+            self._count(peer, record, 1)
 
     def _send(
         self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool
@@ -162,6 +197,9 @@ class Replicas:
 
     def answered(self, sender: PeerId, message: Replicated, now_ms: int) -> None:
         """A holder has kept what it was told, or knows better."""
+        if not message.mid:
+            records = [self._ledger.record(task) for task in message.lacking]
+            self.rewrite([record for record in records if record is not None and sender in record.rset], now_ms)
         write = self._writes.get(message.mid)
         if write is None or sender not in write.waiting:
             return
@@ -353,6 +391,10 @@ class Replicas:
                 held.setdefault(peer, {})[record.id] = record
             assert (record.id in self._short) == (len(record.rset) < self._wanted), record.told()
         assert held == self._held_by
+        for peer, records in held.items():
+            numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]
+            assert self.summed(peer) == (len(records), total(numbers))
+        assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
         assert all(write.waiting for write in self._writes.values())
 

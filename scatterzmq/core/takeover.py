@@ -9,7 +9,7 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
           4. Safety does not rest on any of this: copies refuse old epochs, and a client latches the first end it sees.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -23,6 +23,7 @@ from .ledger import Phase, Record
 from .members import Status
 from .messages import TaskStatus
 from .peermessages import (
+    AskSync,
     CopyKind,
     Drop,
     HandedOver,
@@ -33,6 +34,7 @@ from .peermessages import (
     Replicated,
     Sync,
     SyncBetter,
+    SyncDigest,
     VersionInfo,
 )
 from .replicas import Replicas, record_version
@@ -73,6 +75,7 @@ class Takeover:
         self._inquiries: dict[int, _Inquiry] = {}
         self._asked: dict[TaskId, None] = {}
         self._patience_ms: int | None = None
+        self._compare_ms: int | None = None
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
@@ -278,8 +281,27 @@ class Takeover:
 
     def healed(self, peer: PeerId) -> None:
         """A member that was held to be dead is back: compare everything."""
-        versions = [info(record.id, record_version(record, self._state.me)) for record in self._ledger]
-        versions += [info(copy.id, copy.version) for copy in self._copies]
+        self._sync(peer, self._ledger, self._copies)
+
+    def compare(self) -> None:
+        """Let every holder of copies find out whether it has what it should have."""
+        for peer in self._replicas.holders():
+            count, total = self._replicas.summed(peer)
+            self._members.tell(peer, SyncDigest(count=count, total=total))
+
+    def compared(self, sender: PeerId, message: SyncDigest) -> None:
+        """An owner says what should be here. What is under way makes a difference, too; then this is for nothing."""
+        if (message.count, message.total) != self._copies.summed(sender):
+            self._members.tell(sender, AskSync())
+            self._sync(sender, (), self._copies.of(sender))
+
+    def asked(self, sender: PeerId) -> None:
+        """A holder has not what it should have."""
+        self._sync(sender, self._replicas.held_by(sender), ())
+
+    def _sync(self, peer: PeerId, records: Iterable[Record], copies: Iterable[Copy]) -> None:
+        versions = [info(record.id, record_version(record, self._state.me)) for record in records]
+        versions += [info(copy.id, copy.version) for copy in copies]
         for start in range(0, len(versions), TASKS_PER_MESSAGE):
             self._members.tell(peer, Sync(versions=tuple(versions[start : start + TASKS_PER_MESSAGE])))
 
@@ -288,11 +310,16 @@ class Takeover:
         better: list[VersionInfo] = []
         behind: list[Record] = []
         unwanted: list[TaskId] = []
+        lacking: list[TaskId] = []
         for told in message.versions:
             mine = self._version(told.id)
-            if mine is None:
-                continue
             theirs = version_of(told)
+            if mine is None:
+                if theirs.owner == self._state.me:
+                    unwanted.append(told.id)
+                elif theirs.owner == sender:
+                    lacking.append(told.id)
+                continue
             record = self._ledger.record(told.id)
             if mine > theirs:
                 better.append(info(told.id, mine))
@@ -304,6 +331,8 @@ class Takeover:
                 unwanted.append(told.id)
         if better:
             self._members.tell(sender, SyncBetter(versions=tuple(better)))
+        if lacking:
+            self._members.tell(sender, Replicated(mid=0, lacking=tuple(lacking)))
         if unwanted:
             self._members.tell(sender, Drop(ids=tuple(unwanted)))
         self._replicas.rewrite(behind, self._state.now_ms)
@@ -346,11 +375,18 @@ class Takeover:
         if self._patience_ms is not None and self._patience_ms <= now_ms:
             self._patience_ms = None
             self.reconsider(patient=False)
+        if self._compare_ms is not None and self._compare_ms <= now_ms:
+            self._compare_ms = None
+            self.compare()
+
+    def plan_comparison(self) -> None:
+        """Compare copies from time to time, as long as there are any; after every event."""
+        if self._compare_ms is None and self._replicas.has_holders:
+            self._compare_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
 
     def deadline_ms(self) -> int | None:
         times = [inquiry.until_ms for inquiry in self._inquiries.values()]
-        if self._patience_ms is not None:
-            times.append(self._patience_ms)
+        times += [time for time in (self._patience_ms, self._compare_ms) if time is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:

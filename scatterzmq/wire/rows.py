@@ -1,14 +1,14 @@
 """What must fit together in a message: lists by position, digests of one length, columns with a row per task.
 
-One function per kind that has such lists says what it has (`Shape`); one function compares.
+One function per kind that has such things says what it has (`Shape`); one function compares.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
-from ..core.messages import Final, Moved, Submit, TaskStatus
+from ..core.messages import Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
 from ..core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -18,11 +18,13 @@ from ..core.peermessages import (
     CachePut,
     CacheRenew,
     CacheTell,
+    Claim,
     Commit,
     CopyKind,
     Grant,
     Heartbeat,
     Hello,
+    Nudge,
     PlanText,
     Pointers,
     QueueStates,
@@ -32,98 +34,122 @@ from ..core.peermessages import (
 )
 from .refusal import Reject, WireError
 
-NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE = 8, 16, 32, 8, 16
-"""Lengths of the byte strings that identify something."""
+NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, SUM = 8, 16, 32, 8, 16, 8
+"""Lengths of the byte strings that identify something. SUM: of digests over much that changes."""
+
+Lists: TypeAlias = dict[str, tuple[int, int]]
+Sizes: TypeAlias = list[tuple[Iterable[bytes], int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """count: tasks (or whatever the message is about). lists: name -> its length, which must be `count`.
-    sizes: byte strings with the length each must have. rows: how many each column has; None: columns may not be there.
-    named: column -> rows, for exactly these columns.
+    """lists: name -> its length, and what that must be. sizes: byte strings, and the length each must have.
+    columns: how many rows each column has, or name -> rows of exactly these columns; None: there may be none.
+    digested: columns with content digests, which must be there.
+    problem: what else does not fit; "" if all does.
     """
 
-    count: int = 0
-    lists: Mapping[str, int] = field(default_factory=dict)
-    sizes: Iterable[tuple[Iterable[bytes], int]] = ()
-    rows: int | None = None
-    named: Mapping[str, int] | None = None
+    lists: Lists = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=list)
+    columns: int | Mapping[str, int] | None = None
+    digested: Iterable[str] = ()
+    problem: str = ""
 
 
-def _lengths(message: Any, *names: str) -> dict[str, int]:
-    return {name: len(getattr(message, name)) for name in names}
+def _lengths(message: Any, count: int, *names: str) -> Lists:
+    return {name: (len(getattr(message, name)), count) for name in names}
 
 
-def _digests(digests: Mapping[str, tuple[bytes, ...]]) -> tuple[dict[str, int], list[tuple[Iterable[bytes], int]]]:
-    """Lengths of content digests by field, and what their own length must be."""
-    lists = {f"digests of {name}": len(values) for name, values in digests.items()}
+def _digests(digests: Mapping[str, tuple[bytes, ...]], rows: int) -> tuple[Lists, Sizes]:
+    """Content digests by field, one per row."""
+    lists = {f"digests of {name}": (len(values), rows) for name, values in digests.items()}
     return lists, [(values, DIGEST) for values in digests.values()]
 
 
+def _plan(*digests: bytes) -> Shape:
+    """Nothing but digests of definitions."""
+    return Shape(sizes=[(digests, DIGEST)])
+
+
 def _submit(message: Submit) -> Shape:
-    lists, sizes = _digests(message.digests)
+    tasks = len(message.ids)
+    lists, sizes = _digests(message.digests, tasks)
     sizes += [((message.digest,), DIGEST), ((message.nonce,), NONCE), (message.submit_digests, SUBMIT_DIGEST)]
-    count = len(message.ids)
-    return Shape(count, lists | _lengths(message, "submit_digests"), sizes, count)
+    return Shape(lists | _lengths(message, tasks, "submit_digests"), sizes, tasks, message.digests)
 
 
 def _final(message: Final) -> Shape:
-    lists = _lengths(message, "statuses", "errors", "retries", "durations_ms")
-    return Shape(len(message.ids), lists, (), _ready(message.statuses))
+    lists = _lengths(message, len(message.ids), "statuses", "errors", "retries", "durations_ms")
+    return Shape(lists, columns=_ready(message.statuses))
 
 
 def _ready(statuses: tuple[TaskStatus, ...]) -> int:
     return statuses.count(TaskStatus.READY) + statuses.count(TaskStatus.DONE)
 
 
+_ENDED = frozenset((TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR))
+
+
 def _replicate(message: Replicate) -> Shape:
-    count = len(message.ids)
+    tasks = len(message.ids)
+    columns = {CopyKind.ACCEPT: tasks, CopyKind.FINAL: _ready(message.statuses)}.get(message.kind)
     lists = _lengths(
         message,
+        tasks,
         *("nonces", "submit_digests", "seqs", "caching", "errors", "restarts", "crashes", "solo", "last_errors"),
     )
-    if message.kind is CopyKind.FINAL:
-        lists |= _lengths(message, "statuses", "durations_ms")
-    beside = {CopyKind.ACCEPT: count, CopyKind.FINAL: _ready(message.statuses)}.get(message.kind)
-    digests, sizes = _digests(message.digests)
-    if any(length != beside for length in digests.values()):
-        raise WireError(Reject.MISMATCH, f"content digests for {beside} rows")
-    sizes += [
-        ((message.digest,), DIGEST),
-        (message.nonces, NONCE),
-        (message.submit_digests, SUBMIT_DIGEST),
-    ]
-    return Shape(count, lists, sizes, beside)
+    lists |= _lengths(message, tasks if message.kind is CopyKind.FINAL else 0, "statuses", "durations_ms")
+    contents, sizes = _digests(message.digests, columns or 0)
+    sizes += [((message.digest,), DIGEST), (message.nonces, NONCE), (message.submit_digests, SUBMIT_DIGEST)]
+    problem = ""
+    if not message.rset or len(set(message.rset)) < len(message.rset):
+        problem = f"{len(message.rset)} holders of copies, expected the owner and others, each once"
+    elif not _ENDED.issuperset(message.statuses):
+        problem = "a result of a task that has not ended"
+    return Shape(lists | contents, sizes, columns, message.digests, problem)
 
 
 def _grant(message: Grant) -> Shape:
-    lists, sizes = _digests(message.digests)
-    return Shape(len(message.ids), lists, [*sizes, ((message.digest,), DIGEST)], len(message.ids))
+    lists, sizes = _digests(message.digests, len(message.ids))
+    return Shape(lists, [*sizes, ((message.digest,), DIGEST)], len(message.ids), message.digests)
 
 
 def _commit(message: Commit) -> Shape:
-    named: dict[str, int] = {}
-    sizes: list[tuple[Iterable[bytes], int]] = []
+    lists: Lists = {}
+    sizes: Sizes = [] if message.claim is None else [((message.claim.digest,), DIGEST)]
+    columns: dict[str, int] = {}
+    digested: list[str] = []
+    rows: list[int] = []
     for place, part in enumerate(message.parts):
-        named |= {f"{place}:{name}": len(part.rows) for name in part.fields}
-        lists, lengths = _digests(part.digests)
-        sizes += lengths
-        if any(length != len(part.rows) for length in lists.values()):
-            raise WireError(Reject.MISMATCH, f"content digests for {len(part.rows)} rows")
-    return Shape(sizes=sizes, named=named)
+        columns |= {f"{place}:{name}": len(part.rows) for name in part.fields}
+        named = {f"{place}:{name}": values for name, values in part.digests.items()}
+        part_lists, part_sizes = _digests(named, len(part.rows))
+        lists |= part_lists
+        sizes += part_sizes
+        digested += named
+        rows += part.rows
+    for failed in message.failed:
+        rows += failed.rows
+    rows += message.missing
+    problem = ""
+    if len(set(rows)) < len(rows):
+        problem = "a row with two results"
+    elif len(columns) < sum(len(part.fields) for part in message.parts):
+        problem = "a part with the same field twice"
+    elif message.claim is not None and message.claim.executor != message.executor:
+        problem = "a claim of another executor"
+    return Shape(lists, sizes, columns, digested, problem)
 
 
 def _value(message: CacheTell | CachePut) -> Shape:
     hit = not isinstance(message, CacheTell) or message.answer is CacheAnswer.HIT
-    lists, sizes = _digests(message.digests)
-    return Shape(1, lists, [*sizes, ((message.key,), DIGEST)], 1 if hit else None)
+    lists, sizes = _digests(message.digests, 1)
+    return Shape(lists, [*sizes, ((message.key,), DIGEST)], 1 if hit else None, message.digests)
 
 
 def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
-    lists = _lengths(message, "keys")
-    if isinstance(message, CacheAsk):
-        lists |= _lengths(message, "may_wait")
-    return Shape(len(message.ids), lists, [(message.keys, DIGEST)])
+    names = ("keys", "may_wait") if isinstance(message, CacheAsk) else ("keys",)
+    return Shape(_lengths(message, len(message.ids), *names), [(message.keys, DIGEST)])
 
 
 def _greeting(message: Hello | Welcome) -> Shape:
@@ -131,57 +157,74 @@ def _greeting(message: Hello | Welcome) -> Shape:
 
 
 def _heartbeat(message: Heartbeat) -> Shape:
-    return Shape(len(message.dead), _lengths(message, "dead_incarnations"))
-
-
-def _renew(message: Renew) -> Shape:
-    return Shape(len(message.orders), _lengths(message, "executors"))
+    """Who has no definitions yet may say nothing of them."""
+    pointers = (message.pointers,) if message.pointers else ()
+    return Shape(_lengths(message, len(message.dead), "dead_incarnations"), [(pointers, SUM)])
 
 
 _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
     {
         Submit: _submit,
         Final: _final,
-        Replicate: _replicate,
-        Grant: _grant,
-        Commit: _commit,
-        CacheTell: _value,
-        CachePut: _value,
-        CacheAsk: _keys,
-        CacheAbort: _keys,
-        CacheRenew: _keys,
+        GraphLoaded: lambda message: _plan(message.info.digest),
+        Namespaces: lambda message: _plan(*[info.digest for info in message.infos]),
         Hello: _greeting,
         Welcome: _greeting,
         Heartbeat: _heartbeat,
-        Renew: _renew,
-        Moved: lambda message: Shape(len(message.ids), _lengths(message, "owners")),
-        AskPlans: lambda message: Shape(sizes=[(message.digests, DIGEST)]),
-        PlanText: lambda message: Shape(sizes=[((message.digest,), DIGEST)]),
-        Pointers: lambda message: Shape(sizes=[([pointer.digest for pointer in message.pointers], DIGEST)]),
-        QueueStates: lambda message: Shape(sizes=[([state.digest for state in message.states], DIGEST)]),
+        QueueStates: lambda message: _plan(*[state.digest for state in message.states]),
+        Nudge: lambda message: _plan(message.digest),
+        Pointers: lambda message: _plan(*[pointer.digest for pointer in message.pointers]),
+        AskPlans: lambda message: _plan(*message.digests),
+        PlanText: lambda message: _plan(message.digest),
+        Replicate: _replicate,
+        Claim: lambda message: _plan(message.digest),
+        Grant: _grant,
+        Commit: _commit,
+        Renew: lambda message: Shape(_lengths(message, len(message.orders), "executors")),
+        CacheAsk: _keys,
+        CacheTell: _value,
+        CachePut: _value,
+        CacheAbort: _keys,
+        CacheRenew: _keys,
+        Moved: lambda message: Shape(_lengths(message, len(message.ids), "owners")),
     }
 )
+_NOTHING = Shape()
 
 
 def check_rows(message: AnyMessage, rows: Mapping[str, int]) -> None:
-    """What is by position must have the same length, in the message and in the columns beside it (field -> rows).
+    """What belongs together must have the same length, in the message and in the columns beside it (name -> rows).
 
     Raises WireError.
     """
     describe = _SHAPES.get(type(message))
-    shape = Shape() if describe is None else describe(message)
+    shape = _NOTHING if describe is None else describe(message)
+    problem = shape.problem or _uneven(shape) or _misplaced(shape, rows)
+    if problem:
+        raise WireError(Reject.MISMATCH, f"{type(message).__name__}: {problem}")
+
+
+def _uneven(shape: Shape) -> str:
+    """What is wrong in the message itself."""
     for values, size in shape.sizes:
         if set(map(len, values)) - {size}:
-            raise WireError(Reject.MISMATCH, f"a digest or nonce that is not {size} bytes long")
-    for name, length in shape.lists.items():
-        if length != shape.count:
-            raise WireError(Reject.MISMATCH, f"{length} {name} for {shape.count} tasks")
-    if shape.named is not None:
-        if rows != shape.named:
-            raise WireError(Reject.MISMATCH, f"columns {dict(rows)}, expected {dict(shape.named)}")
-    elif rows and shape.rows is None:
-        raise WireError(Reject.MISMATCH, f"{type(message).__name__} has no tensors beside it")
-    else:
+            return f"a digest or nonce that is not {size} bytes long"
+    for name, (length, expected) in shape.lists.items():
+        if length != expected:
+            return f"{length} {name}, expected {expected}"
+    return ""
+
+
+def _misplaced(shape: Shape, rows: Mapping[str, int]) -> str:
+    """What is wrong with the columns beside it."""
+    if shape.columns is None:
+        if rows:
+            return f"columns {sorted(rows)}, expected none"
+    elif isinstance(shape.columns, int):
         for name, length in rows.items():
-            if length != shape.rows:
-                raise WireError(Reject.MISMATCH, f"{length} rows of {name!r}, expected {shape.rows}")
+            if length != shape.columns:
+                return f"{length} rows of {name!r}, expected {shape.columns}"
+    elif rows != shape.columns:
+        return f"columns {dict(rows)}, expected {dict(shape.columns)}"
+    lacking = [name for name in shape.digested if name not in rows]
+    return f"digests of {lacking[0]!r}, which is not there" if lacking else ""

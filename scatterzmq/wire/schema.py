@@ -4,6 +4,7 @@ Rules   1. A kind's number never changes and is never used again.
         2. A record is a list of its fields by position. A newer peer may send more: they are ignored. An older one may
            send fewer: the rest takes its defaults.
         3. Nothing is converted on the way in: a bool is no int, an int is no float.
+        4. Whole numbers are counts, versions, places or durations: none is negative.
 Why     The checks are made once from the annotations of our own classes. Text from outside never names a class.
 """
 
@@ -11,6 +12,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
+from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from ..core.messages import (
@@ -177,14 +179,14 @@ def _same(value: Any) -> object:
 
 
 def _unpack_int(raw: object, _: Limits) -> int:
-    if type(raw) is not int or raw > INT_MAX:
-        raise _bad("a whole number of 64 bits", raw)
+    if type(raw) is not int or not 0 <= raw <= INT_MAX:
+        raise _bad("a whole number of 0 to 2**63 - 1", raw)
     return raw
 
 
 def _unpack_float(raw: object, _: Limits) -> float:
-    if type(raw) is not float or raw != raw:  # NaN would break every order
-        raise _bad("a number with a fraction", raw)
+    if type(raw) is not float or not isfinite(raw):  # NaN would break every order, and infinities make NaN
+        raise _bad("a finite number with a fraction", raw)
     return raw
 
 
@@ -242,7 +244,7 @@ def _unpack_format(raw: object, limits: Limits) -> FieldFormat:
     try:
         return FieldFormat(name, dims)
     except ValueError:
-        raise WireError(Reject.FIELD, "a format with an unknown dtype or a negative dimension") from None
+        raise WireError(Reject.FIELD, "a format with an unknown dtype") from None
 
 
 _SINGLE: Mapping[object, Codec] = {
@@ -285,7 +287,9 @@ def _many_plain(kind: type) -> Codec:
 
     def unpack(raw: object, limits: Limits) -> tuple[Any, ...]:
         entries = _list(raw)
-        if set(map(type, entries)) - {kind} or (kind is int and entries and max(entries) > INT_MAX):
+        if set(map(type, entries)) - {kind} or (
+            kind is int and entries and (min(entries) < 0 or max(entries) > INT_MAX)
+        ):
             return tuple([codec.unpack(entry, limits) for entry in entries])  # raises at the culprit
         return entries
 

@@ -1,6 +1,10 @@
-"""One small message of each kind, with every field set and one or two columns where it has some."""
+"""Small messages of each kind, with every field set and one or two columns where it has some.
+
+Named after the kind; where a kind has several shapes, the others follow as "Kind shape".
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import msgpack
@@ -23,7 +27,7 @@ from scatterzmq.core.messages import (
     GraphLoaded,
     GraphRefused,
     LoadGraph,
-    Message,
+    Moved,
     NamespaceInfo,
     Namespaces,
     QueueStats,
@@ -35,17 +39,73 @@ from scatterzmq.core.messages import (
     TaskReports,
     TaskStatus,
 )
+from scatterzmq.core.peermessages import (
+    AnyMessage,
+    AskPlans,
+    AskPointers,
+    AskQueues,
+    AskSync,
+    Bye,
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+    Claim,
+    Commit,
+    Committed,
+    Contact,
+    CopyKind,
+    Drop,
+    FailedPart,
+    Grant,
+    HandedOver,
+    Handover,
+    Heartbeat,
+    Hello,
+    Inquire,
+    Known,
+    Nudge,
+    Part,
+    PlanKept,
+    PlanText,
+    Pointer,
+    Pointers,
+    QueueState,
+    QueueStates,
+    Renew,
+    Renewed,
+    Replicate,
+    Replicated,
+    RowsRevoked,
+    Surrender,
+    Sync,
+    SyncBetter,
+    SyncDigest,
+    Unwelcome,
+    VersionInfo,
+    Welcome,
+    WrongIncarnation,
+)
 from scatterzmq.errors import ErrorCode, ErrorContext, ErrorInfo
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
-from scatterzmq.ids import ExecutorId, TaskId
+from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import encode
 
 Columns: TypeAlias = Mapping[str, Column]
+Example: TypeAlias = tuple[AnyMessage, Columns]
 Edit: TypeAlias = Callable[[list[Any]], None]
 
 ONE, TWO = TaskId("T" + "01" * 16), TaskId("T" + "fe" * 16)
-EXECUTOR = ExecutorId("E" + "23" * 16)
+EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 16)
+HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
+QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
+CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a")
+VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
+CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
+X_DIGESTS = (b"x" * 32, b"y" * 32)
 INFO = NamespaceInfo(
     ns="n",
     digest=b"d" * 32,
@@ -67,15 +127,18 @@ def _columns() -> Columns:
     }
 
 
-def _examples() -> dict[str, tuple[Message, Columns]]:
-    result: Columns = {"y": Column(Layout(DTYPES["bool"], 1, (1, 2)), memoryview(bytearray(b"\1\0")))}
+def _one_row() -> Columns:
+    return {"y": Column(Layout(DTYPES["bool"], 1, (1, 2)), memoryview(bytearray(b"\1\0")))}
+
+
+def _with_clients() -> list[Example]:
     report = TaskReport(
         id=ONE, status=TaskStatus.ERROR, ns="n", retries=3, error=ERROR, duration_ms=7, place="n:g:o", story=("a", "b")
     )
     queue = QueueStats(
         id="Q", name="n:g:o", queue_length=1, listeners=2, weight=1.0, pressure=2.5, expected_pressure=0.5, claimants=4
     )
-    messages: list[tuple[Message, Columns]] = [
+    return [
         (LoadGraph(mid=1, definition="{}", replace=True), {}),
         (
             Submit(
@@ -85,7 +148,7 @@ def _examples() -> dict[str, tuple[Message, Columns]]:
                 nonce=b"8bytes!!",
                 ids=(ONE, TWO),
                 submit_digests=(b"s" * 16, b"t" * 16),
-                digests={"x": (b"x" * 32, b"y" * 32)},
+                digests={"x": X_DIGESTS},
                 cache=False,
             ),
             _columns(),
@@ -100,7 +163,8 @@ def _examples() -> dict[str, tuple[Message, Columns]]:
         (AskStats(mid=8), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),
-        (Accepted(mid=11, ids=(ONE, TWO), copies=2, durable=True), {}),
+        (Accepted(mid=11, ids=(ONE, TWO), copies=2, durable=True, rset=(HERE, THERE)), {}),
+        (Moved(ids=(ONE, TWO), owners=(HERE, THERE)), {}),
         (Refused(mid=12, ids=(TWO,), code=ErrorCode.REFUSED, message="full"), {}),
         (
             Final(
@@ -113,7 +177,7 @@ def _examples() -> dict[str, tuple[Message, Columns]]:
                 copies=2,
                 durable=True,
             ),
-            result,
+            _one_row(),
         ),
         (Cleared(mid=13), {}),
         (Cancelled(mid=14), {}),
@@ -134,13 +198,195 @@ def _examples() -> dict[str, tuple[Message, Columns]]:
             {},
         ),
     ]
-    return {type(message).__name__: (message, columns) for message, columns in messages}
 
 
-@pytest.fixture
-def examples() -> dict[str, tuple[Message, Columns]]:
-    """Name of the kind -> message and columns."""
+def _membership() -> list[Example]:
+    state = QueueState(
+        digest=b"d" * 32,
+        queue=QUEUE,
+        length=5,
+        weight=1.0,
+        pressure=2.5,
+        expected_pressure=0.5,
+        claimants=2,
+        loaded=1,
+    )
+    pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
+    return [
+        (Hello(me=CONTACT, nonce=b"n" * 16, cluster=b"c" * 8, proto_min=1, proto_max=2), {}),
+        (
+            Welcome(
+                me=CONTACT,
+                nonce=b"n" * 16,
+                cluster=b"c" * 8,
+                proto_min=1,
+                proto_max=2,
+                members=(Contact(id=THERE, incarnation=7, address="tcp://b:1"),),
+            ),
+            {},
+        ),
+        (Unwelcome(reason="another cluster"), {}),
+        (
+            Heartbeat(
+                seq=9,
+                idle=1,
+                missing=(HERE, THERE),
+                dead=(THERE,),
+                dead_incarnations=(300,),
+                queues=4,
+                pointers=b"8bytes!!",
+            ),
+            {},
+        ),
+        (Bye(), {}),
+        (WrongIncarnation(), {}),
+        (QueueStates(version=4, full=True, idle=2, states=(state,)), {}),
+        (AskQueues(), {}),
+        (Nudge(digest=b"d" * 32, queue=QUEUE), {}),
+        (Pointers(pointers=(pointer,)), {}),
+        (AskPointers(), {}),
+        (AskPlans(digests=X_DIGESTS), {}),
+        (PlanText(mid=5, digest=b"d" * 32, definition="{}"), {}),
+        (PlanKept(mid=5), {}),
+    ]
+
+
+def _replicate(kind: CopyKind) -> Replicate:
+    ended = kind is CopyKind.FINAL
+    digests: Mapping[CopyKind, Mapping[str, tuple[bytes, ...]]] = {
+        CopyKind.ACCEPT: {"x": X_DIGESTS},
+        CopyKind.FINAL: {"y": (b"y" * 32,)},
+    }
+    return Replicate(
+        mid=6,
+        kind=kind,
+        ns="n",
+        digest=b"d" * 32,
+        n=2,
+        rset=(HERE, THERE),
+        ids=(ONE, TWO),
+        nonces=(b"8bytes!!", b"bytes!!8"),
+        submit_digests=(b"s" * 16, b"t" * 16),
+        seqs=(1, 2000),
+        caching=(True, False),
+        errors=(0, 1),
+        restarts=(2, 0),
+        crashes=(0, 3),
+        solo=(False, True),
+        last_errors=(None, ERROR),
+        statuses=(TaskStatus.READY, TaskStatus.ERROR) if ended else (),
+        durations_ms=(5, 70000) if ended else (),
+        digests=digests.get(kind, {}),
+    )
+
+
+def _copies() -> list[Example]:
+    return [
+        (_replicate(CopyKind.ACCEPT), _columns()),
+        (_replicate(CopyKind.MARK), {}),
+        (_replicate(CopyKind.FINAL), _one_row()),
+        (_replicate(CopyKind.DELETE), {}),
+        (Replicated(mid=6, durable=True, better=(VERSION,), lacking=(ONE,)), {}),
+        (Inquire(mid=7, owner=THERE, ids=(ONE, TWO)), {}),
+        (Known(mid=7, versions=(VERSION,)), {}),
+        (Sync(versions=(VERSION,)), {}),
+        (SyncBetter(versions=(VERSION,)), {}),
+        (SyncDigest(count=2, total=1 << 62), {}),
+        (AskSync(), {}),
+        (Drop(ids=(ONE,)), {}),
+        (Handover(mid=8, ids=(ONE, TWO)), {}),
+        (HandedOver(mid=8), {}),
+    ]
+
+
+def _claims() -> list[Example]:
+    parts = (
+        Part(output="o", rows=(2, 0), fields=("x", "text"), digests={"x": X_DIGESTS}),
+        Part(output="p", rows=(5,), fields=("y",), call=GRAPH),
+        Part(output="q", rows=(7, 8), fields=()),
+    )
+    failed = FailedPart(
+        rows=(1, 3), code=ErrorCode.GENERAL_EXCEPTION, message="boom", traceback="line", final=True, node="node_0"
+    )
+    nothing = Grant(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE)
+    beside = {f"0:{name}": column for name, column in _columns().items()}
+    beside |= {f"1:{name}": column for name, column in _one_row().items()}
+    return [
+        (CLAIM, {}),
+        (
+            replace(
+                nothing,
+                order=11,
+                ids=(ONE, TWO),
+                ttl_ms=15000,
+                max_exec_ms=600000,
+                solo=True,
+                digests={"x": X_DIGESTS},
+            ),
+            _columns(),
+        ),
+        (nothing, {}),
+        (
+            Commit(executor=EXECUTOR, order=11, parts=parts, failed=(failed,), missing=(4, 6), claim=CLAIM),
+            beside,
+        ),
+        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,)), {}),
+        (Committed(executor=EXECUTOR, order=11, fenced=True), {}),
+        (Renew(orders=(11, 12), executors=(EXECUTOR, OTHER_EXECUTOR)), {}),
+        (Renewed(fenced=(12,)), {}),
+        (RowsRevoked(order=11, executor=EXECUTOR, rows=(0, 3)), {}),
+        (Surrender(executor=EXECUTOR, order=11, reason="killed", crashed=True), {}),
+    ]
+
+
+def _cache() -> list[Example]:
+    key, keys, ids = b"k" * 32, (b"k" * 32, b"l" * 32), (ONE, TWO)
+    digests = {"y": (b"y" * 32,)}
+    return [
+        (CacheAsk(keys=keys, ids=ids, may_wait=(True, False)), {}),
+        (CacheTell(key=key, id=ONE, answer=CacheAnswer.HIT, ttl_ms=9, output="o", digests=digests), _one_row()),
+        (CacheTell(key=key, id=ONE, answer=CacheAnswer.LEAD, ttl_ms=10000), {}),
+        (CacheTell(key=key, id=ONE, answer=CacheAnswer.WAIT, ttl_ms=10000), {}),
+        (CacheTell(key=key, id=ONE, answer=CacheAnswer.COMPUTE), {}),
+        (CachePut(key=key, id=ONE, output="o", digests=digests), _one_row()),
+        (CacheAbort(keys=keys, ids=ids), {}),
+        (CacheRenew(keys=keys, ids=ids), {}),
+    ]
+
+
+def _shape(message: AnyMessage) -> str:
+    """What tells apart the examples of one kind."""
+    match message:
+        case Replicate():
+            return message.kind
+        case CacheTell():
+            return message.answer
+        case Grant(ids=()):
+            return "of nothing"
+        case Commit(parts=()):
+            return "of failures"
+    return ""
+
+
+def _examples() -> dict[str, Example]:
+    examples: dict[str, Example] = {}
+    for message, columns in _with_clients() + _membership() + _copies() + _claims() + _cache():
+        kind = type(message).__name__
+        examples[f"{kind} {_shape(message)}" if kind in examples else kind] = message, columns
+    return examples
+
+
+@pytest.fixture(scope="session")
+def examples() -> dict[str, Example]:
+    """Name of the example -> message and columns."""
     return _examples()
+
+
+@pytest.fixture(params=list(_examples()))
+def label(request: pytest.FixtureRequest) -> str:
+    """Names of all examples in turn."""
+    chosen: str = request.param
+    return chosen
 
 
 @pytest.fixture

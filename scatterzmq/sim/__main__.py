@@ -1,0 +1,99 @@
+"""`python -m scatterzmq.sim`: run seeds, tell the story of one that fails, make it small."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ..core.ledger import TRANSITIONS
+from ..wire.refusal import Reject
+from .options import FAULTS, Options, draw
+from .runs import Result, minimise, run
+
+STORY_LINES = 80
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 1 if something that must hold did not."""
+    parser = argparse.ArgumentParser(prog="python -m scatterzmq.sim", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, one after another")
+    parser.add_argument("--steps", type=int, help="end faults after so many steps")
+    parser.add_argument("--peers", type=int, help="that many, whatever the seed says")
+    parser.add_argument("--no", action="append", default=[], choices=sorted(FAULTS), help="without this fault")
+    parser.add_argument("--check-every", type=int, default=1, help="events of a peer between looks at all it holds")
+    parser.add_argument("--trace", action="store_true", help="print the whole story")
+    parser.add_argument("--minimise", action="store_true", help="look for fewer steps and faults that still fail")
+    given = parser.parse_args(arguments)
+    results = []
+    begun = time.perf_counter()
+    for seed in range(given.seed, given.seed + given.seeds):
+        options = _options(seed, given)
+        result = run(options)
+        results.append(result)
+        if given.seeds == 1:
+            _say(f"SEED={seed} {options.told()}")
+            _say(f"{result.steps} steps, {result.events} events, {result.now_us / 1e6:.1f} s, trace {result.digest}")
+        if result.wrong:
+            _tell(result, given)
+        if given.trace:
+            _say("\n".join(run(options, is_told=True).texts))
+    if given.seeds > 1:
+        _summary(results, time.perf_counter() - begun)
+    return 1 if any(result.wrong for result in results) else 0
+
+
+def _options(seed: int, given: argparse.Namespace) -> Options:
+    options = draw(seed, peers=given.peers, steps=given.steps, check_every=given.check_every)
+    return options.without(*given.no)
+
+
+def _tell(result: Result, given: argparse.Namespace) -> None:
+    """What went wrong, and the story of the tasks concerned."""
+    options = result.options
+    _say(f"\nVIOLATION SEED={options.seed} {options.told()}\n{result.wrong}")
+    if given.minimise:
+        options = minimise(options, result.wrong)
+        _say(f"\nsmaller: --seed {options.seed} --steps {options.steps}\n{options.told()}")
+    told = run(options, is_told=True)
+    names = told.tasks[:1]
+    lines = [line for line in told.texts if not names or any(_names(line, name) for name in names)]
+    _say("\n".join(lines[-STORY_LINES:]))
+
+
+def _names(line: str, name: str) -> bool:
+    return f"{name}," in line or f"{name})" in line or f"{name} " in line or " world " in line
+
+
+def _summary(results: Sequence[Result], seconds: float) -> None:
+    """All seeds together: how much, what struck, what was reached."""
+    wrong = [result.options.seed for result in results if result.wrong]
+    events = sum(result.events for result in results)
+    _say(f"\n{len(results)} seeds, {events} events, {events / seconds:.0f} events/s, {seconds:.1f} s")
+    _say(f"violations: {len(wrong)}{' in seeds ' + ' '.join(map(str, wrong)) if wrong else ''}")
+    for title, counts, wanted in (
+        ("faults", _total(result.fired for result in results), list(FAULTS)),
+        ("transitions", _total(result.rows for result in results), [f"{p}/{c}" for p, c in TRANSITIONS]),
+        ("refused frames", _total(result.rejected for result in results), list(Reject)),
+        ("said", _total(result.said for result in results), []),
+        ("counted", _total(result.counters for result in results), []),
+    ):
+        listed = " ".join(f"{name}={count}" for name, count in sorted(counts.items()))
+        missing = [name for name in wanted if not counts[name]]
+        _say(f"{title}: {listed}" + (f"; never: {' '.join(missing)}" if missing else ""))
+
+
+def _total(parts: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

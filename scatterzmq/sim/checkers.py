@@ -1,0 +1,252 @@
+"""Checkers: what must hold in every run, whatever goes wrong in it.
+
+Rules   1. A core never raises, and what it holds is consistent (`check_invariants`) after each event.
+        2. Every task that was accepted ends, exactly once for each client, and as the oracle says.
+        3. What is accepted is lost only if more copies fail within one repair interval than the promise allows.
+        4. Ended is ended; what was deleted stays deleted.
+        5. The store holds what the core uses, no more and no less.
+        6. When nothing goes wrong any more, everything drains.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..core.actions import BatchOrder
+from ..core.ledger import TRANSITIONS, Cause, Phase, Record
+from ..core.messages import Clear, Cancel, Final, TaskStatus, ToClient
+from ..errors import ErrorCode
+from ..ids import ClientId, TaskId
+from ..wire.columns import Column
+from .oracle import Expected
+from .payload import values_of
+
+if TYPE_CHECKING:
+    from .clients import Handle, SimClient
+    from .process import Process
+    from .world import World
+
+REPAIR_US = 45_000_000
+"""So long after a failure there may be fewer copies than promised: detection, repair, and a margin."""
+ALL_EVERY = 100
+
+
+class Violation(AssertionError):
+    """Something that must hold does not. tasks: the ones concerned."""
+
+    def __init__(self, what: str, *tasks: TaskId) -> None:
+        self.what = what
+        self.tasks = tasks
+        super().__init__(what)
+
+
+@dataclass(slots=True, eq=False)
+class Facts:
+    """What the world knows of a task.
+
+    copies: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
+    ends: processes -> the phase in which it ended there.
+    """
+
+    ns: str
+    value: int
+    expected: Expected
+    may_fail: bool
+    copies: int = 0
+    accepted_us: int = 0
+    is_cleared: bool = False
+    is_cancelled: bool = False
+    is_deleted: bool = False
+    lost: str = ""
+    ends: dict[str, Phase] = field(default_factory=dict)
+
+
+class Checkers:
+    """Everything that is checked, and what is counted on the way.
+
+    deaths: of executors, by the tasks they were running. rows: transitions that were taken.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.facts: dict[TaskId, Facts] = {}
+        self.deaths: Counter[TaskId] = Counter()
+        self.rows: Counter[tuple[Phase, Cause]] = Counter()
+        self.counters: Counter[str] = Counter()
+        self.failures: list[tuple[int, str]] = []
+        self._count = 0
+
+    # ---- cores
+
+    def handled(self, process: "Process") -> None:
+        """A core has handled an event."""
+        self._count += 1
+        if process.events % self.world.options.check_every == 0:
+            self._look(process)
+        if self._count % ALL_EVERY == 0:
+            for other in self.world.alive():
+                self._look(other)
+
+    def _look(self, process: "Process") -> None:
+        process.core.check_invariants()
+        self._store(process)
+
+    def _store(self, process: "Process") -> None:
+        """Rule 5."""
+        held = process.store.held()
+        used = process.state.blocks.uses().keys()
+        gone = process.state.blocks.gone()
+        if used - gone != used & held:
+            raise Violation(f"{process.name}: freed too early: {sorted(used - gone - held)[:5]}")
+        pinned = {block.id for running in process.executors.values() if running is not None for block in running.pinned}
+        if held - used - pinned:
+            raise Violation(f"{process.name}: not freed: {sorted(held - used - pinned)[:5]}")
+
+    def moved(self, process: "Process", record: Record, cause: Cause, before: Phase) -> None:
+        """A record has changed its phase."""
+        self.rows[before, cause] += 1
+        facts = self.facts.get(record.id)
+        if facts is None:
+            raise Violation(f"{process.name} has {record.id}, which nobody submitted", record.id)
+        ended = facts.ends.get(process.name)
+        if ended is not None:
+            raise Violation(f"{process.name}: ended as {ended}, and now {record.phase}", record.id)
+        if record.phase.ended:
+            facts.ends[process.name] = record.phase
+
+    def lent(self, process: "Process", order: BatchOrder) -> None:
+        for task in order.tasks:
+            if task not in self.facts:
+                raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
+
+    def executor_died(self, process: "Process", order: BatchOrder) -> None:
+        for task in order.tasks:
+            self.deaths[task] += 1
+        if len(order.tasks) == 1 and order.solo:
+            self._poison(order.tasks[0])
+
+    def _poison(self, task: TaskId) -> None:
+        """A task that kills executors does so 1 + 3 times at most in one life of its owner."""
+        lives = 1 + len(self.failures) + self.world.fired["pause"] + self.world.fired["cut"]
+        limit = (1 + self.world.settings.tasks.poison_limit) * lives
+        if self.deaths[task] > limit and "jump" not in self.world.options.faults:
+            raise Violation(f"{task} has killed {self.deaths[task]} executors, allowed are {limit}", task)
+
+    # ---- what clients are told
+
+    def sent_to_client(
+        self, process: "Process", client: ClientId, message: ToClient, columns: dict[str, Column]
+    ) -> None:
+        if isinstance(message, Final):
+            rows = iter(values_of(columns["value"]) if "value" in columns else ())
+            for task, status, error in zip(message.ids, message.statuses, message.errors, strict=True):
+                value = next(rows) if status in (TaskStatus.READY, TaskStatus.DONE) else None
+                if status is not TaskStatus.UNKNOWN:
+                    self._true(task, status, None if error is None else error.code, value, process.name)
+
+    def _true(self, task: TaskId, status: TaskStatus, code: ErrorCode | None, value: object, who: str) -> None:
+        """Rule 2: an end that may be."""
+        facts = self.facts.get(task)
+        if facts is None:
+            raise Violation(f"{who} tells of {task}, which nobody submitted", task)
+        expected = facts.expected
+        if value is not None:
+            if not isinstance(value, int) or not expected.fits(value):
+                raise Violation(f"{who}: {facts.ns}({facts.value}) is {value}, expected {expected}", task)
+            return
+        if status is not TaskStatus.ERROR:
+            raise Violation(f"{who}: told {status} as an end", task)
+        if code is ErrorCode.CANCELLED and facts.is_cancelled:
+            return
+        if code == expected.error or (facts.may_fail and code is not ErrorCode.CANCELLED):
+            return
+        if code is ErrorCode.POISON and self.deaths[task] >= 3 and self.world.options.faults.keys() & {"jump", "pause"}:
+            return  # its executors were given up because time went by without them
+        raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
+
+    def accepted(self, task: TaskId, copies: int) -> None:
+        facts = self.facts[task]
+        if not facts.copies:
+            facts.accepted_us = self.world.now_us
+        facts.copies = max(facts.copies, copies)
+
+    def applied(self, client: "SimClient", message: Clear | Cancel) -> None:
+        """All peers have said that they did it."""
+        if isinstance(message, Clear):
+            for task in message.ids:
+                self.facts[task].is_deleted = True
+
+    def latched(self, client: "SimClient", handle: "Handle") -> None:
+        """A client takes an outcome for good."""
+        outcome = handle.outcome
+        assert outcome is not None
+        facts = self.facts[handle.id]
+        self.counters[f"outcome {outcome.status}"] += 1
+        self.world.trace.note(self.world.now_us, client.name, f"{handle.id} ends: {outcome.status} {outcome.value}")
+        if outcome.status is TaskStatus.UNKNOWN:
+            if not (facts.is_cleared or facts.lost):
+                raise Violation(
+                    f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
+                )
+            return
+        if outcome.code is ErrorCode.REFUSED:
+            if facts.copies:
+                raise Violation(f"{client.name}: accepted, then refused", handle.id)
+            return
+        self._true(handle.id, outcome.status, outcome.code, outcome.value, client.name)
+
+    # ---- losses
+
+    def failed(self, process: "Process") -> None:
+        """A process is about to go: which tasks go with it, and may they?"""
+        now_us = self.world.now_us
+        recent = [at for at, _ in self.failures if now_us - at < REPAIR_US]
+        self.failures.append((now_us, process.name))
+        others = [other for other in self.world.alive() if other is not process]
+        for task, facts in self.facts.items():
+            if not facts.copies or facts.lost or facts.is_cleared or not self.world.holds(process, task):
+                continue
+            if any(self.world.holds(other, task) for other in others):
+                continue
+            facts.lost = self._excuse(facts, len(recent), bool(others))
+            self.world.trace.note(now_us, process.name, f"{task} is lost: {facts.lost}")
+            if not facts.lost:
+                raise Violation(f"{process.name} had the last copy of {task}, accepted with {facts.copies}", task)
+
+    def _excuse(self, facts: Facts, recent: int, others: bool) -> str:
+        """Why a task may be lost now; "" if it may not."""
+        if facts.copies == 1:
+            return "there never was more than one copy"
+        if recent >= facts.copies - 1:
+            return f"{recent} other failures in one repair interval"
+        if not others or self.world.now_us - self.world.joined_us < REPAIR_US:
+            return "there was nobody to keep another copy"
+        if self.world.now_us - self.world.network_broken_us < REPAIR_US:
+            return "others could not be reached"
+        return ""
+
+    # ---- the end
+
+    def settled(self) -> list[TaskId]:
+        """Tasks that some client still waits for."""
+        return [handle.id for client in self.world.clients for handle in client.unfinished()]
+
+    def drained(self) -> None:
+        """Rule 6, after all tasks have been cleared."""
+        for process in self.world.alive():
+            self._look(process)
+            state = process.state
+            if len(state.ledger):
+                left = [record.id for record in state.ledger]
+                raise Violation(f"{process.name}: {len(left)} records that were cleared", *left)
+            if list(state.leases):
+                raise Violation(f"{process.name}: batches on loan of no task")
+            cached = set() if state.cache is None else {block.id for block, _ in state.cache.values_held()}
+            if state.blocks.uses().keys() != cached:
+                raise Violation(f"{process.name}: blocks that nobody can need")
+            if state.cache is not None and (state.cache.leaders() or state.cache.waiters()):
+                raise Violation(f"{process.name}: keys are led, and nothing runs")
+
+    def coverage(self) -> list[str]:
+        """Transitions that were not taken."""
+        return [f"{phase}/{cause}" for phase, cause in TRANSITIONS if not self.rows[phase, cause]]

@@ -1,0 +1,102 @@
+"""Runs: one seed from beginning to end, what came of it, and how to make a failing one small."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ..ids import TaskId
+from .checkers import Violation
+from .options import Options
+from .world import World
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What came of a run. wrong: "" if nothing is. texts: the story, if it was asked for."""
+
+    options: Options
+    wrong: str
+    tasks: tuple[str, ...]
+    steps: int
+    now_us: int
+    digest: str
+    events: int
+    fired: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    said: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    texts: list[str] = field(default_factory=list)
+
+
+def run(options: Options, *, is_told: bool = False) -> Result:
+    """A whole run."""
+    world = World(options, is_told=is_told)
+    wrong, tasks = "", ()
+    try:
+        world.whole()
+    except Violation as violation:
+        wrong, tasks = violation.what, violation.tasks
+    except Exception as error:  # whatever a core raises is what we are looking for
+        wrong = _where(error)
+    names = tuple([world.trace.name(task) for task in tasks])
+    return Result(
+        options=options,
+        wrong=wrong,
+        tasks=names,
+        steps=world.steps,
+        now_us=world.now_us,
+        digest=world.trace.digest(),
+        events=world.trace.events,
+        fired=world.fired,
+        rejected=world.rejected,
+        rows=Counter({f"{phase}/{cause}": count for (phase, cause), count in world.checkers.rows.items()}),
+        said=world.said,
+        counters=world.counters + world.network.counters + world.checkers.counters,
+        texts=world.trace.texts or [],
+    )
+
+
+def _where(error: Exception) -> str:
+    """An exception and the last places it came through."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rpartition('scatterzmq/')[2]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}\n  at " + "\n  at ".join(places[-6:])
+
+
+def minimise(options: Options, wrong: str) -> Options:
+    """Options with which it still fails in the same way, with fewer faults and steps."""
+    kind = _kind(wrong)
+
+    def fails(candidate: Options) -> bool:
+        result = run(candidate)
+        return bool(result.wrong) and _kind(result.wrong) == kind
+
+    options = _fewer_steps(options, fails)
+    for fault in sorted(options.faults):
+        candidate = options.without(fault)
+        if fails(candidate):
+            options = candidate
+    return _fewer_steps(options, fails)
+
+
+def _fewer_steps(options: Options, fails: Callable[[Options], bool]) -> Options:
+    """The smallest number of steps with faults, by bisection (which need not find the very smallest)."""
+    low, high = 0, min(options.steps, run(options).steps)
+    while low < high:
+        middle = (low + high) // 2
+        if fails(replace(options, steps=middle)):
+            high = middle
+        else:
+            low = middle + 1
+    found = replace(options, steps=high)
+    return found if fails(found) else options
+
+
+def _kind(wrong: str) -> str:
+    """What went wrong without the names in it."""
+    return " ".join(word for word in wrong.split() if not any(letter.isdigit() for letter in word))

@@ -1,0 +1,337 @@
+"""The world: a clock, everything that will happen in order, and everybody to whom it happens.
+
+    world = World(Options(seed=1, peers=3))
+    world.begin()
+    task = world.submit("chain", 5)
+    world.run(2_000)
+    world.peer(0).crash() ...
+
+Rules   1. One heap of (time, number, what): the same seed gives the same run.
+        2. Nothing here decides anything about tasks.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import heappop, heappush
+from random import Random
+
+from ..core.events import GraphChecked, MessageReceived
+from ..core.messages import LoadGraph
+from ..core.peermessages import Contact
+from ..graph.check import check
+from ..graph.plan import Plan
+from ..ids import ClientId, PeerId, TaskId
+from ..wire.frames import open_envelope
+from .checkers import Checkers, Facts, Violation
+from .clients import SimClient
+from .clock import RATE_ONE, PeerClock
+from .corpus import describe, plan_of
+from .faults import Faults
+from .network import Frames, Network
+from .options import Options
+from .oracle import expected
+from .process import LIMITS, Process
+from .trace import Trace
+
+OPERATOR = ClientId("C" + "f" * 32)
+"""Loads the graphs; nobody listens to what it is told."""
+SEEN_US = 10_000_000
+"""Discovery repeats itself this often."""
+
+
+class World:
+    """Peers, clients, network, faults.
+
+    fired: faults that struck, by kind. said: messages between peers, by kind. rejected: broken frames, by reason.
+    """
+
+    def __init__(self, options: Options, *, is_told: bool = False) -> None:
+        self.options = options
+        self.settings = options.settings()
+        self.now_us = 0
+        self.steps = 0
+        self.fired: Counter[str] = Counter()
+        self.said: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter()
+        self.trace = Trace(is_told=is_told)
+        rates = dict(options.faults)
+        self.network = Network(self, options.seed, rates)
+        self.faults = Faults(self, rates)
+        self.checkers = Checkers(self)
+        self.addresses = [f"peer{place}" for place in range(options.peers)]
+        self.processes: list[Process | None] = [None] * options.peers
+        self.clients: list[SimClient] = []
+        self.joined_us = 0
+        self.network_broken_us = -(10**12)
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
+        self._numbers = 0
+        self._lives: Counter[int] = Counter()
+        self._checks: dict[str, GraphChecked] = {}
+        self._plans: dict[str, Plan] = {}
+        self._swarm = Random(f"{options.seed}:swarm")
+        self._tasks = 0
+        self._client_count = 0
+        self._nonces = 0
+
+    # ---- time
+
+    def at(self, when_us: int, what: Callable[..., None], *args: object) -> None:
+        """Let something happen; never in the past."""
+        self._numbers += 1
+        heappush(self._heap, (max(when_us, self.now_us), self._numbers, what, args))
+
+    def run(self, ms: int) -> None:
+        """Let so much time go by."""
+        self.run_until(self.now_us + ms * 1000)
+
+    def run_until(self, until_us: int, *, steps: int | None = None, is_over: Callable[[], bool] | None = None) -> bool:
+        """Up to a time, so many steps, or until `is_over` (asked now and then) says so. True: it said so."""
+        heap = self._heap
+        asked = 0
+        while heap and heap[0][0] <= until_us:
+            if steps is not None and self.steps >= steps:
+                return False
+            self.now_us, _, what, args = heappop(heap)
+            self.steps += 1
+            what(*args)
+            asked += 1
+            if is_over is not None and asked % 20 == 0 and is_over():
+                return True
+        if steps is None or self.steps < steps:
+            self.now_us = max(self.now_us, until_us)
+        return is_over is not None and is_over()
+
+    # ---- peers
+
+    def begin(self) -> None:
+        """Start everybody."""
+        for place in range(self.options.peers):
+            self.start(place)
+        for _ in range(self.options.clients):
+            self.add_client()
+
+    def start(self, place: int) -> None:
+        """A process with nothing but its address, unless there is one."""
+        if self.processes[place] is not None:
+            return
+        life = self._lives[place] = self._lives[place] + 1
+        raw = blake2b(f"{self.options.seed} {place} {life}".encode(), digest_size=16).digest()
+        me = Contact(id=PeerId.from_bytes(raw), incarnation=1, address=self.addresses[place], name=f"p{place}.{life}")
+        self.trace.names[me.id] = me.name
+        self.trace.note(self.now_us, me.name, "starts")
+        offset_ms = self._swarm.randrange(10**9)
+        clock = PeerClock(self.now_us, offset_ms, self.faults.rate("rate") or RATE_ONE)
+        count = self.options.executors[place % len(self.options.executors)]
+        process = Process(self, place, me, clock, count)
+        self.processes[place] = process
+        if len(self.alive()) == 2:
+            self.joined_us = self.now_us
+        self.network.settle(process)
+        process.boot()
+        for ns in self.options.namespaces:
+            text = self.plan(ns).definition
+            process.post(0, process.tell, MessageReceived(sender=OPERATOR, message=LoadGraph(mid=1, definition=text)))
+        self._discover(process)
+
+    def _discover(self, process: Process) -> None:
+        """Discovery tells everybody of everybody, sooner or later, again and again."""
+        if process.is_dead:
+            return
+        for other in self.alive():
+            if other is not process:
+                for one, address in ((process, other.address), (other, process.address)):
+                    one.post(self._swarm.randint(1_000, 500_000), one.seen, address)
+        if len(self.addresses) > 1:
+            self.at(self.now_us + SEEN_US, self._discover, process)
+
+    def crash(self, process: Process) -> None:
+        """A process is gone, with all it knew."""
+        if process.is_dead:
+            return
+        self.checkers.failed(process)
+        self._gone(process)
+
+    def left(self, process: Process, lost: int) -> None:
+        """A process has left in good order."""
+        self.trace.note(self.now_us, process.name, f"left, {lost} tasks lost")
+        self._gone(process)
+        self.at(self.now_us + self._swarm.randint(1_000, 10_000_000), self.start, process.place)
+
+    def _gone(self, process: Process) -> None:
+        process.die()
+        self.trace.note(self.now_us, process.name, "is gone")
+        self.processes[process.place] = None
+        self.network.vanish(process)
+
+    def alive(self) -> list[Process]:
+        return [process for process in self.processes if process is not None]
+
+    def peer(self, place: int) -> Process:
+        """Whoever runs at a place now."""
+        process = self.processes[place]
+        assert process is not None, f"nobody is at place {place}"
+        return process
+
+    def holds(self, process: Process, task: TaskId) -> bool:
+        """Whether a process would know of a task if all others were gone."""
+        return process.state.ledger.record(task) is not None
+
+    def address_of(self, frames: Frames) -> str:
+        """Where a message comes from; "" if its sender is gone."""
+        source = open_envelope(frames, LIMITS).src
+        return next((process.address for process in self.alive() if process.id == source), "")
+
+    # ---- graphs
+
+    def plan(self, ns: str) -> Plan:
+        if ns not in self._plans:
+            self._plans[ns] = plan_of(ns)
+        return self._plans[ns]
+
+    def checked(self, request: int, definition: str) -> GraphChecked:
+        """What an executor says of a definition."""
+        known = self._checks.get(definition)
+        if known is None:
+            found = check(definition, describe)
+            known = GraphChecked(request=0, plan=found.plan, problems=found.problems, warnings=found.warnings)
+            self._checks[definition] = known
+        return GraphChecked(request=request, plan=known.plan, problems=known.problems, warnings=known.warnings)
+
+    # ---- clients and tasks
+
+    def add_client(self) -> SimClient:
+        self._client_count += 1
+        client = SimClient(self, self._client_count)
+        self.trace.names[client.id] = client.name
+        self.clients.append(client)
+        client.start()
+        return client
+
+    def replace_client(self, client: SimClient) -> None:
+        """A client dies; another one goes on with what has been accepted for it."""
+        client.is_dead = True
+        self.network.vanish(client)
+        for handle in client.handles.values():
+            if not handle.is_accepted:
+                self.counters["orphans"] += 1
+        self._client_count += 1
+        handles = {task: handle for task, handle in client.handles.items() if handle.is_accepted}
+        heir = SimClient(self, self._client_count, handles)
+        self.trace.names[heir.id] = heir.name
+        self.clients[self.clients.index(client)] = heir
+        heir.start()
+
+    def submit(self, ns: str, *values: int, client: int = 0, cache: bool = True, at: int | None = None) -> list[TaskId]:
+        """Have a client submit tasks, at a place or anywhere."""
+        tasks = {}
+        plan = self.plan(ns)
+        may_fail = any(graph.max_retries is not None for graph in plan.graphs.values())
+        for value in values:
+            self._tasks += 1
+            task = TaskId(f"T{self._tasks:032x}")
+            self.trace.names[task] = f"t{self._tasks}"
+            tasks[task] = value
+            self.checkers.facts[task] = Facts(ns, value, expected(plan, value), may_fail)
+        self.clients[client].submit(ns, tasks, cache=cache, at=None if at is None else self.addresses[at])
+        return list(tasks)
+
+    def clear(self, *tasks: TaskId, client: int = 0) -> None:
+        for task in tasks:
+            self.checkers.facts[task].is_cleared = True
+        self.clients[client].clear(tasks)
+
+    def cancel(self, *tasks: TaskId, client: int = 0) -> None:
+        for task in tasks:
+            self.checkers.facts[task].is_cancelled = True
+        self.clients[client].cancel(tasks)
+
+    def nonce(self) -> bytes:
+        self._nonces += 1
+        return self._nonces.to_bytes(8, "big")
+
+    def some_address(self) -> str:
+        return self._swarm.choice(self.addresses)
+
+    # ---- the whole run
+
+    def plan_load(self) -> None:
+        """Decide who submits what when, and what becomes unwanted."""
+        options, chance = self.options, self._swarm
+        left = options.tasks
+        while left:
+            count = min(left, chance.randint(1, options.batch_max))
+            left -= count
+            at_us = int(chance.random() * options.load_s * 1e6)
+            values = [chance.randrange(options.domain) for _ in range(count)]
+            ns, client = chance.choice(options.namespaces), chance.randrange(options.clients)
+            unwanted = ["", ""]
+            for at, (kind, rate) in enumerate((("clear", options.clears), ("cancel", options.cancels))):
+                unwanted[at] = kind if chance.random() < rate else ""
+            self.at(
+                at_us, self._submit, ns, tuple(values), client, chance.random() < 0.9, tuple(filter(None, unwanted))
+            )
+
+    def _submit(self, ns: str, values: tuple[int, ...], client: int, cache: bool, unwanted: tuple[str, ...]) -> None:
+        tasks = self.submit(ns, *values, client=client, cache=cache)
+        for kind in unwanted:
+            some = [task for task in tasks if self._swarm.random() < 0.5]
+            if some:
+                at_us = self.now_us + int(self._swarm.expovariate(1.0) * 1e6)
+                self.at(at_us, self._unwant, kind, some, client)
+
+    def _unwant(self, kind: str, tasks: list[TaskId], client: int) -> None:
+        (self.clear if kind == "clear" else self.cancel)(*tasks, client=client)
+
+    def heal(self) -> None:
+        """Nothing goes wrong from now on, and everybody is there."""
+        self.trace.note(self.now_us, "world", "heals")
+        self.faults.end()
+        self.network.rates.clear()
+        self.network.heal_all()
+        for process in self.alive():
+            process.resume()
+        for place in range(self.options.peers):
+            self.start(place)
+
+    def whole(self) -> None:
+        """Safety, liveness, draining. Raises Violation, or whatever a core raises."""
+        options = self.options
+        self.begin()
+        self.plan_load()
+        self.faults.start()
+        safety_us = int(options.safety_s * 1e6)
+        self.run_until(safety_us, steps=options.steps)
+        self.heal()
+        # What was planned but not done yet is still to come.
+        bound_us = self.now_us + safety_us + LIVENESS_US
+        if not self.run_until(bound_us, is_over=self._is_quiet):
+            waiting = self.checkers.settled()
+            raise Violation(f"after {LIVENESS_US / 1e6:g} s without faults {len(waiting)} tasks have no end", *waiting)
+        self.clear(*self.checkers.facts)
+        if not self.run_until(self.now_us + LIVENESS_US, is_over=self._is_quiet):
+            raise Violation("clearing is not answered")
+        self.run(SETTLE_MS)
+        self.checkers.drained()
+        self._idle()
+
+    def _is_quiet(self) -> bool:
+        return self.now_us >= int(self.options.load_s * 1e6) and all(client.is_quiet() for client in self.clients)
+
+    def _idle(self) -> None:
+        """Peers that have nothing to do say little."""
+        before = self.said.copy()
+        self.run(IDLE_MS)
+        said = self.said - before
+        quiet = sum(count for kind, count in said.items() if kind not in ALWAYS_SAID)
+        limit = len(self.alive()) ** 2 * IDLE_MS / 1000 * 0.5
+        if quiet > limit:
+            raise Violation(f"idle, and {quiet} messages in {IDLE_MS / 1000:g} s: {dict(said)}")
+
+
+LIVENESS_US = 120_000_000
+SETTLE_MS = 40_000
+IDLE_MS = 30_000
+ALWAYS_SAID = ("Heartbeat",)
+"""Words that never stop, beside a few comparisons of what is held."""

@@ -1,0 +1,555 @@
+"""Definitions among peers: who has them, which one holds, and how what is missing comes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.events import GraphChecked, TimerFired
+from scatterzmq.core.members import Status
+from scatterzmq.core.messages import (
+    AskDefinition,
+    AskNamespaces,
+    Definition,
+    GraphLoaded,
+    GraphRefused,
+    LoadGraph,
+    Namespaces,
+)
+from scatterzmq.core.peermessages import (
+    AskPlans,
+    AskPointers,
+    BetweenPeers,
+    PlanKept,
+    PlanText,
+    Pointer,
+    Pointers,
+)
+from scatterzmq.graph.check import check
+from scatterzmq.graph.plan import Plan
+from scatterzmq.ids import PeerId
+from tests.core.conftest import ALICE, BOB, chain, describe
+from tests.core.mesh import Mesh, Peer
+
+
+def make_plan(length: int = 1, ns: str = "main") -> Plan:
+    graphs = [chain(length)]
+    return check({"graphs": graphs, "entry": "main", "ns": ns}, describe).require()
+
+
+def load(mesh: Mesh, at: int, plan: Plan, *, replace: bool = False) -> None:
+    """Load at one peer; nothing is delivered yet."""
+    peer = mesh.peers[at]
+    peer.plans[plan.ns] = plan
+    peer.say(LoadGraph(mid=peer.mid(), definition=plan.definition, replace=replace))
+
+
+def answers(peer: Peer) -> list[type[Any]]:
+    """What its clients were told of their definitions."""
+    return [type(send.message) for send in peer.sent if isinstance(send.message, GraphLoaded | GraphRefused)]
+
+
+def namespaces(peer: Peer, ns: str | None = None) -> dict[str, bytes]:
+    peer.say(AskNamespaces(mid=1, ns=ns))
+    return {info.ns: info.digest for info in peer.last(Namespaces).infos}
+
+
+def definition(peer: Peer, ns: str = "main") -> str | None:
+    peer.say(AskDefinition(mid=1, ns=ns))
+    text: str | None = peer.last(Definition).definition
+    return text
+
+
+def warnings(peer: Peer, name: str) -> list[Mapping[str, str | int | float]]:
+    return [report.context for report in peer.reports if report.name == name]
+
+
+def tell(mesh: Mesh, src: int, dst: int, message: BetweenPeers) -> None:
+    """Have a peer say something that it would not."""
+    sender = mesh.peers[src].core._state
+    sender.members.tell(mesh.peers[dst].me, message)
+    for action in sender.out.take():
+        mesh.peers[src].perform(action)
+    mesh.deliver()
+
+
+def set_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
+    """A peer thinks differently of another from now on."""
+    members = mesh.peers[at].core._state.members
+    peer = mesh.peers[of].me
+    members._here[peer].status = status
+    definitions = mesh.peers[at].core._definitions
+    (definitions.alive if status is Status.ALIVE else definitions.gone)(peer)
+    mesh.peers[at].tell(TimerFired())
+
+
+def load_apart(mesh: Mesh, at: int, plan: Plan) -> None:
+    """Load at one of two peers, of which the other hears nothing."""
+    members = mesh.peers[at].core._state.members._members[mesh.peers[1 - at].me]
+    members.status = Status.SUSPECT
+    load(mesh, at, plan)
+    members.status = Status.ALIVE
+
+
+# ---- loading
+
+
+@pytest.mark.parametrize("peers", [2, 3, 5])
+def test_what_is_loaded_at_one_peer_is_known_to_all(peers: int) -> None:
+    mesh = Mesh(peers)
+    plan = make_plan()
+    load(mesh, 0, plan)
+    mesh.deliver()
+    for peer in mesh.peers:
+        assert namespaces(peer) == namespaces(peer, "main") == {"main": plan.digest}
+        assert namespaces(peer, "other") == {}
+        assert definition(peer) == plan.definition
+        assert definition(peer, "other") is None
+    assert len(mesh.said(PlanText)) == len(mesh.said(PlanKept)) == peers - 1
+    assert not mesh.said(AskPlans), "it comes unasked"
+    assert {peer.core.deadline_ms() for peer in mesh.peers} == {None}
+    assert len({peer.core._definitions.digest for peer in mesh.peers}) == 1
+    mesh.peers[-1].plans["main"] = plan
+    tasks = mesh.submit(peers - 1, 1)
+    mesh.run()
+    assert mesh.results(peers - 1, tasks) == [2]
+
+
+def test_a_lone_peer_tells_its_client_at_once() -> None:
+    mesh = Mesh(1)
+    load(mesh, 0, make_plan())
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert mesh.log == []
+    assert mesh.peers[0].core.deadline_ms() is None
+
+
+@pytest.mark.parametrize(("peers", "replicas", "acks"), [(2, 2, 1), (4, 2, 1), (4, 3, 2), (3, 5, 2), (3, 1, 0)])
+def test_the_client_is_told_when_enough_peers_have_it(peers: int, replicas: int, acks: int) -> None:
+    mesh = Mesh(peers, cluster={"replicas": replicas})
+    mesh.hold(PlanKept)
+    load(mesh, 0, make_plan())
+    mesh.deliver()
+    for _ in range(acks):
+        assert answers(mesh.peers[0]) == []
+        mesh.links.append(mesh.held.pop())
+        mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    mesh.heal()
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert mesh.peers[0].core.deadline_ms() is None
+
+
+@pytest.mark.parametrize("lost", [PlanText, PlanKept, Pointers])
+def test_a_definition_is_repeated_until_it_is_kept(lost: type[Any]) -> None:
+    mesh = Mesh(2)
+
+    def offers() -> list[PlanText]:
+        return [message for message in mesh.said(PlanText) if message.mid]
+
+    mesh.drop(lost)
+    plan = make_plan()
+    load(mesh, 0, plan)
+    mesh.wait(3500)
+    assert answers(mesh.peers[0]) == []
+    assert len(offers()) == 4
+    mesh.heal()
+    mesh.wait(1000)
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert namespaces(mesh.peers[1]) == {"main": plan.digest}
+    mesh.duplicate()
+    load(mesh, 0, plan)
+    mesh.wait(5000)
+    assert len(offers()) == 6
+    mesh.wait(10_000)
+    assert {peer.core.deadline_ms() for peer in mesh.peers} == {None}
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    mesh = Mesh(3, cluster={"replicas": 3})
+    load_plan = make_plan()
+    mesh.drop(dst=2)
+    load(mesh, 0, load_plan)
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == []
+    set_status(mesh, 2, Status.SUSPECT, at=0)
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert mesh.peers[0].core.deadline_ms() is None
+
+
+def test_who_comes_while_a_definition_is_spread_gets_it_too() -> None:
+    mesh = Mesh(2, cluster={"replicas": 3})
+    mesh.drop(dst=1)
+    load(mesh, 0, make_plan())
+    set_status(mesh, 1, Status.SUSPECT, at=0)
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    load(mesh, 0, make_plan())
+    assert answers(mesh.peers[0]) == [GraphLoaded] * 2, "nobody is there"
+    mesh = Mesh(2, cluster={"replicas": 3})
+    mesh.drop(dst=1)
+    load(mesh, 0, make_plan())
+    set_status(mesh, 1, Status.ALIVE, at=0)
+    mesh.heal()
+    mesh.wait(1000)
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+
+
+def test_the_same_definition_again_is_fine_and_another_is_not_unless_it_replaces() -> None:
+    mesh = Mesh(3)
+    one, two = make_plan(1), make_plan(2)
+    load(mesh, 0, one)
+    mesh.deliver()
+    load(mesh, 1, one)
+    mesh.deliver()
+    assert answers(mesh.peers[1]) == [GraphLoaded]
+    load(mesh, 1, two)
+    mesh.deliver()
+    assert answers(mesh.peers[1]) == [GraphLoaded, GraphRefused]
+    assert "replace=True" in mesh.peers[1].last(GraphRefused).problems[0]
+    assert namespaces(mesh.peers[2]) == {"main": one.digest}
+    load(mesh, 1, two, replace=True)
+    mesh.deliver()
+    assert answers(mesh.peers[1])[2:] == [GraphLoaded]
+    for peer in mesh.peers:
+        assert namespaces(peer) == {"main": two.digest}
+        assert peer.retired == [one.digest]
+
+
+def test_a_wrong_definition_goes_nowhere() -> None:
+    mesh = Mesh(2)
+    mesh.peers[0].say(LoadGraph(mid=1, definition="{}"))
+    assert answers(mesh.peers[0]) == [GraphRefused]
+    assert mesh.peers[0].last(GraphRefused).problems
+    assert mesh.links == mesh.peers[0].core._definitions._pointers == type(mesh.links)() or not mesh.links
+
+
+# ---- which one holds
+
+
+def test_of_two_definitions_loaded_at_once_one_holds_everywhere_and_the_other_is_told() -> None:
+    mesh = Mesh(3)
+    one, two = make_plan(1), make_plan(2)
+    load(mesh, 0, one)
+    load(mesh, 1, two)
+    mesh.deliver()
+    for peer in mesh.peers:
+        assert namespaces(peer) == {"main": two.digest}, "the one of the peer with the higher id"
+    assert answers(mesh.peers[0]) == [GraphRefused]
+    assert "at the same time" in mesh.peers[0].last(GraphRefused).problems[0]
+    assert answers(mesh.peers[1]) == [GraphLoaded]
+    expected = {"ns": "main", "by": mesh.peers[1].me, "digest": two.digest.hex()}
+    assert [warnings(peer, "warning.namespace.redefined") for peer in mesh.peers] == [[expected], [], []]
+    mesh.wait(10_000)
+    assert not any(peer.core._state.plans.is_used(one.digest) for peer in mesh.peers), "offered in vain"
+    assert {peer.core.deadline_ms() for peer in mesh.peers} == {None}
+
+
+def test_the_same_definition_loaded_at_two_peers_at_once_is_no_trouble() -> None:
+    mesh = Mesh(3)
+    for at in (0, 1):
+        load(mesh, at, make_plan())
+    mesh.deliver()
+    assert [answers(peer) for peer in mesh.peers] == [[GraphLoaded], [GraphLoaded], []]
+    assert [pointer.by for peer in mesh.peers for pointer in peer.core._definitions._pointers.values()] == [
+        mesh.peers[1].me
+    ] * 3
+    assert not any(peer.reports[1:] for peer in mesh.peers)
+
+
+def test_what_was_overtaken_is_not_spread_any_more() -> None:
+    """Its client was told already, as enough peers had it; the other definition under way is not touched."""
+    mesh = Mesh(4)
+    mesh.drop(dst=3)
+    load(mesh, 0, make_plan(1))
+    load(mesh, 0, make_plan(1, "other"))
+    mesh.deliver()
+    load(mesh, 1, make_plan(2), replace=True)
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded] * 2
+    mesh.log.clear()
+    mesh.wait(1500)
+    assert [message.digest for message in mesh.said(PlanText, src=0)] == [make_plan(1, "other").digest]
+
+
+def test_groups_that_were_apart_agree_when_they_meet() -> None:
+    """More changes on one side count for more; the other side hears of it, and is told that its own is gone."""
+    mesh = Mesh(2)
+    plans = [make_plan(length) for length in (1, 2, 3)]
+    mesh.drop()
+    for at in (0, 1):
+        set_status(mesh, 1 - at, Status.SUSPECT, at=at)
+    load(mesh, 0, plans[0])
+    load(mesh, 0, plans[1], replace=True)
+    load(mesh, 1, plans[2])
+    load(mesh, 1, make_plan(1, "other"))
+    assert [answers(peer) for peer in mesh.peers] == [[GraphLoaded] * 2] * 2
+    mesh.heal()
+    for at in (0, 1):
+        set_status(mesh, 1 - at, Status.ALIVE, at=at)
+    mesh.deliver()
+    for peer in mesh.peers:
+        assert namespaces(peer) == {"main": plans[1].digest, "other": make_plan(1, "other").digest}
+    assert [len(warnings(peer, "warning.namespace.redefined")) for peer in mesh.peers] == [0, 1]
+
+
+def test_equal_pointers_to_different_definitions_are_settled_too() -> None:
+    """A peer that has lost its memory may use a number twice."""
+    mesh = Mesh(3)
+    plans = sorted((make_plan(length) for length in (1, 2)), key=lambda plan: plan.digest)
+    for at, plan in enumerate(plans):
+        pointer = Pointer(ns="main", counter=1, by=PeerId("P" + "9" * 32), digest=plan.digest)
+        tell(mesh, 2, at, Pointers(pointers=(pointer,)))
+        tell(mesh, 2, at, PlanText(mid=0, digest=plan.digest, definition=plan.definition))
+    for peer in mesh.peers[:2]:
+        tell(mesh, peer.number, 1 - peer.number, Pointers(pointers=(*peer.core._definitions._pointers.values(),)))
+    assert [namespaces(peer) for peer in mesh.peers[:2]] == [{"main": plans[1].digest}] * 2
+
+
+def test_who_says_an_old_pointer_gets_the_new_one() -> None:
+    mesh = Mesh(2)
+    one, two = make_plan(1), make_plan(2)
+    load(mesh, 0, one)
+    mesh.deliver()
+    (old,) = mesh.peers[0].core._definitions._pointers.values()
+    mesh.drop(dst=1)
+    load(mesh, 0, two, replace=True)
+    mesh.deliver()
+    mesh.heal()
+    tell(mesh, 1, 0, Pointers(pointers=(old,)))
+    assert namespaces(mesh.peers[1]) == {"main": two.digest}
+
+
+def test_a_gap_shows_in_the_heartbeat() -> None:
+    mesh = Mesh(2)
+    load_apart(mesh, 0, make_plan())
+    here, there = (peer.core._definitions for peer in mesh.peers)
+    assert there.digest == b""
+    assert len(here.digest) == 8
+    for definitions, peer, heard in ((here, 0, there.digest), (there, 1, here.digest)):
+        definitions.heard(mesh.peers[1 - peer].me, heard)
+        mesh.peers[peer].tell(TimerFired())
+    mesh.deliver()
+    assert namespaces(mesh.peers[1]) == {"main": make_plan().digest}
+    assert here.digest == there.digest
+    assert len(mesh.said(AskPointers)) == 1
+    there.heard(mesh.peers[0].me, here.digest)
+    mesh.peers[1].tell(TimerFired())
+    assert not mesh.links
+
+
+# ---- what is missing
+
+
+def test_who_joins_gets_everything() -> None:
+    mesh = Mesh(3)
+    mesh.kill(2)
+    for at in (0, 1):
+        set_status(mesh, 2, Status.DEAD, at=at)
+    plans = [make_plan(at + 1, f"ns{at}") for at in range(3)]
+    for plan in plans:
+        load(mesh, 0, plan)
+    mesh.deliver()
+    mesh.restart(2)
+    assert namespaces(mesh.peers[2]) == {plan.ns: plan.digest for plan in plans}
+    assert len(mesh.said(AskPlans)) == 1, "all in one"
+    load(mesh, 2, plans[0])
+    mesh.deliver()
+    assert answers(mesh.peers[2]) == [GraphLoaded]
+
+
+def test_the_next_one_is_asked_for_what_does_not_come() -> None:
+    mesh = Mesh(4)
+    plan = make_plan()
+    mesh.drop(dst=3)
+    load(mesh, 0, plan)
+    mesh.deliver()
+    mesh.heal()
+    mesh.drop(PlanText)
+    tell(mesh, 2, 3, Pointers(pointers=(*mesh.peers[2].core._definitions._pointers.values(),)))
+    assert namespaces(mesh.peers[3]) == {}
+    assert definition(mesh.peers[3]) is None
+    assert mesh.peers[3].core._definitions.is_coming("main", plan.digest)
+    assert not mesh.peers[3].core._definitions.is_coming("main", b"")
+    mesh.log.clear()
+    mesh.wait(2500)
+    assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1]
+    set_status(mesh, 1, Status.DEAD, at=3)
+    set_status(mesh, 2, Status.DEAD, at=3)
+    mesh.wait(1000)
+    assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1, 0]
+    mesh.heal()
+    mesh.wait(1000)
+    assert namespaces(mesh.peers[3]) == {"main": plan.digest}
+    assert not mesh.peers[3].core._definitions.is_coming("main", plan.digest)
+
+
+def test_nobody_is_asked_while_nobody_is_there() -> None:
+    mesh = Mesh(2)
+    plan = make_plan()
+    mesh.drop(PlanText)
+    load(mesh, 0, plan)
+    mesh.deliver()
+    set_status(mesh, 0, Status.SUSPECT, at=1)
+    mesh.wait(5000)
+    peer = mesh.peers[1]
+    assert peer.core.deadline_ms() is None
+    mesh.heal()
+    set_status(mesh, 0, Status.ALIVE, at=1)
+    mesh.deliver()
+    assert namespaces(peer) == {"main": plan.digest}
+
+
+def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(2)
+    plan, peer = make_plan(), mesh.peers[1]
+    hear = peer.tell
+
+    def refuse(event: Any) -> Any:
+        if isinstance(event, GraphChecked):
+            event = GraphChecked(request=event.request, plan=None, problems=("no such kind here", "nor there"))
+        return hear(event)
+
+    monkeypatch.setattr(peer, "tell", refuse)
+    load(mesh, 0, plan)
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert warnings(peer, "warning.graph.unusable") == [
+        {"digest": plan.digest.hex(), "problems": "no such kind here\nnor there"}
+    ]
+    assert namespaces(peer) == {}
+    assert definition(peer) == plan.definition
+    plans = peer.core._state.plans
+    assert (plans.text(plan.digest), plans.plan(plan.digest)) == (plan.definition, None)
+    assert plans.is_checked(plan.digest)
+    monkeypatch.undo()
+    load(mesh, 1, plan)
+    mesh.deliver()
+    assert namespaces(peer) == {"main": plan.digest}
+    load(mesh, 0, make_plan(2), replace=True)
+    mesh.deliver()
+    assert peer.retired == [plan.digest]
+
+
+def test_what_was_checked_too_late_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(2)
+    one, two, peer = make_plan(1), make_plan(2), mesh.peers[1]
+    held = []
+    hear = peer.tell
+    monkeypatch.setattr(
+        peer, "tell", lambda event: held.append(event) if isinstance(event, GraphChecked) else hear(event)
+    )
+    load(mesh, 0, one)
+    mesh.deliver()
+    load(mesh, 0, two, replace=True)
+    mesh.deliver()
+    assert namespaces(peer) == {}
+    monkeypatch.undo()
+    for event in held:
+        peer.tell(event)
+    assert namespaces(peer) == {"main": two.digest}
+    assert peer.core._state.plans.plan(one.digest) is None
+
+
+def test_texts_that_are_not_what_they_say_are_refused() -> None:
+    mesh = Mesh(2)
+    plan, peer = make_plan(), mesh.peers[1]
+    pointer = Pointer(ns="main", counter=1, by=mesh.peers[0].me, digest=plan.digest)
+    mesh.drop(AskPlans)
+    tell(mesh, 0, 1, Pointers(pointers=(pointer,)))
+    for text in ("{}", "\N{SNOWMAN}"):
+        tell(mesh, 0, 1, PlanText(mid=1, digest=plan.digest, definition=text))
+    assert len(warnings(peer, "warning.peer.definition")) == 2
+    assert mesh.said(PlanKept) == []
+    assert peer.core._state.plans.text(plan.digest) is None
+
+
+def test_a_definition_that_is_written_differently_cannot_run() -> None:
+    """Its digest fits its text, but checking makes another text of it: what it would be run as has another name."""
+    from scatterzmq.graph.definition import definition_digest
+
+    mesh = Mesh(2)
+    text = make_plan().definition + " "
+    digest = definition_digest(text)
+    pointer = Pointer(ns="main", counter=1, by=mesh.peers[0].me, digest=digest)
+    tell(mesh, 0, 1, Pointers(pointers=(pointer,)))
+    tell(mesh, 0, 1, PlanText(mid=1, digest=digest, definition=text))
+    assert len(warnings(mesh.peers[1], "warning.graph.unusable")) == 1
+    assert namespaces(mesh.peers[1]) == {}
+
+
+# ---- for copies of tasks, and for those who help out
+
+
+def test_definitions_that_only_tasks_need_are_fetched_kept_and_dropped() -> None:
+    mesh = Mesh(2)
+    plan, peer = make_plan(), mesh.peers[1]
+    definitions, plans = peer.core._definitions, peer.core._state.plans
+    here: list[bytes] = []
+    ready: list[bytes] = []
+    definitions.here.append(here.append)
+    definitions.ready.append(ready.append)
+    load_apart(mesh, 0, plan)
+    assert not definitions.has(plan.digest)
+    definitions.want(plan.digest, mesh.peers[0].me)
+    definitions.want(plan.digest, mesh.peers[0].me)
+    peer.tell(TimerFired())
+    mesh.deliver()
+    assert here == ready == [plan.digest]
+    assert definitions.has(plan.digest)
+    assert plans.plan(plan.digest) is not None
+    assert namespaces(peer) == {}
+    plans.keep(plan.digest)
+    mesh.wait(60_000)
+    assert definitions.has(plan.digest), "a copy of a task needs it"
+    plans.release(plan.digest)
+    peer.tell(TimerFired())
+    assert not definitions.has(plan.digest)
+    assert peer.retired == [plan.digest]
+    definitions.want(plan.digest, mesh.peers[0].me)
+    peer.tell(TimerFired())
+    mesh.deliver()
+    assert definitions.has(plan.digest)
+    mesh.wait(10_000)
+    assert not definitions.has(plan.digest), "nobody came for it"
+
+
+def test_what_does_not_come_is_given_up() -> None:
+    mesh = Mesh(2)
+    peer = mesh.peers[1]
+    peer.core._definitions.want(b"?" * 32, mesh.peers[0].me)
+    peer.tell(TimerFired())
+    mesh.wait(20_000)
+    assert len(mesh.said(AskPlans)) == 10
+    assert peer.core.deadline_ms() is None
+    assert not peer.core._state.plans.is_used(b"?" * 32)
+    peer.core._state.plans.keep(b"!" * 32)
+    assert peer.core._state.plans.text(b"!" * 32) is None
+    peer.core._state.plans.release(b"!" * 32)
+
+
+def test_tasks_go_on_with_the_definition_they_came_with() -> None:
+    mesh = Mesh(2)
+    one, two = make_plan(1), make_plan(2)
+    load(mesh, 0, one)
+    mesh.deliver()
+    mesh.peers[1].plans["main"] = one
+    (task,) = mesh.submit(1, 1)
+    load(mesh, 0, two, replace=True)
+    mesh.deliver()
+    assert namespaces(mesh.peers[1]) == {"main": two.digest}
+    assert mesh.peers[1].retired == []
+    mesh.run()
+    assert mesh.results(1, [task]) == [2]
+    assert mesh.peers[1].retired == [one.digest]
+
+
+def test_two_clients_of_one_peer() -> None:
+    """The second replaces what the first is loading: the first is told."""
+    mesh = Mesh(2)
+    one, two = make_plan(1), make_plan(2)
+    load(mesh, 0, one)
+    mesh.peers[0].say(LoadGraph(mid=7, definition=two.definition, replace=True), BOB)
+    mesh.deliver()
+    told = [(send.to, type(send.message)) for send in mesh.peers[0].sent]
+    assert told == [(ALICE, GraphRefused), (BOB, GraphLoaded)]
+    assert warnings(mesh.peers[0], "warning.namespace.redefined") == []

@@ -1,0 +1,280 @@
+"""Copies: nothing is shown before they are there, and there are as many as there should be."""
+
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.messages import Accepted, Cleared, Final, TaskStatus
+from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest
+from scatterzmq.ids import PeerId
+from tests.core.conftest import BOB, chain, graph, node
+from tests.core.mesh import Mesh, Packet, Peer
+
+
+def copies(peer: Peer) -> dict[str, Any]:
+    return {copy.id: copy for copy in peer.core._state.copies}
+
+
+def accepted(peer: Peer) -> list[Accepted]:
+    return [send.message for send in peer.sent if isinstance(send.message, Accepted)]
+
+
+def holder(mesh: Mesh, owner: int = 0) -> int:
+    """Who has the copies of an owner's tasks."""
+    (held,) = [peer.number for peer in mesh.peers if peer.number != owner and len(peer.core._state.copies)]
+    return held
+
+
+def of_kind(*kinds: CopyKind) -> Any:
+    def drop(packet: Packet) -> list[Packet]:
+        message = packet.message
+        return [] if isinstance(message, Replicate) and message.kind in kinds else [packet]
+
+    return drop
+
+
+def test_a_task_is_accepted_when_its_copy_is_there() -> None:
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(2))
+    tasks = mesh.submit(0, 1, 2)
+    assert not accepted(mesh.peers[0])
+    mesh.deliver()
+    (told,) = accepted(mesh.peers[0])
+    assert told.ids == tasks
+    assert told.copies == 2
+    assert told.rset == (mesh.peers[0].me, mesh.peers[holder(mesh)].me)
+    assert copies(mesh.peers[holder(mesh)]).keys() == set(tasks)
+
+
+def test_a_result_is_shown_when_its_copy_is_there() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 4)
+    mesh.deliver()
+    mesh.hold(Replicate)
+    mesh.run()
+    assert mesh.outcome(0, task) is None
+    assert mesh.peers[0].status(task) is TaskStatus.BUSY
+    mesh.heal()
+    mesh.run()
+    assert mesh.results(0, [task]) == [5]
+    assert copies(mesh.peers[1])[task].status is TaskStatus.READY
+
+
+def test_who_attaches_to_an_end_that_is_not_shown_is_told_with_all_others() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 4)
+    mesh.hold(Replicate)
+    mesh.run()
+    from scatterzmq.core.messages import Attach
+
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    assert mesh.peers[0].outcome(task, BOB) is None
+    mesh.heal()
+    mesh.run()
+    told = mesh.peers[0].outcome(task, BOB)
+    assert told is not None
+    assert told.value == 5
+
+
+def test_an_error_is_shown_when_its_copy_is_there() -> None:
+    mesh = Mesh(2, executors=[1, 0], tasks={"max_retries": 0})
+    mesh.load(graph("main", "n:value", [node("n", "fail", ":value", None, wrong=[3])]))
+    good, bad = mesh.submit(0, 1, 3)
+    mesh.run()
+    assert mesh.results(0, [good, bad]) == [1, None]
+    copy = copies(mesh.peers[1])[bad]
+    assert copy.status is TaskStatus.ERROR
+    assert copy.last_error is not None
+
+
+def test_a_lost_word_is_said_again() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    tasks = mesh.submit(0, 1, 2)
+    mesh.run()
+    mesh.heal()
+    mesh.wait(1000)
+    assert mesh.results(0, tasks) == [2, 3]
+    assert len(accepted(mesh.peers[0])) == 1
+
+
+def test_a_lost_answer_is_asked_for_again_and_a_word_said_twice_counts_once() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    mesh.drop(Replicated)
+    (task,) = mesh.submit(0, 1)
+    mesh.run()
+    mesh.heal()
+    mesh.duplicate(Replicate)
+    mesh.wait(1000)
+    mesh.run()
+    assert mesh.results(0, [task]) == [2]
+    assert len(copies(mesh.peers[1])) == 1
+
+
+def test_words_that_overtake_each_other() -> None:
+    """The end comes before the beginning: the beginning is old news."""
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    mesh.on_send = of_kind(CopyKind.ACCEPT)
+    (task,) = mesh.submit(0, 1)
+    mesh.run()
+    assert copies(mesh.peers[1])[task].status is TaskStatus.READY
+    mesh.on_send = lambda packet: [packet]
+    mesh.wait(1000)
+    assert copies(mesh.peers[1])[task].status is TaskStatus.READY
+    assert mesh.results(0, [task]) == [2]
+    assert len(accepted(mesh.peers[0])) == 1
+
+
+def test_a_silent_holder_is_replaced() -> None:
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 2)
+    silent = mesh.links[0].dst
+    mesh.links.clear()
+    mesh.drop(dst=silent)
+    mesh.wait(1999)
+    assert not accepted(mesh.peers[0])
+    mesh.wait(1)
+    (told,) = accepted(mesh.peers[0])
+    assert told.ids == (task,)
+    other = 3 - silent
+    assert told.rset == (mesh.peers[0].me, mesh.peers[other].me)
+    assert copies(mesh.peers[other])[task].version.n == 2
+    assert not copies(mesh.peers[silent])
+
+
+def test_a_replaced_holder_that_is_back_lets_go() -> None:
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    mesh.drop(Replicated)
+    (task,) = mesh.submit(0, 2)
+    mesh.deliver()
+    replaced = holder(mesh)
+    mesh._rules.clear()
+    mesh.drop(src=replaced)
+    mesh.wait(2000)
+    assert [message.ids for message in mesh.said(Drop)] == [(task,)]
+    assert not copies(mesh.peers[replaced])
+    assert copies(mesh.peers[3 - replaced]).keys() == {task}
+
+
+def test_without_anybody_else_there_is_one_copy_and_it_is_said() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    mesh.drop(dst=1)
+    (task,) = mesh.submit(0, 2)
+    mesh.run()
+    mesh.wait(2000)
+    assert accepted(mesh.peers[0])[-1].copies == 1
+    assert mesh.results(0, [task]) == [3]
+
+
+def test_too_few_copies_are_refused_if_asked_for() -> None:
+    mesh = Mesh(2, executors=0, cluster={"replicas": 3, "min_replicas": 3})
+    mesh.load(chain(1))
+    mesh.submit(0, 2)
+    refused = mesh.peers[0].sent[-1].message
+    assert "2 of 3 peers (cluster.min_replicas)" in refused.message  # type: ignore[union-attr]
+
+
+def test_a_deletion_is_over_when_the_copies_are_gone() -> None:
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 2)
+    mesh.run()
+    mesh.hold(Replicate)
+    mesh.peers[0].clear(task)
+    assert not any(isinstance(send.message, Cleared) for send in mesh.peers[0].sent)
+    mesh.heal()
+    mesh.deliver()
+    assert any(isinstance(send.message, Cleared) for send in mesh.peers[0].sent)
+    assert not copies(mesh.peers[1])
+    mesh.check_idle()
+
+
+def test_what_was_deleted_does_not_come_back_by_an_old_word() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.hold(Replicate)
+    (task,) = mesh.submit(0, 2)
+    late = list(mesh.held)
+    mesh.heal()
+    mesh.deliver()
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    for packet in late:
+        mesh.peers[1].receive(packet)
+    assert not copies(mesh.peers[1])
+    mesh.deliver()
+
+
+def test_a_submission_that_comes_again_after_its_deletion_is_no_new_task() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 2)
+    mesh.deliver()
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    mesh.peers[0].submit(2, ids=(task,))
+    final = mesh.peers[0].last(Final)
+    assert final.statuses == (TaskStatus.UNKNOWN,)
+    assert not len(mesh.peers[0].core._state.ledger)
+
+
+def test_tombstones_go_with_time() -> None:
+    mesh = Mesh(2, executors=0, timing={"tombstone_s": 100.0})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 2)
+    mesh.deliver()
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    for peer in mesh.peers:
+        assert peer.core._state.copies.version(task) is not None
+    mesh.wait(100_000)
+    for peer in mesh.peers:
+        assert peer.core._state.copies.version(task) is None
+
+
+def test_the_copies_find_out_what_they_lack_and_what_is_not_wanted() -> None:
+    """Both are impossible as far as we know; if it happens all the same, it does not last."""
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    first, second = mesh.submit(0, 2, 3)
+    mesh.deliver()
+    copy = copies(mesh.peers[1])[second]
+    mesh.peers[1].core._state.copies.drop(first)
+    record = mesh.peers[0].core._state.ledger.record(second)
+    assert record is not None
+    mesh.peers[0].core._state.replicas.dismiss(record)
+    record.rset = (mesh.peers[0].me,)
+    mesh.peers[0].core._state.replicas.enroll(record)
+    mesh.wait(30_000)
+    assert mesh.said(SyncDigest)
+    assert copies(mesh.peers[1]).keys() == {first}
+    assert copy.id == second
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_as_many_copies_as_wanted(replicas: int) -> None:
+    mesh = Mesh(4, executors=[1, 0, 0, 0], cluster={"replicas": replicas})
+    mesh.load(chain(2))
+    tasks = mesh.submit(0, 1, 2, 3)
+    mesh.run()
+    assert mesh.results(0, tasks) == [3, 4, 5]
+    assert sum(len(copies(peer)) for peer in mesh.peers) == 3 * (replicas - 1)
+    assert accepted(mesh.peers[0])[0].copies == replicas
+
+
+def test_large_submissions_go_in_pieces() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    tasks = mesh.submit(0, *range(600))
+    mesh.deliver()
+    assert [len(message.ids) for message in mesh.said(Replicate)] == [256, 256, 88]
+    assert [told.ids for told in accepted(mesh.peers[0])] == [tasks]
+    assert isinstance(mesh.peers[0].me, PeerId)

@@ -1,0 +1,217 @@
+"""Owners die, and their tasks go on; what went apart in a split finds together again."""
+
+import pytest
+
+from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
+from scatterzmq.core.peermessages import Inquire, Known, Replicate, Sync, SyncBetter
+from tests.core.conftest import ALICE, BOB, chain, graph, node
+from tests.core.mesh import Mesh
+from tests.core.test_replicas import accepted, copies, holder
+
+
+def records(mesh: Mesh, number: int) -> dict[str, object]:
+    return {record.id: record for record in mesh.peers[number].core._state.ledger}
+
+
+def test_the_holder_of_a_copy_adopts_a_task_and_runs_it() -> None:
+    mesh = Mesh(3, static=False, executors=[0, 1, 1])
+    mesh.load(chain(2))
+    mesh.hold(dst=0)
+    tasks = mesh.submit(0, 1, 2)
+    mesh.heal()
+    mesh.deliver()
+    heir = holder(mesh)
+    for peer in mesh.peers:
+        peer.running.clear()
+    mesh.kill(0)
+    mesh.wait(2000)
+    assert records(mesh, heir).keys() == set(tasks)
+    mesh.peers[heir].say(Attach(ids=tasks), ALICE)
+    mesh.run()
+    mesh.wait(20_000)
+    mesh.run()
+    assert mesh.results(heir, tasks) == [3, 4]
+    outcome = mesh.outcome(heir, tasks[0])
+    assert outcome is not None
+    assert outcome.retries == 1
+    assert copies(mesh.peers[3 - heir]).keys() == set(tasks)
+
+
+def test_a_result_outlives_its_owner() -> None:
+    mesh = Mesh(3, static=False, executors=[1, 0, 0])
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    heir = holder(mesh)
+    mesh.peers[heir].say(Attach(ids=(task,)), BOB)  # the copy answers, while its owner lives and after
+    told = mesh.peers[heir].outcome(task, BOB)
+    assert told is not None
+    assert told.value == 8
+    mesh.kill(0)
+    mesh.wait(2000)
+    mesh.peers[heir].say(Attach(ids=(task,)), ALICE)
+    assert mesh.results(heir, [task]) == [8]
+    assert mesh.peers[heir].status(task) is TaskStatus.READY
+    assert copies(mesh.peers[3 - heir]).keys() == {task}
+
+
+def test_a_failure_outlives_its_owner() -> None:
+    mesh = Mesh(2, static=False, executors=[1, 0], tasks={"max_retries": 0})
+    mesh.load(graph("main", "n:value", [node("n", "fail", ":value", None, wrong=[3])]))
+    failed, cancelled = mesh.submit(0, 3, 4)
+    mesh.peers[0].cancel(cancelled)
+    mesh.run()
+    mesh.kill(0)
+    mesh.wait(6000)
+    mesh.peers[1].say(Attach(ids=(failed, cancelled)), ALICE)
+    codes = [mesh.outcome(1, task).error.code for task in (failed, cancelled)]  # type: ignore[union-attr]
+    assert codes == ["general_exception", "cancelled"]
+
+
+def test_a_copy_says_where_its_owner_is() -> None:
+    mesh = Mesh(2, static=False, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    other = mesh.peers[1]
+    other.say(Attach(ids=(task,)), BOB)
+    assert other.last(Moved).owners == (mesh.peers[0].me,)
+    other.say(AskTasks(mid=1, ids=(task,)), BOB)
+    (report,) = other.last(TaskReports).reports
+    assert (report.status, report.ns) == (TaskStatus.WAIT, "main")
+    other.say(Cancel(mid=2, ids=(task,)), BOB)
+    assert mesh.peers[0].status(task) is TaskStatus.WAIT
+
+
+def test_the_client_of_a_copy_is_told_after_the_takeover() -> None:
+    mesh = Mesh(2, static=False, executors=[0, 1])
+    mesh.load(chain(1))
+    mesh.peers[1].running.clear()
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.peers[1].running.clear()
+    mesh.peers[1].say(Attach(ids=(task,)), BOB)
+    mesh.kill(0)
+    mesh.wait(6000)
+    mesh.run()
+    told = mesh.peers[1].outcome(task, BOB)
+    assert told is not None
+    assert told.value == 8
+
+
+def test_who_deletes_a_copy_deletes_the_task() -> None:
+    mesh = Mesh(3, static=False, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.peers[holder(mesh)].clear(task)
+    mesh.deliver()
+    assert not records(mesh, 0)
+    assert mesh.peers[0].last(Final).statuses == (TaskStatus.UNKNOWN,)
+    assert not any(copies(peer) for peer in mesh.peers)
+
+
+def test_a_deletion_that_somebody_knows_of_stops_the_takeover() -> None:
+    """The copy at the heir is older than the deletion, which only the third peer has heard of."""
+    mesh = Mesh(3, static=False, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    heir = holder(mesh)
+    third = 3 - heir
+    mesh.drop(dst=heir)
+    mesh.submit(0, 8)
+    mesh.wait(2000)  # the heir is replaced for the second task, not for the first
+    record = mesh.peers[0].core._state.ledger.record(task)
+    assert record is not None
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    copy = copies(mesh.peers[heir])[task]
+    mesh.peers[third].core._state.copies.bury(
+        task,
+        copy.nonce,
+        mesh.peers[0].core._state.copies.version(task),
+        mesh.now_ms,  # type: ignore[arg-type]
+    )
+    mesh.heal()
+    mesh.kill(0)
+    mesh.wait(2000)
+    assert mesh.said(Inquire, src=heir)
+    assert mesh.said(Known, src=third)
+    assert task not in records(mesh, heir)
+    assert task not in copies(mesh.peers[heir])
+
+
+def test_an_inquiry_that_nobody_answers_does_not_stop_the_takeover() -> None:
+    mesh = Mesh(3, static=False, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    heir = holder(mesh)
+    mesh.drop(Inquire)
+    mesh.kill(0)
+    mesh.wait(999)
+    assert not records(mesh, heir)
+    mesh.wait(1)
+    assert records(mesh, heir).keys() == {task}
+
+
+def test_two_owners_of_one_task_become_one() -> None:
+    """A client submitted twice, to peers that did not know of each other."""
+    mesh = Mesh(2, static=False, executors=0)
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    (task,) = mesh.submit(0, 7)
+    mesh.peers[1].submit(7, ids=(task,))
+    mesh.deliver()
+    assert records(mesh, 0)
+    assert records(mesh, 1)
+    mesh.heal()
+    mesh.wait(2000)
+    assert sorted(len(records(mesh, number)) for number in (0, 1)) == [0, 1]
+    assert [len(copies(peer)) for peer in mesh.peers] != [0, 0]
+    loser = 0 if records(mesh, 1) else 1
+    assert mesh.peers[loser].last(Moved).owners == (mesh.peers[1 - loser].me,)
+
+
+def test_after_a_split_the_better_account_holds() -> None:
+    mesh = Mesh(2, static=False, executors=[1, 1], cluster={"replicas": 1})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    mesh.peers[1].submit(7, ids=(task,))
+    mesh.peers[1].core._takeover.healed(mesh.peers[0].me)
+    mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    assert mesh.said(Sync)
+    assert mesh.said(SyncBetter)
+    assert records(mesh, 0).keys() == {task}
+    assert not records(mesh, 1)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_an_owner_that_dies_at_any_moment_loses_nothing_that_was_accepted(at: int) -> None:
+    """After so many messages the owner is gone. What its client had been told holds."""
+    mesh = Mesh(3, static=False, executors=[1, 1, 1])
+    mesh.load(chain(2))
+    tasks = mesh.submit(0, 1, 2, 3)
+    for _ in range(at):
+        mesh.deliver(1)
+        if not mesh.links and mesh.peers[0].running:
+            mesh.peers[0].step()
+    promised = [task for told in accepted(mesh.peers[0]) for task in told.ids]
+    before = mesh.results(0, tasks)
+    mesh.kill(0)
+    mesh.wait(6000)
+    mesh.run()
+    mesh.wait(30_000)
+    mesh.run()
+    for task in promised:
+        values = []
+        for peer in mesh.peers[1:]:
+            peer.say(Attach(ids=(task,)), BOB)
+            told = peer.outcomes.get((BOB, task), [])
+            values += [outcome.value for outcome in told if outcome.status is not TaskStatus.UNKNOWN]
+        index = tasks.index(task)
+        assert set(values) == {index + 3}
+        assert before[index] in (None, index + 3)

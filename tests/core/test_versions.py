@@ -1,0 +1,65 @@
+"""Versions compare so that accounts of a task that went apart find together, however they meet."""
+
+from functools import reduce
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scatterzmq.core.versions import Rank, Version, fingerprint, rank_of_error, total
+from scatterzmq.errors import ErrorCode
+from scatterzmq.ids import PeerId, TaskId
+
+A, B = PeerId("P" + "a" * 32), PeerId("P" + "b" * 32)
+
+versions = st.builds(
+    Version, st.sampled_from(list(Rank)), st.integers(0, 3), st.sampled_from([A, B]), st.integers(0, 3)
+)
+
+
+@given(st.lists(versions, min_size=2, max_size=4))
+def test_the_merge_does_not_depend_on_order_or_repetition(several: list[Version]) -> None:
+    merged = {reduce(max, order) for order in permutations(several + several[:1])}
+    assert len(merged) == 1
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (Version(Rank.READY, 1, A, 1), Version(Rank.LIVE, 9, B, 9)),  # finished work beats a newer owner
+        (Version(Rank.DELETED, 1, A, 1), Version(Rank.READY, 9, B, 9)),
+        (Version(Rank.LIVE, 1, A, 1), Version(Rank.LOST, 9, B, 9)),  # an error of the infrastructure beats nothing
+        (Version(Rank.READY, 1, A, 1), Version(Rank.CANCELLED, 1, B, 1)),
+        (Version(Rank.CANCELLED, 1, A, 1), Version(Rank.FAILED, 1, B, 1)),
+        (Version(Rank.LIVE, 2, A, 0), Version(Rank.LIVE, 1, B, 9)),
+        (Version(Rank.LIVE, 1, B, 0), Version(Rank.LIVE, 1, A, 9)),
+        (Version(Rank.LIVE, 1, A, 2), Version(Rank.LIVE, 1, A, 1)),
+    ],
+)
+def test_which_account_is_better(better: Version, worse: Version) -> None:
+    assert better > worse
+
+
+def test_the_rank_of_an_error_says_who_is_to_blame() -> None:
+    assert rank_of_error(ErrorCode.CANCELLED) is Rank.CANCELLED
+    assert rank_of_error(ErrorCode.POISON) is Rank.FAILED
+    assert rank_of_error(ErrorCode.GENERAL_EXCEPTION) is Rank.FAILED
+    assert rank_of_error(ErrorCode.CONNECTION) is Rank.LOST
+    assert rank_of_error(ErrorCode.DEFUNCT_EXECUTOR) is Rank.LOST
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 127), st.integers(1, 9), st.integers(0, 9)), max_size=5, unique=True))
+def test_sums_are_undone_by_what_was_added(entries: list[tuple[int, int, int]]) -> None:
+    numbers = [fingerprint(TaskId(f"T{number:032x}"), n, change) for number, n, change in entries]
+    whole = total(numbers)
+    for number in reversed(numbers):
+        whole = total((whole, -number))
+    assert whole == 0
+
+
+def test_fingerprints_differ() -> None:
+    task = TaskId("T" + "5" * 32)
+    several = {fingerprint(task, n, change) for n in range(9) for change in range(9)}
+    assert len(several) == 81
+    assert fingerprint(TaskId("T" + "6" * 32), 1, 1) != fingerprint(task, 1, 1)
