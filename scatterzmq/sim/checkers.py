@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..core.actions import BatchOrder
 from ..core.ledger import TRANSITIONS, Cause, Phase, Record
-from ..core.messages import Clear, Cancel, Final, TaskStatus, ToClient
+from ..core.messages import Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
 from ..ids import ClientId, TaskId
 from ..wire.columns import Column
