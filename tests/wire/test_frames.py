@@ -147,6 +147,8 @@ def test_a_newer_peer_may_send_more(forged: Any) -> None:
 def test_an_older_peer_may_send_less(forged: Any) -> None:
     message, _ = decode(forged("LoadGraph", body=lambda body: body[0].pop()), LIMITS)
     assert message == LoadGraph(mid=1, definition="{}", replace=False)
+    accepted, _ = decode(forged("Accepted", body=lambda body: body[0].pop()), LIMITS)
+    assert accepted.rset == ()
     stats, _ = decode(forged("Stats", body=lambda body: body[0].__delitem__(slice(4, None))), LIMITS)
     assert (stats.counters, stats.cache_bytes) == ({}, 0)
 
