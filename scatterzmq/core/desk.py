@@ -389,6 +389,10 @@ class Desk:
         refusal_ms = self._waiting[0].until_ms
         return refusal_ms if expiry_ms is None else min(expiry_ms, refusal_ms)
 
+    def heard(self, client: ClientId) -> None:
+        """A client says something, so it is there (again): a link broke, and it has made another."""
+        self._left.discard(client)
+
     def lost(self, client: ClientId) -> None:
         """A client left: its tasks go on, their results are kept as for any other."""
         if client in self._attached:

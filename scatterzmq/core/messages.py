@@ -56,6 +56,16 @@ class NamespaceInfo:
     description: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """How to reach a member, and which of its lives is meant."""
+
+    id: PeerId
+    incarnation: int
+    address: str
+    name: str = ""
+
+
 # ---- client -> peer
 
 
@@ -146,6 +156,13 @@ class AskDefinition:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskStats:
     """Queues, executors, tasks, cache of this peer."""
+
+    mid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskMembers:
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
 
     mid: int
 
@@ -308,8 +325,26 @@ class Stats:
     cache_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberList:
+    """The sender and all members that it holds to be alive or suspects to be gone."""
+
+    mid: int
+    members: tuple[Contact, ...]
+
+
 ToPeer: TypeAlias = (
-    LoadGraph | Submit | Attach | ResultRead | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
+    LoadGraph
+    | Submit
+    | Attach
+    | ResultRead
+    | Clear
+    | Cancel
+    | AskTasks
+    | AskNamespaces
+    | AskDefinition
+    | AskStats
+    | AskMembers
 )
 ToClient: TypeAlias = (
     GraphLoaded
@@ -324,5 +359,6 @@ ToClient: TypeAlias = (
     | Namespaces
     | Definition
     | Stats
+    | MemberList
 )
 Message: TypeAlias = ToPeer | ToClient

@@ -14,6 +14,8 @@ from typing import Any, assert_never
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import Action
+from .batches import Batches
+from .borrowing import Borrowing
 from .claims import Claims
 from .definitions import Definitions
 from .desk import Desk
@@ -33,10 +35,13 @@ from .events import (
     PeerSeen,
     TimerFired,
 )
+from .executors import Executors
 from .invariants import check_cache, check_uses
+from .lending import Lending
 from .members import Status
 from .messages import (
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -46,25 +51,36 @@ from .messages import (
     Clear,
     Cleared,
     LoadGraph,
+    MemberList,
     ResultRead,
     Submit,
 )
+from .nudges import Nudges
 from .peermessages import (
     AskPlans,
     AskPointers,
     AskSync,
     BetweenPeers,
+    Claim,
+    Commit,
+    Committed,
     Contact,
     Drop,
+    Grant,
     Handover,
     Heartbeat,
     Inquire,
     Known,
+    Nudge,
     PlanKept,
     PlanText,
     Pointers,
+    Renew,
+    Renewed,
     Replicate,
     Replicated,
+    RowsRevoked,
+    Surrender,
     Sync,
     SyncBetter,
     SyncDigest,
@@ -99,7 +115,12 @@ class PeerCore:
             me = Contact(id=me, incarnation=1, address="")
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
-        self._claims = Claims(self._state, self._travel, node_strategy)
+        self._executors = Executors(self._state.out, node_strategy)
+        self._batches = Batches(self._state, self._travel)
+        self._claims = Claims(self._state, self._executors, self._batches)
+        self._nudges = Nudges(self._state)
+        self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
+        self._borrowing = Borrowing(self._state, self._executors, self._claims)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -124,29 +145,27 @@ class PeerCore:
             case BatchExpected():
                 self._claims.expected(event)
             case BatchFinished():
-                self._claims.finished(event)
+                self._finished(event)
             case GraphChecked():
                 self._definitions.checked(event)
             case ExecutorStarted():
-                self._claims.started(event.executor)
+                self._executors.started(event.executor)
             case ExecutorLost():
+                self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
                 self._claims.lost(event.executor, event.reason, crashed=event.crashed)
             case ClientLost():
                 self._desk.lost(event.client)
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
             case TimerFired():
-                self._state.members.expire(now_ms)
-                self._claims.expire()
-                self._definitions.expire()
-                self._desk.expire()
-                self._state.replicas.tick(now_ms)
-                self._takeover.expire()
-                self._state.copies.expire(now_ms)
+                self._expire()
             case _:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        # What clients say tells nothing new of others.
+        self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
+        self._nudges.send()
         return self._state.out.take()
 
     @property
@@ -158,28 +177,19 @@ class PeerCore:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         state = self._state
         shared = (state.members, state.leases, state.replicas, state.copies)
-        machines = (*shared, self._desk, self._takeover, self._definitions)
+        machines = (*shared, self._borrowing, self._nudges, self._desk, self._takeover, self._definitions)
         times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (
-            state.members,
-            state.copies,
-            state.replicas,
-            self._takeover,
-            state.ledger,
-            state.plans,
-            state.leases,
-            state.blocks,
-            self._claims,
-            self._desk,
-            self._definitions,
-        ):
+        shared = (state.members, state.copies, state.replicas, state.ledger, state.plans, state.leases, state.blocks)
+        for machine in (*shared, self._executors, self._definitions, self._takeover):
             machine.check_invariants()
-        check_uses(state, self._desk.waiting_blocks())
+        for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
+            other.check_invariants()
+        check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
         if state.cache is not None:
             state.cache.check_invariants()
             check_cache(state.cache, state.ledger)
@@ -194,8 +204,29 @@ class PeerCore:
                 self._desk.ended(ended)
             self._desk.admit_waiting()
             self._claims.dispatch()
+            self._lending.answer()
             if not self._travel.busy:
                 return
+
+    def _finished(self, event: BatchFinished) -> None:
+        if not self._borrowing.finished(event):
+            self._claims.finished(event)
+
+    def _expire(self) -> None:
+        now_ms = self._state.now_ms
+        self._state.members.expire(now_ms)
+        for lease in self._state.leases.expire(now_ms):
+            if lease.holder is None:
+                self._claims.expired(lease)
+            else:
+                self._lending.expired(lease)
+        self._borrowing.expire()
+        self._nudges.expire()
+        self._definitions.expire()
+        self._desk.expire()
+        self._state.replicas.tick(now_ms)
+        self._takeover.expire()
+        self._state.copies.expire(now_ms)
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
@@ -214,6 +245,9 @@ class PeerCore:
                     self._definitions.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
+                    self._lending.gone(change.peer)
+                    self._borrowing.gone(change.peer)
+                    self._nudges.gone(change.peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
@@ -229,6 +263,7 @@ class PeerCore:
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover = self._state, self._definitions, self._takeover
+        lending, borrowing = self._lending, self._borrowing
         return {
             Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
@@ -246,10 +281,22 @@ class PeerCore:
             AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
+            Claim: lambda sender, message, _: lending.claim(sender, message),
+            Commit: lending.commit,
+            Renew: lambda sender, message, _: lending.renew(sender, message),
+            Surrender: lambda sender, message, _: lending.surrender(sender, message),
+            Grant: lambda sender, message, blocks: borrowing.granted(
+                sender, state.members.incarnation(sender), message, blocks
+            ),
+            Committed: lambda sender, message, _: borrowing.committed(sender, message),
+            Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
+            RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
+            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
         }
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
+        self._desk.heard(sender)
         match event.message:
             case Submit() as message:
                 self._desk.submit(sender, message, event.blocks)
@@ -272,6 +319,9 @@ class PeerCore:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 counters = self._travel.counters | self._claims.counters | self._desk.counters
+                counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+            case AskMembers(mid=mid):
+                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
             case _:
                 assert_never(event.message)

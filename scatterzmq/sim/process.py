@@ -305,6 +305,26 @@ class Process:
         match action:
             case RunBatch(executor=executor, order=order):
                 self._run(executor, order)
+            case FreeBlocks(ids=ids):
+                self.store.free(ids)
+            case KeepBlocks(ids=ids):
+                self.store.keep(ids)
+            case RowsCancelled() | RetirePlan():
+                pass  # nodes of the corpus neither ask whether a task is alive nor hold anything
+            case AbandonExecutor(executor=executor):
+                self._abandon(executor)
+            case CheckGraph(request=request, definition=definition):
+                self.tell(self.world.checked(request, definition))
+            case Report(name=name):
+                self.reports[name] += 1
+            case Left(lost=lost):
+                self.has_left = True
+                self.world.left(self, lost)
+            case _:
+                self._say(action)
+
+    def _say(self, action: Send | Tell | Publish | Dial | OpenLink | CloseLink) -> None:
+        match action:
             case Send():
                 self._send(action)
             case Tell(to=to, incarnation=incarnation, message=message, values=values):
@@ -318,23 +338,6 @@ class Process:
                 self.links[peer] = self.world.network.link(self.address, address)
             case CloseLink(peer=peer):
                 self._close(peer)
-            case FreeBlocks(ids=ids):
-                self.store.free(ids)
-            case KeepBlocks(ids=ids):
-                self.store.keep(ids)
-            case RowsCancelled():
-                pass  # nodes of the corpus do not ask whether a task is alive
-            case AbandonExecutor(executor=executor):
-                self._abandon(executor)
-            case CheckGraph(request=request, definition=definition):
-                self.tell(self.world.checked(request, definition))
-            case RetirePlan():
-                pass
-            case Report(name=name):
-                self.reports[name] += 1
-            case Left():
-                self.has_left = True
-                self.world.left(self, action.lost)
             case _:
                 assert_never(action)
 

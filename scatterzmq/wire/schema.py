@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from ..core.messages import (
     Accepted,
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -31,6 +32,7 @@ from ..core.messages import (
     GraphLoaded,
     GraphRefused,
     LoadGraph,
+    MemberList,
     Moved,
     Namespaces,
     Refused,
@@ -97,6 +99,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     8: AskNamespaces,
     9: AskDefinition,
     10: AskStats,
+    11: AskMembers,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -109,6 +112,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     41: Namespaces,
     42: Definition,
     43: Stats,
+    44: MemberList,
     46: Moved,
     # peer -> peer
     65: Hello,

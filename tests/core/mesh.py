@@ -33,6 +33,7 @@ from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import BetweenPeers, Commit, Contact, Replicate
+from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
 from scatterzmq.graph.check import check
@@ -64,6 +65,30 @@ Rule = Callable[[Packet], bool]
 
 
 @dataclass
+class Beliefs:
+    """What one peer believes of the others (core/hints.py). lengths: queue -> owner -> tasks; idle: peer -> executors.
+
+    numbers: queue -> what `view` says besides the length.
+    """
+
+    lengths: dict[QueueKey, dict[PeerId, int]] = field(default_factory=dict)
+    idle: dict[PeerId, int] = field(default_factory=dict)
+    numbers: dict[QueueKey, tuple[float, float, float, int, int]] = field(default_factory=dict)
+
+    def queues(self) -> tuple[QueueKey, ...]:
+        return tuple(self.lengths)
+
+    def owners(self, key: QueueKey) -> tuple[tuple[PeerId, int], ...]:
+        return tuple(self.lengths.get(key, {}).items())
+
+    def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
+        return (sum(self.lengths.get(key, {}).values()), *self.numbers.get(key, (0.0, 0.0, 0.0, 0, 0)))
+
+    def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
+        return tuple(self.idle.items())
+
+
+@dataclass
 class Peer(World):
     """One peer of a mesh.
 
@@ -78,6 +103,7 @@ class Peer(World):
     told: list[Tell] = field(default_factory=list)
     dead: bool = False
     left: Left | None = None
+    beliefs: Beliefs = field(default_factory=Beliefs)
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -88,6 +114,7 @@ class Peer(World):
             nonce=self.number.to_bytes(8, "big") + self.incarnation.to_bytes(8, "big"),
             static=self.static,
         )
+        self.core._state.gossip = self.beliefs
 
     @property
     def contact(self) -> Contact:
@@ -192,6 +219,22 @@ class Mesh:
         for other in self.peers:
             if other is not peer:
                 peer.tell(PeerSeen(address=other.contact.address))
+
+    # ---- hints
+
+    def gossip(self) -> None:
+        """Everybody believes what is true now of everybody else's queues and executors (and looks for work)."""
+        alive = [peer for peer in self.peers if not peer.dead]
+        for peer in alive:
+            peer.beliefs.lengths, peer.beliefs.idle = {}, {}
+            for other in alive:
+                if other is not peer:
+                    for queue in other.core._state.plans.waiting():
+                        peer.beliefs.lengths.setdefault(queue.key, {})[other.me] = queue.length
+                    if idle := other.core._borrowing.idle_count():
+                        peer.beliefs.idle[other.me] = idle
+        for peer in alive:
+            peer.tell(TimerFired())
 
     # ---- work
 
