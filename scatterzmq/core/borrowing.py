@@ -104,10 +104,16 @@ class Borrowing:
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
         self.counters = {"claims": 0, "borrowed": 0, "returned": 0, "surrendered": 0, "borrowed_in_vain": 0}
 
+    @property
+    def busy(self) -> bool:
+        """Whether other peers' tasks run here, or their owners do not know yet what came of them."""
+        return bool(self._loans or self._answers)
+
     # ---- claiming
 
     def dispatch(self, *, look: bool) -> None:
         """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
+        look = look and not self._state.leaving
         idle = self._executors.idle
         for executor, ask in list(self._asks.items()):
             if executor not in idle or not self._members.is_alive(ask.owner):
@@ -261,7 +267,7 @@ class Borrowing:
 
     # ---- at work
 
-    def granted(self, owner: PeerId, incarnation: int, message: Grant, blocks: Mapping[str, Block]) -> None:
+    def granted(self, owner: PeerId, message: Grant, blocks: Mapping[str, Block]) -> None:
         """A batch (or none) for an executor that asked."""
         key = (message.digest, message.queue)
         ask = self._asks.get(message.executor)
@@ -275,11 +281,9 @@ class Borrowing:
         elif queue is None or not _is_fitting(queue, message, blocks) or not self._executors.may_run(key, queue.node):
             self._give_back(owner, message)
         else:
-            self._begin(owner, incarnation, queue, message, blocks)
+            self._begin(owner, queue, message, blocks)
 
-    def _begin(
-        self, owner: PeerId, incarnation: int, queue: Queue, message: Grant, blocks: Mapping[str, Block]
-    ) -> None:
+    def _begin(self, owner: PeerId, queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> None:
         order, _ = self._state.leases.token()
         now_ms = self._state.now_ms
         max_exec_ms = min(max(message.max_exec_ms, 1), MAX_EXEC_MS_MAX)
@@ -306,7 +310,7 @@ class Borrowing:
             order=order,
             plan=queue.plan,
             node=queue.node,
-            token=Token(incarnation, owner, message.order),
+            token=Token(self._incarnation(owner), owner, message.order),
             tasks=message.ids,
             inputs={
                 name: tuple([(blocks[name], row) for row in range(len(message.ids))]) for name in sources_of(queue)
@@ -315,6 +319,9 @@ class Borrowing:
             solo=message.solo,
         )
         self._out.work(RunBatch(executor=message.executor, order=batch))
+
+    def _incarnation(self, owner: PeerId) -> int:
+        return next(contact.incarnation for contact in self._members.contacts() if contact.id == owner)
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""

@@ -59,6 +59,15 @@ class Watch:
     hops: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a task ended for the user's side. number: counted with the watches."""
+
+    number: int
+    place: Place
+    status: TaskStatus
+
+
 class Doubter(Protocol):
     def doubt(self, ids: Iterable[TaskId], /) -> None:
         """Find out whether these tasks are unknown everywhere."""
@@ -84,7 +93,7 @@ class Tasks:
         self._peers = state.peers
         self._watches: dict[int, Watch] = {}
         self._watched: dict[TaskId, Watch] = {}
-        self._ended: OrderedDict[TaskId, tuple[Place, TaskStatus]] = OrderedDict()
+        self._ended: OrderedDict[TaskId, _End] = OrderedDict()
         self.submitting: dict[TaskId, Submitting] = {}
         self.clearing: dict[TaskId, object] = {}
         self.counters = {"contradicted": 0, "repeated": 0, "unwanted": 0}
@@ -98,7 +107,7 @@ class Tasks:
         if task in self.submitting:
             return self.submitting[task].place
         ended = self._ended.get(task)
-        return Place() if ended is None else ended[0]
+        return Place() if ended is None else ended.place
 
     def is_waited_for(self, task: TaskId) -> bool:
         return task in self._watched
@@ -156,11 +165,10 @@ class Tasks:
 
     def forget(self, ids: Iterable[TaskId]) -> None:
         """These tasks were cleared: whoever waits for them is told."""
-        told = [task for task in ids if self._unwatch(task)]
+        waiting = [task for task in ids if self._unwatch(task)]
         for task in ids:
             self._ended.pop(task, None)
-        if told:
-            self._state.out.append(Deliver(message=_unknown(told)))
+        self._tell_unknown(waiting)
 
     # ---- how they end
 
@@ -170,7 +178,7 @@ class Tasks:
         doubted: list[TaskId] = []
         for index, (task, status) in enumerate(zip(message.ids, message.statuses, strict=True)):
             if status is TaskStatus.UNKNOWN:
-                if task in self._watched and task not in self.clearing and task not in self.submitting:
+                if self.is_known(task) and task not in self.clearing and task not in self.submitting:
                     doubted.append(task)
             elif self._ends(peer, task, status):
                 keep.append(index)
@@ -189,13 +197,13 @@ class Tasks:
             if known is None:
                 self.counters["unwanted"] += 1
             else:
-                self.counters["repeated" if _alike(known[1], status) else "contradicted"] += 1
+                self.counters["repeated" if _alike(known.status, status) else "contradicted"] += 1
             return False
         place = self.place(task).moved(peer)
         if submission is not None:
             submission.ended(task)
         self._unwatch(task)
-        self._ended[task] = (place, status)
+        self._ended[task] = _End(next(self._state.numbers), place, status)
         if len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
         return True
@@ -219,16 +227,26 @@ class Tasks:
         found: dict[Place, list[TaskId]] = {}
         for task, known in reports.items():
             watch = self._watched.get(task)
-            if watch is None or task in self.submitting or task in self.clearing:
+            entry = watch or self._ended.get(task)
+            if entry is None or task in self.submitting or task in self.clearing:
+                continue
+            if not known:
+                if entry.number < number:  # else it was accepted, found, or ended after some had been asked
+                    unknown.append(task)
                 continue
             ended = [peer for peer, report in known.items() if report.status.complete]
-            if ended or (known and watch.place.owner not in known):
+            if watch is not None and (ended or watch.place.owner not in known):
                 found.setdefault(watch.place.moved((ended or list(known))[0]), []).append(task)
-            elif not known and watch.number < number:  # else it was accepted, or found, after some had been asked
-                unknown.append(task)
-        self.forget(unknown)
+        self._tell_unknown(unknown)
         for place, tasks in found.items():
             self._look(self.accepted(tasks, place))
+
+    def _tell_unknown(self, ids: list[TaskId]) -> None:
+        for task in ids:
+            self._unwatch(task)
+            self._ended.pop(task, None)
+        if ids:
+            self._state.out.append(Deliver(message=_unknown(ids)))
 
     # ---- asking for them
 

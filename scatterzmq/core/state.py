@@ -22,7 +22,7 @@ from .replicas import Replicas
 class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
-    gossip: what is believed of other peers' queues.
+    gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     """
 
     me: PeerId
@@ -39,6 +39,7 @@ class State:
     cache: Cache | None
     gossip: Hints = field(default_factory=NoHints)
     now_ms: int = 0
+    leaving: bool = False
 
     def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
         """The account of a task's crashes has changed (and its token is gone): tell its copies. `go_on` puts the task

@@ -9,10 +9,11 @@ Rules   1. A core never raises, and what it holds is consistent (`check_invarian
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..core.actions import BatchOrder
+from ..core.actions import Action, BatchOrder, Publish
 from ..core.ledger import TRANSITIONS, Cause, Phase, Record
 from ..core.messages import Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
@@ -30,6 +31,8 @@ REPAIR_US = 45_000_000
 """So long after a failure there may be fewer copies than promised: detection, repair, and a margin."""
 ALL_EVERY = 100
 """Events of all cores between looks at all of them."""
+QUIET_PER_LOOK = 8
+"""Events from which nothing followed between looks: signs of life, mostly."""
 RECORDS_PER_LOOK = 8
 """A look goes through all records, so the more there are, the more rarely it happens."""
 
@@ -81,15 +84,19 @@ class Checkers:
 
     # ---- cores
 
-    def handled(self, process: "Process") -> None:
+    def handled(self, process: "Process", actions: Sequence[Action]) -> None:
         """A core has handled an event."""
         self._count += 1
-        every = self.world.options.check_every or 1 + len(process.state.ledger) // RECORDS_PER_LOOK
-        if process.events % every == 0:
-            self._look(process)
         if self._count % ALL_EVERY == 0:
             for other in self.world.alive():
                 self._look(other)
+        if all(isinstance(action, Publish) for action in actions):
+            process.quiet += 1
+            if process.quiet % QUIET_PER_LOOK:
+                return
+        every = self.world.options.check_every or 1 + len(process.state.ledger) // RECORDS_PER_LOOK
+        if process.events % every == 0:
+            self._look(process)
 
     def _look(self, process: "Process") -> None:
         process.core.check_invariants()

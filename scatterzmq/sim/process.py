@@ -92,6 +92,7 @@ class WatchedLedger(Ledger):
 class Process:
     """One life at one address.
 
+    events, quiet: handled by the core, and those from which nothing followed.
     executors: what runs on each; None if it is idle. reports: what the core had to say, by name.
     """
 
@@ -124,6 +125,7 @@ class Process:
         ledger.__class__ = WatchedLedger
         cast(WatchedLedger, ledger).watch = self._moved
         self.events = 0
+        self.quiet = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._timer_us: int | None = None
@@ -208,7 +210,7 @@ class Process:
             for action in actions:
                 self._perform(action)
             self._events.popleft()
-            self.world.checkers.handled(self)
+            self.world.checkers.handled(self, actions)
         self._arm()
 
     def _received(self, frames: Frames) -> None:
