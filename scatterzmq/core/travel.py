@@ -159,7 +159,9 @@ class Travel:
         if node.padded_field is not None:
             value = record.stack[-1].values.get(node.inputs[node.padded_field])
             if value is not None:
-                length = value[0].layout.row_shape(value[1])[node.padded_dim]
+                shape = value[0].layout.row_shape(value[1])
+                # What a called graph gave back may be of another rank; the executor will say so.
+                length = shape[node.padded_dim] if node.padded_dim < len(shape) else 0
         self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
         queue.push(
             record.id,

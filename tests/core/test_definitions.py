@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.core.events import GraphChecked, TimerFired
+from scatterzmq.core.members import Status
 from scatterzmq.core.messages import (
     AskDefinition,
     AskNamespaces,
@@ -65,38 +66,32 @@ def warnings(peer: Peer, name: str) -> list[Mapping[str, str | int | float]]:
 
 def tell(mesh: Mesh, src: int, dst: int, message: BetweenPeers) -> None:
     """Have a peer say something that it would not."""
-    sender = mesh.peers[src].core.state
+    sender = mesh.peers[src].core._state
     sender.members.tell(mesh.peers[dst].me, message)
     for action in sender.out.take():
         mesh.peers[src].perform(action)
     mesh.deliver()
 
 
-def part(mesh: Mesh, at: int, of: int) -> None:
-    """A peer does not count on another any more."""
-    hide(mesh, at, of)
-    mesh.peers[at].core._definitions.gone(mesh.peers[of].me)
+def set_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
+    """A peer thinks differently of another from now on."""
+    members = mesh.peers[at].core._state.members
+    peer = mesh.peers[of].me
+    members._here[peer].misses_us = status is not Status.ALIVE
+    members._settle(members._here[peer], mesh.now_ms)
+    assert members.status(peer) is status
     mesh.peers[at].tell(TimerFired())
-
-
-def meet(mesh: Mesh, at: int, of: int) -> None:
-    """A peer counts on another again."""
-    del mesh.peers[at].core.state.members.alive  # type: ignore[method-assign]
-    mesh.peers[at].core._definitions.alive(mesh.peers[of].me)
-    mesh.peers[at].tell(TimerFired())
-
-
-def hide(mesh: Mesh, at: int, of: int) -> None:
-    members = mesh.peers[at].core.state.members
-    alive = members.alive
-    members.alive = lambda: tuple(peer for peer in alive() if peer != mesh.peers[of].me)  # type: ignore[method-assign]
 
 
 def load_apart(mesh: Mesh, at: int, plan: Plan) -> None:
     """Load at one of two peers, of which the other hears nothing."""
-    hide(mesh, at, 1 - at)
+    peer = mesh.peers[at]
+    other = peer.core._state.members._here[mesh.peers[1 - at].me]
+    peer.checking = False
+    other.status = Status.SUSPECT
     load(mesh, at, plan)
-    del mesh.peers[at].core.state.members.alive  # type: ignore[method-assign]
+    other.status = Status.ALIVE
+    peer.checking = True
 
 
 # ---- loading
@@ -180,29 +175,26 @@ def test_who_is_gone_is_not_waited_for() -> None:
     load(mesh, 0, load_plan)
     mesh.deliver()
     assert answers(mesh.peers[0]) == []
-    part(mesh, 0, 2)
+    set_status(mesh, 2, Status.SUSPECT, at=0)
     assert answers(mesh.peers[0]) == [GraphLoaded]
     assert mesh.peers[0].core.deadline_ms() is None
 
 
 def test_who_comes_while_a_definition_is_spread_gets_it_too() -> None:
-    mesh = Mesh(3, cluster={"replicas": 3})
-    hide(mesh, 0, 2)
+    mesh = Mesh(2, cluster={"replicas": 3})
     mesh.drop(dst=1)
     load(mesh, 0, make_plan())
-    mesh.deliver()
-    assert namespaces(mesh.peers[2]) == {}
-    meet(mesh, 0, 2)
-    mesh.deliver()
-    assert namespaces(mesh.peers[2]) == {"main": make_plan().digest}
-    assert answers(mesh.peers[0]) == []
-    part(mesh, 0, 1)
+    set_status(mesh, 1, Status.SUSPECT, at=0)
     assert answers(mesh.peers[0]) == [GraphLoaded]
     load(mesh, 0, make_plan())
-    mesh.deliver()
-    part(mesh, 0, 2)
-    assert answers(mesh.peers[0]) == [GraphLoaded] * 2
-    assert mesh.peers[0].core.deadline_ms() is None
+    assert answers(mesh.peers[0]) == [GraphLoaded] * 2, "nobody is there"
+    mesh = Mesh(2, cluster={"replicas": 3})
+    mesh.drop(dst=1)
+    load(mesh, 0, make_plan())
+    set_status(mesh, 1, Status.ALIVE, at=0)
+    mesh.heal()
+    mesh.wait(1000)
+    assert answers(mesh.peers[0]) == [GraphLoaded]
 
 
 def test_the_same_definition_again_is_fine_and_another_is_not_unless_it_replaces() -> None:
@@ -251,7 +243,7 @@ def test_of_two_definitions_loaded_at_once_one_holds_everywhere_and_the_other_is
     expected = {"ns": "main", "by": mesh.peers[1].me, "digest": two.digest.hex()}
     assert [warnings(peer, "warning.namespace.redefined") for peer in mesh.peers] == [[expected], [], []]
     mesh.wait(10_000)
-    assert not any(peer.core.state.plans.is_used(one.digest) for peer in mesh.peers), "offered in vain"
+    assert not any(peer.core._state.plans.is_used(one.digest) for peer in mesh.peers), "offered in vain"
     assert {peer.core.deadline_ms() for peer in mesh.peers} == {None}
 
 
@@ -264,7 +256,7 @@ def test_the_same_definition_loaded_at_two_peers_at_once_is_no_trouble() -> None
     assert [pointer.by for peer in mesh.peers for pointer in peer.core._definitions._pointers.values()] == [
         mesh.peers[1].me
     ] * 3
-    assert not any(warnings(peer, "warning.namespace.redefined") for peer in mesh.peers)
+    assert {report.name for peer in mesh.peers for report in peer.reports} == {"peer.join", "tally.executor.start"}
 
 
 def test_what_was_overtaken_is_not_spread_any_more() -> None:
@@ -288,7 +280,7 @@ def test_groups_that_were_apart_agree_when_they_meet() -> None:
     plans = [make_plan(length) for length in (1, 2, 3)]
     mesh.drop()
     for at in (0, 1):
-        part(mesh, at, 1 - at)
+        set_status(mesh, 1 - at, Status.SUSPECT, at=at)
     load(mesh, 0, plans[0])
     load(mesh, 0, plans[1], replace=True)
     load(mesh, 1, plans[2])
@@ -296,7 +288,7 @@ def test_groups_that_were_apart_agree_when_they_meet() -> None:
     assert [answers(peer) for peer in mesh.peers] == [[GraphLoaded] * 2] * 2
     mesh.heal()
     for at in (0, 1):
-        meet(mesh, at, 1 - at)
+        set_status(mesh, 1 - at, Status.ALIVE, at=at)
     mesh.deliver()
     for peer in mesh.peers:
         assert namespaces(peer) == {"main": plans[1].digest, "other": make_plan(1, "other").digest}
@@ -331,22 +323,28 @@ def test_who_says_an_old_pointer_gets_the_new_one() -> None:
 
 
 def test_a_gap_shows_in_the_heartbeat() -> None:
-    mesh = Mesh(2, static=False)
+    mesh = Mesh(2)
     load_apart(mesh, 0, make_plan())
     here, there = (peer.core._definitions for peer in mesh.peers)
-    assert (len(here.digest), there.digest) == (8, b"")
-    mesh.wait(5000)
+    assert there.digest == b""
+    assert len(here.digest) == 8
+    for definitions, peer, heard in ((here, 0, there.digest), (there, 1, here.digest)):
+        definitions.heard(mesh.peers[1 - peer].me, heard)
+        mesh.peers[peer].tell(TimerFired())
+    mesh.deliver()
     assert namespaces(mesh.peers[1]) == {"main": make_plan().digest}
     assert here.digest == there.digest
-    assert len(mesh.said(AskPointers, src=1)) == 1
-    assert mesh.said(AskPointers, src=0) == [], "nothing to be had from there"
+    assert len(mesh.said(AskPointers)) == 1
+    there.heard(mesh.peers[0].me, here.digest)
+    mesh.peers[1].tell(TimerFired())
+    assert not mesh.links
 
 
 # ---- what is missing
 
 
 def test_who_joins_gets_everything() -> None:
-    mesh = Mesh(3, static=False)
+    mesh = Mesh(3)
     mesh.kill(2)
     plans = [make_plan(at + 1, f"ns{at}") for at in range(3)]
     for plan in plans:
@@ -376,8 +374,8 @@ def test_the_next_one_is_asked_for_what_does_not_come() -> None:
     mesh.log.clear()
     mesh.wait(2500)
     assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1]
-    part(mesh, 3, 1)
-    part(mesh, 3, 2)
+    set_status(mesh, 1, Status.SUSPECT, at=3)
+    set_status(mesh, 2, Status.SUSPECT, at=3)
     mesh.wait(1000)
     assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1, 0]
     mesh.heal()
@@ -392,12 +390,12 @@ def test_nobody_is_asked_while_nobody_is_there() -> None:
     mesh.drop(PlanText)
     load(mesh, 0, plan)
     mesh.deliver()
-    part(mesh, 1, 0)
+    set_status(mesh, 0, Status.SUSPECT, at=1)
     mesh.wait(5000)
     peer = mesh.peers[1]
     assert peer.core.deadline_ms() is None
     mesh.heal()
-    meet(mesh, 1, 0)
+    set_status(mesh, 0, Status.ALIVE, at=1)
     mesh.deliver()
     assert namespaces(peer) == {"main": plan.digest}
 
@@ -421,7 +419,7 @@ def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.M
     ]
     assert namespaces(peer) == {}
     assert definition(peer) == plan.definition
-    plans = peer.core.state.plans
+    plans = peer.core._state.plans
     assert (plans.text(plan.digest), plans.plan(plan.digest)) == (plan.definition, None)
     assert plans.is_checked(plan.digest)
     monkeypatch.undo()
@@ -450,7 +448,7 @@ def test_what_was_checked_too_late_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     for event in held:
         peer.tell(event)
     assert namespaces(peer) == {"main": two.digest}
-    assert peer.core.state.plans.plan(one.digest) is None
+    assert peer.core._state.plans.plan(one.digest) is None
 
 
 def test_texts_that_are_not_what_they_say_are_refused() -> None:
@@ -463,7 +461,7 @@ def test_texts_that_are_not_what_they_say_are_refused() -> None:
         tell(mesh, 0, 1, PlanText(mid=1, digest=plan.digest, definition=text))
     assert len(warnings(peer, "warning.peer.definition")) == 2
     assert mesh.said(PlanKept) == []
-    assert peer.core.state.plans.text(plan.digest) is None
+    assert peer.core._state.plans.text(plan.digest) is None
 
 
 def test_a_definition_that_is_written_differently_cannot_run() -> None:
@@ -486,7 +484,7 @@ def test_a_definition_that_is_written_differently_cannot_run() -> None:
 def test_definitions_that_only_tasks_need_are_fetched_kept_and_dropped() -> None:
     mesh = Mesh(2)
     plan, peer = make_plan(), mesh.peers[1]
-    definitions, plans = peer.core._definitions, peer.core.state.plans
+    definitions, plans = peer.core._definitions, peer.core._state.plans
     here: list[bytes] = []
     ready: list[bytes] = []
     definitions.here.append(here.append)
@@ -524,10 +522,10 @@ def test_what_does_not_come_is_given_up() -> None:
     mesh.wait(20_000)
     assert len(mesh.said(AskPlans)) == 10
     assert peer.core.deadline_ms() is None
-    assert not peer.core.state.plans.is_used(b"?" * 32)
-    peer.core.state.plans.keep(b"!" * 32)
-    assert peer.core.state.plans.text(b"!" * 32) is None
-    peer.core.state.plans.release(b"!" * 32)
+    assert not peer.core._state.plans.is_used(b"?" * 32)
+    peer.core._state.plans.keep(b"!" * 32)
+    assert peer.core._state.plans.text(b"!" * 32) is None
+    peer.core._state.plans.release(b"!" * 32)
 
 
 def test_tasks_go_on_with_the_definition_they_came_with() -> None:
