@@ -73,6 +73,7 @@ from .peermessages import (
     PlanKept,
     PlanText,
     Pointers,
+    QueueStates,
     Renew,
     Renewed,
     Replicate,
@@ -256,7 +257,6 @@ class PeerCore:
                 case Status.DEAD | Status.LEFT:
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
-                    self._nudges.gone(change.peer)
                     self._definitions.gone(change.peer)
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
@@ -302,6 +302,7 @@ class PeerCore:
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
             Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            QueueStates: lambda sender, message, _: borrowing.told(sender, message),
         }
 
     def _message(self, event: MessageReceived) -> None:
