@@ -95,10 +95,11 @@ class Lending:
 
     def _lend(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
         """Lend a batch for a new claim, if there is one."""
-        if not self._members.is_alive(peer) or len(borrower.orders) >= LOANS_MAX or message.tasks_max <= 0:
+        may_have = self._members.is_alive(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
+        if not may_have or self._state.leaving:
             return
         queue = self._state.plans.find((message.digest, message.queue))
-        if self._state.leaving or queue is None or not queue.length:
+        if queue is None or not queue.length:
             self._nudges.claimed(peer, granted=False)
             return
         node = queue.node

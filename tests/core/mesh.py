@@ -32,7 +32,7 @@ from scatterzmq.core.events import (
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
-from scatterzmq.core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact, QueueState, QueueStates
+from scatterzmq.core.peermessages import KEPT_BESIDE, AskQueues, BetweenPeers, Commit, Contact, QueueState, QueueStates
 from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
@@ -114,7 +114,8 @@ class Peer(World):
             nonce=self.number.to_bytes(8, "big") + self.incarnation.to_bytes(8, "big"),
             static=self.static,
         )
-        self.core._state.gossip = self.beliefs
+        if not self.mesh.gossiping:
+            self.core._state.gossip = self.beliefs
 
     @property
     def contact(self) -> Contact:
@@ -208,11 +209,22 @@ class Peer(World):
 
 
 class Mesh:
-    """n peers that know each other. executors: per peer, or one number for each."""
+    """n peers that know each other. executors: per peer, or one number for each.
+
+    gossiping: peers tell each other of their queues as they do in reality; else they believe nothing of each other but
+    what `gossip` (or a test, in `Peer.beliefs`) lets them believe, so that only those claim who shall.
+    """
 
     def __init__(
-        self, n: int, *, executors: int | Sequence[int] = 1, static: bool = True, **sections: Mapping[str, object]
+        self,
+        n: int,
+        *,
+        executors: int | Sequence[int] = 1,
+        static: bool = True,
+        gossiping: bool = False,
+        **sections: Mapping[str, object],
     ) -> None:
+        self.gossiping = gossiping
         self.now_ms = 0
         self.settings = Settings.of(sections)
         self.links: deque[Packet] = deque()
@@ -320,6 +332,8 @@ class Mesh:
     def send(
         self, src: Peer, to: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
+        if isinstance(message, QueueStates | AskQueues) and not self.gossiping:
+            return
         envelope = Envelope(
             src=src.me, src_incarnation=src.incarnation, dst=to, dst_incarnation=incarnation, seq=len(self.log)
         )
