@@ -147,7 +147,7 @@ class Circle:
 
     def add(self, **extra: Any) -> One:
         number = extra.pop("number", len(self.ones))
-        given = {
+        given: dict[str, Any] = {
             "id": peer_id(number),
             "incarnation": 1,
             "address": f"mesh://{number}",
@@ -177,9 +177,7 @@ class Circle:
     def agree(self) -> bool:
         """Whether everybody that runs holds everybody else that runs to be alive, and nobody else."""
         here = [one for one in self.ones if not one.gone]
-        return all(
-            one.members.alive() == tuple(sorted(other.id for other in here if other is not one)) for one in here
-        )
+        return all(one.members.alive() == tuple(sorted(other.id for other in here if other is not one)) for one in here)
 
     # ---- trouble
 
