@@ -118,6 +118,11 @@ class Members:
         member = self._find(peer)
         return None if member is None else member.status
 
+    def incarnation(self, peer: PeerId) -> int:
+        """Which life of a member is known; 0 for somebody who never was one."""
+        member = self._find(peer)
+        return 0 if member is None else member.contact.incarnation
+
     def partners(self, turn: int = 0) -> tuple[PeerId, ...]:
         """Members that should hold copies for this peer, the preferred first; others follow in case these fail.
 
