@@ -487,6 +487,6 @@ class ClientMachine(RuleBasedStateMachine):
 
 
 def test_random_lives() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         ClientMachine, settings=settings(max_examples=120, stateful_step_count=60, deadline=None)
     )
