@@ -21,7 +21,7 @@ from .core.client import ClientCore
 from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
 from .core.peer import PeerCore
-from .core.peermessages import AnyMessage, BetweenPeers, Hello
+from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
@@ -113,10 +113,10 @@ class _Network:
             if place.contact.id in self._open:
                 self._fly(place, place.contact.incarnation, message, {})
 
-    def dial(self, address: str, hello: Hello, /) -> None:
+    def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         for place in self._places:
             if place.contact.address == address:
-                self._fly(place, 0, hello, {})
+                self._fly(place, 0, greeting, {})
 
     def open(self, peer: PeerId, address: str, /) -> None:
         self._open[peer] = None

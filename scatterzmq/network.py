@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from .core.events import PeerReceived
-from .core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Hello, Replicate
+from .core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Hello, Replicate, Unwelcome
 from .core.values import Block
 from .execute.store import PayloadStore
 from .ids import PeerId
@@ -42,7 +42,7 @@ class Network(Protocol):
         """To all peers with an open link."""
         ...
 
-    def dial(self, address: str, hello: Hello, /) -> None:
+    def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         """To whoever is at an address."""
         ...
 

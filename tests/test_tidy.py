@@ -75,6 +75,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client", "driver", "plugins"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
+    "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
     "driver": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client.link", "driver"),
     "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", PACKAGE),
 }
@@ -304,6 +305,7 @@ def getter_names(source: Source) -> Iterator[str]:
 CATCHERS = {
     "scatterzmq/core/strategy.py",  # strategies are plug-ins: what they raise is reported
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
+    "scatterzmq/sim/runs.py",  # whatever a core raises in a simulation is what it looks for
     "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
 }
 """Files that may catch everything."""

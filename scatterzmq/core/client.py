@@ -31,6 +31,7 @@ from .messages import (
     Cancel,
     Clear,
     Final,
+    Goodbye,
     LoadGraph,
     MemberList,
     Moved,
@@ -130,6 +131,8 @@ class ClientCore:
         match event.message:
             case Final() as message:
                 self._tasks.final(event.peer, message, event.parcel, self._polls)
+            case Goodbye():
+                self._state.peers.link_down(event.peer, self._state.now_ms)
             case Moved() as message:
                 self._tasks.moved(message)
             case MemberList() as message:

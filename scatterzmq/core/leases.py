@@ -1,14 +1,18 @@
 """Leases: who may commit a batch, and until when.
 
-Purpose   Lends batches of queued tasks to executors and takes them back.
+Purpose   Lends batches of queued tasks to executors, of this peer or of others, and takes them back.
 Rules     1. A batch is lent once, to one executor, under one token; tokens only grow, also across takeovers.
           2. Only the token of a task's current lease commits it; every other one is fenced, whoever sends it.
           3. Time comes in as `now_ms` and never goes back; one deadline comes out.
+          4. A lease of another peer's executor runs out unless it is renewed, and not even that keeps it for ever.
 Why       An executor that was paused does not know it. Safety rests on rule 2; expiry decides when others may try.
+          There is a deadline to be told after every event, and leases by the hundred: hence a heap. Entries of leases
+          that were settled or renewed are skipped when they come up, and swept before they outnumber the others.
 """
 
+import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..ids import ExecutorId, PeerId, TaskId, Token
@@ -17,10 +21,16 @@ from .queues import Queue
 Expectation: TypeAlias = tuple[Queue, float, int]
 """What a batch announced to a queue: the weight and the bytes that will probably land there."""
 
+_STALE_MIN = 64
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
-    """One batch on loan. expects: what was announced to the queues its tasks will land in next."""
+    """One batch on loan. expects: what was announced to the queues its tasks will land in next.
+
+    holder: the peer whose executor has it; None for an executor of this peer.
+    until_ms: renewing does not help beyond that.
+    """
 
     order: int
     token: Token
@@ -29,16 +39,20 @@ class Lease:
     tasks: tuple[TaskId, ...]
     expires_ms: int
     expects: tuple[Expectation, ...]
+    holder: PeerId | None
+    until_ms: int
 
 
 @dataclass(slots=True)
 class Leases:
-    """All batches of one owner that are on loan: one per executor at most, so looking through them is cheap."""
+    """All batches of one owner that are on loan."""
 
     owner: PeerId
     epoch_n: int
     _seq: int = 0
     _held: dict[int, Lease] = field(default_factory=dict)
+    _own: dict[ExecutorId, Lease] = field(default_factory=dict)
+    _times: list[tuple[int, int]] = field(default_factory=list)
 
     def token(self) -> tuple[int, Token]:
         """The number and the token for the next batch."""
@@ -48,40 +62,85 @@ class Leases:
     def lend(self, lease: Lease) -> None:
         assert lease.order not in self._held
         self._held[lease.order] = lease
+        if lease.holder is None:
+            assert lease.executor not in self._own, "an executor holds two batches"
+            self._own[lease.executor] = lease
+        heapq.heappush(self._times, (lease.expires_ms, lease.order))
 
-    def settle(self, order: int, executor: ExecutorId) -> Lease | None:
+    def settle(self, order: int, executor: ExecutorId, holder: PeerId | None = None) -> Lease | None:
         """End a lease by its commit. None: fenced (expired, another executor's), and nothing has changed."""
-        return None if self.held(order, executor) is None else self._held.pop(order)
+        lease = self.held(order, executor, holder)
+        if lease is not None:
+            self._drop(lease)
+        return lease
 
-    def held(self, order: int, executor: ExecutorId) -> Lease | None:
+    def held(self, order: int, executor: ExecutorId, holder: PeerId | None = None) -> Lease | None:
         """A lease that still holds; None if it is fenced."""
         lease = self._held.get(order)
-        return lease if lease is not None and lease.executor == executor else None
+        return lease if lease is not None and lease.executor == executor and lease.holder == holder else None
 
-    def renew(self, lease: Lease) -> None:
+    def put(self, lease: Lease) -> None:
         """Put another version of a lease in the place of the one that holds."""
-        assert lease.order in self._held
+        before = self._held[lease.order]
         self._held[lease.order] = lease
+        if lease.holder is None:
+            self._own[lease.executor] = lease
+        if lease.expires_ms != before.expires_ms:
+            heapq.heappush(self._times, (lease.expires_ms, lease.order))
+            self._sweep()
+
+    def renew(self, lease: Lease, expires_ms: int) -> None:
+        """Let a lease hold longer, within its bounds."""
+        self.put(replace(lease, expires_ms=min(expires_ms, lease.until_ms)))
 
     def of(self, executor: ExecutorId) -> Lease | None:
-        """What an executor holds; it holds at most one batch."""
-        return next((lease for lease in self._held.values() if lease.executor == executor), None)
+        """What an executor of this peer holds; it holds at most one batch."""
+        return self._own.get(executor)
+
+    def of_peer(self, holder: PeerId) -> list[Lease]:
+        """What the executors of another peer hold, oldest first."""
+        return [lease for lease in self._held.values() if lease.holder == holder]
 
     def expire(self, now_ms: int) -> list[Lease]:
-        """Take back everything overdue, oldest first."""
-        overdue = [lease for lease in self._held.values() if lease.expires_ms <= now_ms]
-        for lease in overdue:
-            del self._held[lease.order]
+        """Take back everything overdue, in order of expiry."""
+        overdue = []
+        while (deadline_ms := self.deadline_ms()) is not None and deadline_ms <= now_ms:
+            lease = self._held[self._times[0][1]]
+            self._drop(lease)
+            overdue.append(lease)
         return overdue
 
     def deadline_ms(self) -> int | None:
         """Earliest moment at which `expire` does something; None if nothing is lent."""
-        return min([lease.expires_ms for lease in self._held.values()], default=None)
+        while self._times and not self._is_live(self._times[0]):
+            heapq.heappop(self._times)
+        return self._times[0][0] if self._times else None
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._held.values())
 
     def check_invariants(self) -> None:
-        executors = [lease.executor for lease in self]
-        assert len(set(executors)) == len(executors), "an executor holds two batches"
+        own = {lease.executor: lease for lease in self if lease.holder is None}
+        assert own == self._own
+        assert len(own) == sum(lease.holder is None for lease in self), "an executor holds two batches"
         assert all(lease.token.seq <= self._seq and lease.token.n == self.epoch_n for lease in self)
+        assert all(lease.expires_ms <= lease.until_ms for lease in self)
+        assert {entry for entry in self._times if self._is_live(entry)} == {(it.expires_ms, it.order) for it in self}
+        assert len(self._times) <= 2 * len(self._held) + _STALE_MIN
+
+    def _is_live(self, entry: tuple[int, int]) -> bool:
+        lease = self._held.get(entry[1])
+        return lease is not None and lease.expires_ms == entry[0]
+
+    def _drop(self, lease: Lease) -> None:
+        del self._held[lease.order]
+        if lease.holder is None:
+            del self._own[lease.executor]
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if len(self._times) > 2 * len(self._held) + _STALE_MIN:
+            self._times = sorted((lease.expires_ms, lease.order) for lease in self)

@@ -240,6 +240,11 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Goodbye:
+    """This peer leaves: submit elsewhere, and ask others for the tasks it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cleared:
     mid: int
 
@@ -353,6 +358,7 @@ ToClient: TypeAlias = (
     | Refused
     | Final
     | Moved
+    | Goodbye
     | Cleared
     | Cancelled
     | TaskReports

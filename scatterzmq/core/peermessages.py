@@ -529,3 +529,6 @@ BetweenPeers: TypeAlias = (
 )
 
 AnyMessage: TypeAlias = Message | BetweenPeers
+
+KEPT_BESIDE = (Replicate, CachePut, CacheTell)
+"""Columns beside these are stored as kept, others may be evicted."""

@@ -325,6 +325,15 @@ class Replicas:
             self._rewrite(chunk, now_ms, _Barrier(1, lambda: None), is_repair=True)
             self.counters["repaired"] += len(chunk)
 
+    def share(self, records: Iterable[Record], now_ms: int) -> None:
+        """Give these records copies now, as far as there is somebody to keep them."""
+        rset = self.choose()
+        lonely = [record for record in records if len(record.rset) == 1]
+        if len(rset) > 1 and lonely:
+            for record in lonely:
+                self._move(record, rset)
+            self.rewrite(lonely, now_ms)
+
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
         holders = [peer for peer in record.rset[1:] if self._members.status(peer) in _THERE]

@@ -166,8 +166,8 @@ class Takeover:
             self._desk.moved(copy.clients, copy.id, better.owner)
             self._copies.drop(copy.id)
 
-    def _adopt(self, copies: Sequence[Copy]) -> None:
-        """Own these tasks from now on."""
+    def _adopt(self, copies: Sequence[Copy], *, counted: bool = True) -> None:
+        """Own these tasks from now on. counted: as a restart of those that live."""
         live: list[Record] = []
         ended: list[Record] = []
         rset = self._replicas.choose()
@@ -186,7 +186,10 @@ class Takeover:
         self._replicas.write(CopyKind.FINAL, ended, now_ms, _nothing)
         self._replicas.write(CopyKind.ACCEPT, live, now_ms, _nothing)
         for record in live:
-            self._travel.taken_over(record, _OWNER_GONE)
+            if counted:
+                self._travel.taken_over(record, _OWNER_GONE)
+            else:
+                self._travel.begin(record)
 
     def _record(self, copy: Copy, rset: tuple[PeerId, ...]) -> Record:
         plan = self._state.plans.plan(copy.digest)
@@ -361,7 +364,8 @@ class Takeover:
     def handed_over(self, sender: PeerId, message: Handover) -> None:
         """An owner leaves and hands its tasks over."""
         copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
-        self._adopt([copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)])
+        mine = [copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)]
+        self._adopt(mine, counted=False)
         self._members.tell(sender, HandedOver(mid=message.mid))
 
     # ---- time

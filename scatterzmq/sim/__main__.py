@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="end faults after so many steps")
     parser.add_argument("--peers", type=int, help="that many, whatever the seed says")
     parser.add_argument("--no", action="append", default=[], choices=sorted(FAULTS), help="without this fault")
-    parser.add_argument("--check-every", type=int, default=1, help="events of a peer between looks at all it holds")
+    parser.add_argument("--check-every", type=int, default=0, help="events of a peer between looks at all it holds")
     parser.add_argument("--trace", action="store_true", help="print the whole story")
     parser.add_argument("--minimise", action="store_true", help="look for fewer steps and faults that still fail")
     given = parser.parse_args(arguments)

@@ -9,10 +9,11 @@ Rules   1. A core never raises, and what it holds is consistent (`check_invarian
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..core.actions import BatchOrder
+from ..core.actions import Action, BatchOrder, Publish
 from ..core.ledger import TRANSITIONS, Cause, Phase, Record
 from ..core.messages import Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
@@ -29,9 +30,14 @@ if TYPE_CHECKING:
 REPAIR_US = 45_000_000
 """So long after a failure there may be fewer copies than promised: detection, repair, and a margin."""
 ALL_EVERY = 100
+"""Events of all cores between looks at all of them."""
+QUIET_PER_LOOK = 8
+"""Events from which nothing followed between looks: signs of life, mostly."""
+RECORDS_PER_LOOK = 8
+"""A look goes through all records, so the more there are, the more rarely it happens."""
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
     """Something that must hold does not. tasks: the ones concerned."""
 
     def __init__(self, what: str, *tasks: TaskId) -> None:
@@ -78,14 +84,19 @@ class Checkers:
 
     # ---- cores
 
-    def handled(self, process: "Process") -> None:
+    def handled(self, process: "Process", actions: Sequence[Action]) -> None:
         """A core has handled an event."""
         self._count += 1
-        if process.events % self.world.options.check_every == 0:
-            self._look(process)
         if self._count % ALL_EVERY == 0:
             for other in self.world.alive():
                 self._look(other)
+        if all(isinstance(action, Publish) for action in actions):
+            process.quiet += 1
+            if process.quiet % QUIET_PER_LOOK:
+                return
+        every = self.world.options.check_every or 1 + len(process.state.ledger) // RECORDS_PER_LOOK
+        if process.events % every == 0:
+            self._look(process)
 
     def _look(self, process: "Process") -> None:
         process.core.check_invariants()
@@ -239,6 +250,9 @@ class Checkers:
             if len(state.ledger):
                 left = [record.id for record in state.ledger]
                 raise Violation(f"{process.name}: {len(left)} records that were cleared", *left)
+            if len(state.copies):
+                left = [copy.id for copy in state.copies]
+                raise Violation(f"{process.name}: {len(left)} copies of tasks that were cleared", *left)
             if list(state.leases):
                 raise Violation(f"{process.name}: batches on loan of no task")
             cached = set() if state.cache is None else {block.id for block, _ in state.cache.values_held()}

@@ -3,6 +3,7 @@
 `SimClient` is what a client must do at least; core/client.py will do it here when it can.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,7 @@ from ..core.messages import (
     Clear,
     Cleared,
     Final,
+    Moved,
     Refused,
     Submit,
     TaskStatus,
@@ -96,6 +98,7 @@ class SimClient:
         self._links: dict[str, Link] = {}
         self._batches: dict[int, Batch] = {}
         self._asked: dict[int, Asked] = {}
+        self._postponed: list[tuple[tuple[TaskId, ...], Callable[[tuple[TaskId, ...]], None]]] = []
         self._mids = 0
         self._seq = 0
 
@@ -122,9 +125,22 @@ class SimClient:
         self._try(batch)
 
     def clear(self, tasks: tuple[TaskId, ...]) -> None:
-        self._ask(Clear(mid=self._mid(), ids=tasks))
+        """Ask for it as soon as their submission is over: what is still being repeated cannot be taken back."""
+        self._when_settled(tasks, self._clear)
 
     def cancel(self, tasks: tuple[TaskId, ...]) -> None:
+        self._when_settled(tasks, self._cancel)
+
+    def _when_settled(self, tasks: tuple[TaskId, ...], then: Callable[[tuple[TaskId, ...]], None]) -> None:
+        if any(task in batch.open for task in tasks for batch in self._batches.values()):
+            self._postponed.append((tasks, then))
+        else:
+            then(tasks)
+
+    def _clear(self, tasks: tuple[TaskId, ...]) -> None:
+        self._ask(Clear(mid=self._mid(), ids=tasks))
+
+    def _cancel(self, tasks: tuple[TaskId, ...]) -> None:
         self._ask(Cancel(mid=self._mid(), ids=tasks))
 
     def watch(self) -> None:
@@ -143,7 +159,7 @@ class SimClient:
 
     def is_quiet(self) -> bool:
         """Whether it waits for nothing."""
-        return not (self._batches or self._asked or self.unfinished())
+        return not (self._batches or self._asked or self._postponed or self.unfinished())
 
     # ---- time
 
@@ -227,6 +243,8 @@ class SimClient:
                 self._accepted(source, mid, message, ids)
             case Refused():
                 self._refused(message)
+            case Moved():
+                self._moved(message)
             case Final():
                 self._final(source, message, columns)
             case Cleared(mid=mid) | Cancelled(mid=mid):
@@ -268,6 +286,20 @@ class SimClient:
                 batch.open.pop(task, None)
             if not batch.open:
                 del self._batches[mid]
+                postponed, self._postponed = self._postponed, []
+                for tasks, then in postponed:
+                    self._when_settled(tasks, then)
+
+    def _moved(self, message: Moved) -> None:
+        by_address: dict[str, list[TaskId]] = {}
+        for task, owner in zip(message.ids, message.owners, strict=True):
+            handle = self.handles.get(task)
+            address = self.world.address(owner)
+            if handle is not None and handle.outcome is None and address:
+                handle.denials = 0
+                by_address.setdefault(address, []).append(task)
+        for address, tasks in by_address.items():
+            self._say(address, Attach(ids=tuple(tasks)))
 
     def _final(self, source: str, message: Final, columns: dict[str, Column]) -> None:
         rows = iter(values_of(columns["value"]) if "value" in columns else ())

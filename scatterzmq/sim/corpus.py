@@ -1,10 +1,11 @@
 """Graphs to run in a simulation, and the kinds of nodes they are made of: functions of whole numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ..graph.check import check
+from ..graph.check import Checked, check
 from ..graph.formats import FieldFormat
 from ..graph.nodeinfo import CallInfo, NodeInfo
 from ..graph.plan import Plan
@@ -211,7 +212,14 @@ CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
 """Namespace -> its graphs, the entry first."""
 
 
+@lru_cache(maxsize=64)  # checking takes longer than most runs, and plans do not change
 def plan_of(ns: str) -> Plan:
     """The plan of a namespace of the corpus."""
     graphs = CORPUS[ns]()
     return check({"ns": ns, "entry": graphs[0]["name"], "graphs": graphs}, describe).require()
+
+
+@lru_cache(maxsize=64)
+def checked(definition: str) -> Checked:
+    """What an executor says of a definition."""
+    return check(definition, describe)

@@ -1,6 +1,7 @@
 """The network: what becomes of a message between two addresses.
 
 Rules   1. A link keeps order and loses nothing, as TCP does, unless a fault says otherwise.
+           So do requests of clients, always: their order is all that tells a late one from a new one.
         2. What is on its way when a link closes, or when the process at its end is another one, is lost; with
            "stale_queue" whoever is at the address gets it (ZMQ hands a queue to the next process on a port).
         3. Every message is real frames, made by the real codec.
@@ -89,7 +90,7 @@ class Network:
             self.counters["lost"] += 1
             return
         self._on_its_way(link, frames)
-        if self._happens("dup"):
+        if self._may_mix(link) and self._happens("dup"):
             self._on_its_way(link, frames)
         if self._happens("garbage"):
             broken = garble(self._dice["garbage"], [bytes(frame) for frame in frames])
@@ -100,13 +101,17 @@ class Network:
         arrival_us = now_us + self._chance.randint(*DELAY_US)
         if self._happens("delay"):
             arrival_us += int(self._dice["delay"].expovariate(1.0 / TAIL_US))
-        if self._happens("reorder"):
+        if self._may_mix(link) and self._happens("reorder"):
             arrival_us += self._dice["reorder"].randint(0, 50_000)
         else:
             arrival_us = max(arrival_us, link.last_us + 1)
             link.last_us = arrival_us
         target = self.stations.get(link.way[1])
         self._world.at(arrival_us, self._arrive, link, frames, target, link.resets)
+
+    def _may_mix(self, link: Link) -> bool:
+        """Requests of clients keep their order: a client repeats them itself, and says what it regrets after them."""
+        return link.way[0].startswith("peer")
 
     def _happens(self, kind: str) -> bool:
         rate = self.rates.get(kind, 0.0)

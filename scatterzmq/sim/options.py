@@ -62,7 +62,7 @@ class Options:
     clears / cancels: chance per batch that some of its tasks are cleared / cancelled later.
     faults: kind -> rate: of messages a fraction, of everything else how many per minute.
     safety_s: how long faults go on. steps: events until they end at the latest.
-    check_every: events of a core between looks at everything it holds.
+    check_every: events of a core between looks at everything it holds; 0: the rarer, the more it holds.
     sections: settings of the peers.
     """
 
@@ -80,7 +80,7 @@ class Options:
     faults: Mapping[str, float] = field(default_factory=dict)
     safety_s: float = 30.0
     steps: int = 100_000
-    check_every: int = 1
+    check_every: int = 0
     exec_ms: float = 20.0
     sections: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ class Options:
 
 
 def draw(
-    seed: int, *, peers: int | None = None, peers_max: int = 7, steps: int | None = None, check_every: int = 1
+    seed: int, *, peers: int | None = None, peers_max: int = 7, steps: int | None = None, check_every: int = 0
 ) -> Options:
     """The options of a seed. peers, steps, check_every: fixed from outside; everything else stays as it was drawn."""
     chance = Random(f"{seed}:options")
@@ -152,7 +152,7 @@ def _draw_faults(chance: Random) -> dict[str, float]:
 def _rate(kind: str, size: float) -> float:
     """From rare to often: size is 0 to 1."""
     low, high = _RATES.get(kind, (1.0, 10.0))
-    return round(low * (high / low) ** size, 4)
+    return round(low * float((high / low) ** size), 4)
 
 
 _RATES = {

@@ -92,6 +92,7 @@ class WatchedLedger(Ledger):
 class Process:
     """One life at one address.
 
+    events, quiet: handled by the core, and those from which nothing followed.
     executors: what runs on each; None if it is idle. reports: what the core had to say, by name.
     """
 
@@ -124,6 +125,7 @@ class Process:
         ledger.__class__ = WatchedLedger
         cast(WatchedLedger, ledger).watch = self._moved
         self.events = 0
+        self.quiet = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._timer_us: int | None = None
@@ -208,7 +210,7 @@ class Process:
             for action in actions:
                 self._perform(action)
             self._events.popleft()
-            self.world.checkers.handled(self)
+            self.world.checkers.handled(self, actions)
         self._arm()
 
     def _received(self, frames: Frames) -> None:
@@ -305,6 +307,26 @@ class Process:
         match action:
             case RunBatch(executor=executor, order=order):
                 self._run(executor, order)
+            case FreeBlocks(ids=ids):
+                self.store.free(ids)
+            case KeepBlocks(ids=ids):
+                self.store.keep(ids)
+            case RowsCancelled() | RetirePlan():
+                pass  # nodes of the corpus neither ask whether a task is alive nor hold anything
+            case AbandonExecutor(executor=executor):
+                self._abandon(executor)
+            case CheckGraph(request=request, definition=definition):
+                self.tell(self.world.checked(request, definition))
+            case Report(name=name):
+                self.reports[name] += 1
+            case Left(lost=lost):
+                self.has_left = True
+                self.world.left(self, lost)
+            case _:
+                self._say(action)
+
+    def _say(self, action: Send | Tell | Publish | Dial | OpenLink | CloseLink) -> None:
+        match action:
             case Send():
                 self._send(action)
             case Tell(to=to, incarnation=incarnation, message=message, values=values):
@@ -318,23 +340,6 @@ class Process:
                 self.links[peer] = self.world.network.link(self.address, address)
             case CloseLink(peer=peer):
                 self._close(peer)
-            case FreeBlocks(ids=ids):
-                self.store.free(ids)
-            case KeepBlocks(ids=ids):
-                self.store.keep(ids)
-            case RowsCancelled():
-                pass  # nodes of the corpus do not ask whether a task is alive
-            case AbandonExecutor(executor=executor):
-                self._abandon(executor)
-            case CheckGraph(request=request, definition=definition):
-                self.tell(self.world.checked(request, definition))
-            case RetirePlan():
-                pass
-            case Report(name=name):
-                self.reports[name] += 1
-            case Left():
-                self.has_left = True
-                self.world.left(self, action.lost)
             case _:
                 assert_never(action)
 

@@ -31,12 +31,13 @@ class Result:
 def run(options: Options, *, is_told: bool = False) -> Result:
     """A whole run."""
     world = World(options, is_told=is_told)
-    wrong, tasks = "", ()
+    wrong = ""
+    tasks: tuple[TaskId, ...] = ()
     try:
         world.whole()
     except Violation as violation:
         wrong, tasks = violation.what, violation.tasks
-    except Exception as error:  # whatever a core raises is what we are looking for
+    except Exception as error:  # noqa: BLE001 -- whatever a core raises is what we are looking for
         wrong = _where(error)
     names = tuple([world.trace.name(task) for task in tasks])
     return Result(

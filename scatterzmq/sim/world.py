@@ -19,14 +19,13 @@ from random import Random
 from ..core.events import GraphChecked, MessageReceived
 from ..core.messages import LoadGraph
 from ..core.peermessages import Contact
-from ..graph.check import check
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId, TaskId
 from ..wire.frames import open_envelope
 from .checkers import Checkers, Facts, Violation
 from .clients import SimClient
 from .clock import RATE_ONE, PeerClock
-from .corpus import describe, plan_of
+from .corpus import checked, plan_of
 from .faults import Faults
 from .network import Frames, Network
 from .options import Options
@@ -68,8 +67,6 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._numbers = 0
         self._lives: Counter[int] = Counter()
-        self._checks: dict[str, GraphChecked] = {}
-        self._plans: dict[str, Plan] = {}
         self._swarm = Random(f"{options.seed}:swarm")
         self._tasks = 0
         self._client_count = 0
@@ -176,28 +173,25 @@ class World:
 
     def holds(self, process: Process, task: TaskId) -> bool:
         """Whether a process would know of a task if all others were gone."""
-        return process.state.ledger.record(task) is not None
+        return process.state.ledger.record(task) is not None or process.state.copies.copy(task) is not None
 
     def address_of(self, frames: Frames) -> str:
         """Where a message comes from; "" if its sender is gone."""
-        source = open_envelope(frames, LIMITS).src
-        return next((process.address for process in self.alive() if process.id == source), "")
+        return self.address(open_envelope(frames, LIMITS).src)
+
+    def address(self, id_: PeerId | ClientId | None) -> str:
+        """Where a process is; "" if it is gone."""
+        return next((process.address for process in self.alive() if process.id == id_), "")
 
     # ---- graphs
 
     def plan(self, ns: str) -> Plan:
-        if ns not in self._plans:
-            self._plans[ns] = plan_of(ns)
-        return self._plans[ns]
+        return plan_of(ns)
 
     def checked(self, request: int, definition: str) -> GraphChecked:
         """What an executor says of a definition."""
-        known = self._checks.get(definition)
-        if known is None:
-            found = check(definition, describe)
-            known = GraphChecked(request=0, plan=found.plan, problems=found.problems, warnings=found.warnings)
-            self._checks[definition] = known
-        return GraphChecked(request=request, plan=known.plan, problems=known.problems, warnings=known.warnings)
+        found = checked(definition)
+        return GraphChecked(request=request, plan=found.plan, problems=found.problems, warnings=found.warnings)
 
     # ---- clients and tasks
 

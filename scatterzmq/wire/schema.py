@@ -29,6 +29,7 @@ from ..core.messages import (
     Cleared,
     Definition,
     Final,
+    Goodbye,
     GraphLoaded,
     GraphRefused,
     LoadGraph,
@@ -113,6 +114,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     42: Definition,
     43: Stats,
     44: MemberList,
+    45: Goodbye,
     46: Moved,
     # peer -> peer
     65: Hello,

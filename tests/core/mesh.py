@@ -32,7 +32,8 @@ from scatterzmq.core.events import (
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
-from scatterzmq.core.peermessages import BetweenPeers, Commit, Contact, Replicate
+from scatterzmq.core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact
+from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
 from scatterzmq.graph.check import check
@@ -64,6 +65,30 @@ Rule = Callable[[Packet], bool]
 
 
 @dataclass
+class Beliefs:
+    """What one peer believes of the others (core/hints.py). lengths: queue -> owner -> tasks; idle: peer -> executors.
+
+    numbers: queue -> what `view` says besides the length.
+    """
+
+    lengths: dict[QueueKey, dict[PeerId, int]] = field(default_factory=dict)
+    idle: dict[PeerId, int] = field(default_factory=dict)
+    numbers: dict[QueueKey, tuple[float, float, float, int, int]] = field(default_factory=dict)
+
+    def queues(self) -> tuple[QueueKey, ...]:
+        return tuple(self.lengths)
+
+    def owners(self, key: QueueKey) -> tuple[tuple[PeerId, int], ...]:
+        return tuple(self.lengths.get(key, {}).items())
+
+    def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
+        return (sum(self.lengths.get(key, {}).values()), *self.numbers.get(key, (0.0, 0.0, 0.0, 0, 0)))
+
+    def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
+        return tuple(self.idle.items())
+
+
+@dataclass
 class Peer(World):
     """One peer of a mesh.
 
@@ -78,6 +103,7 @@ class Peer(World):
     told: list[Tell] = field(default_factory=list)
     dead: bool = False
     left: Left | None = None
+    beliefs: Beliefs = field(default_factory=Beliefs)
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -88,6 +114,7 @@ class Peer(World):
             nonce=self.number.to_bytes(8, "big") + self.incarnation.to_bytes(8, "big"),
             static=self.static,
         )
+        self.core._state.gossip = self.beliefs
 
     @property
     def contact(self) -> Contact:
@@ -130,7 +157,7 @@ class Peer(World):
         envelope = open_envelope(packet.frames, LIMITS)
         assert isinstance(envelope.src, PeerId)
         message, columns = decode(packet.frames, LIMITS)
-        kept = isinstance(message, Replicate)
+        kept = isinstance(message, KEPT_BESIDE)
         blocks = {name: self.store(message, name, column, kept=kept) for name, column in columns.items()}
         self.tell(
             PeerReceived(
@@ -192,6 +219,22 @@ class Mesh:
         for other in self.peers:
             if other is not peer:
                 peer.tell(PeerSeen(address=other.contact.address))
+
+    # ---- hints
+
+    def gossip(self) -> None:
+        """Everybody believes what is true now of everybody else's queues and executors (and looks for work)."""
+        alive = [peer for peer in self.peers if not peer.dead]
+        for peer in alive:
+            peer.beliefs.lengths, peer.beliefs.idle = {}, {}
+            for other in alive:
+                if other is not peer:
+                    for queue in other.core._state.plans.waiting():
+                        peer.beliefs.lengths.setdefault(queue.key, {})[other.me] = queue.length
+                    if idle := other.core._borrowing.idle_count():
+                        peer.beliefs.idle[other.me] = idle
+        for peer in alive:
+            peer.tell(TimerFired())
 
     # ---- work
 
@@ -258,6 +301,28 @@ class Mesh:
         packet = Packet(src.number, dst, message, frames)
         self.log.append(packet)
         self.links.extend(self.on_send(packet))
+
+    def speak(self, src: int, dst: int, message: BetweenPeers, **columns: Sequence[int]) -> None:
+        """Say something in a peer's name (as broken or hostile software would), and deliver it."""
+        receiver = self.peers[dst]
+        made = {name: number_column(numbers) for name, numbers in columns.items()}
+        self.send(self.peers[src], receiver.me, receiver.incarnation, message, made)
+        self.deliver()
+
+    def speak_past_the_wire(self, src: int, dst: int, message: BetweenPeers, **columns: Column) -> None:
+        """The same for what the wire refuses already: the core has to bear it all the same."""
+        sender, receiver = self.peers[src], self.peers[dst]
+        blocks = {name: receiver.store(message, name, column, kept=False) for name, column in columns.items()}
+        receiver.tell(
+            PeerReceived(
+                sender=sender.me,
+                incarnation=sender.incarnation,
+                to_incarnation=receiver.incarnation,
+                message=message,
+                blocks=blocks,
+            )
+        )
+        self.deliver()
 
     def _at(self, src: Peer, to: PeerId) -> int:
         """Where a message for a peer comes out: a link leads to an address, whoever lives there by now."""
@@ -389,12 +454,17 @@ def _part_digests(message: Commit) -> dict[str, tuple[bytes, ...]]:
     }
 
 
-def _column(like: Layout, numbers: Sequence[int]) -> Column:
-    """Whole numbers as a column of int64: one number per row."""
-    layout = Layout(DTYPES["int64"], len(numbers), ())
-    if like.shape is None:
-        layout = replace(layout, shape=None, shapes=((1,),) * len(numbers))
+def number_column(numbers: Sequence[int], *, shape: tuple[int, ...] = (), dtype: str = "int64") -> Column:
+    """Whole numbers as a column of int64: one number per row, of a shape that holds one."""
+    layout = Layout(DTYPES[dtype], len(numbers), shape)
     return Column(layout, memoryview(bytearray(struct.pack(f"<{len(numbers)}q", *numbers))))
+
+
+def _column(like: Layout, numbers: Sequence[int]) -> Column:
+    column = number_column(numbers)
+    if like.shape is None:
+        return replace(column, layout=replace(column.layout, shape=None, shapes=((1,),) * len(numbers)))
+    return column
 
 
 def _numbers(column: Column) -> list[int]:

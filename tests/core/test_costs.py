@@ -24,9 +24,9 @@ def test_definitions_that_have_gone_leave_nothing_behind(make_world: MakeWorld, 
         world.load(build.chain(length), replace=True)
         world.submit(1)
         world.drain()
-    claims = world.core._claims
-    assert {digest for digest, _ in claims._loaded} == {world.plans["main"].digest}
-    assert len(claims._claimants) == 0
+    core = world.core
+    assert {digest for digest, _ in core._executors.loaded} == {world.plans["main"].digest}
+    assert len(core._batches.claimants) == 0
 
 
 def test_results_whose_time_is_over_go_in_one_message(make_world: MakeWorld, build: Any) -> None:

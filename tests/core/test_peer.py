@@ -541,7 +541,7 @@ def test_a_strategy_that_raises_is_reported_and_replaced(make_world: MakeWorld, 
         def priority(self, weight: float, retries: int) -> float:
             raise RuntimeError("no idea either")
 
-    world.core._claims._strategy = Broken()
+    world.core._executors._strategy = Broken()
     world.core._travel._strategy = Broken()
     world.load(build.chain(3))
     tasks = world.submit(1, 2)

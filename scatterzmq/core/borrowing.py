@@ -1,0 +1,543 @@
+"""Borrowing: executors of this peer that work on other peers' tasks.
+
+Purpose   Claims batches for executors for which nothing waits here, and has their owners learn what came of them.
+Rules     1. Own work comes first, also while a claim is under way; what is granted then goes back.
+          2. Claims, commits and batches that come back undone are said again until they are answered or the owner is
+             gone. An owner that is gone has restarted its tasks elsewhere: nothing for it is of use any more.
+          3. An owner that had nothing is not asked again for that queue before something else is believed of it, or it
+             asks for help itself. Where many are idle, few ask (core/nudges.py).
+          4. An executor is free once it is through, whether its owner knows of the results or not; where it asks the
+             same owner next, both are said in one message.
+"""
+
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import accumulate
+
+from ..graph.plan import Plan
+from ..ids import ExecutorId, PeerId, QueueId, TaskId, Token
+from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
+from .batches import sources_of
+from .claims import RAN_TOO_LONG, Claims, blocks_of
+from .commits import commit_of
+from .events import BatchFinished
+from .executors import Executors
+from .members import Status
+from .nudges import precedence
+from .peermessages import Claim, Commit, Committed, Grant, Nudge, Renew, Renewed, RowsRevoked, Surrender
+from .queues import Queue, QueueKey
+from .state import State
+from .values import Block, Value
+
+NUDGES_MAX = 1024
+MAX_EXEC_MS_MAX = 1_000_000_000_000
+TTL_MS_MIN = 30
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """A claim under way. known: how long its owner's queue was believed to be. sent: false until it has left."""
+
+    message: Claim
+    owner: PeerId
+    key: QueueKey
+    known: int
+    again_ms: int
+    sent: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Loan:
+    """A batch of another peer that runs here, as our batch number `order` and the owner's `number`.
+
+    blocks: its inputs. fenced: nobody wants its results any more.
+    """
+
+    order: int
+    executor: ExecutorId
+    owner: PeerId
+    number: int
+    key: QueueKey
+    plan: Plan
+    tasks: tuple[TaskId, ...]
+    blocks: tuple[Block, ...]
+    expires_ms: int
+    ttl_ms: int
+    fenced: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """What an owner is to know of a batch. values, blocks: what goes with it."""
+
+    owner: PeerId
+    message: Commit | Surrender
+    again_ms: int
+    values: Mapping[str, tuple[Value, ...]]
+    blocks: list[Block]
+    ttl_ms: int
+
+
+class Borrowing:
+    """What this peer's executors have of others."""
+
+    def __init__(self, state: State, executors: Executors, claims: Claims) -> None:
+        self._state = state
+        self._members = state.members
+        self._plans = state.plans
+        self._blocks = state.blocks
+        self._out = state.out
+        self._executors = executors
+        self._claims = claims
+        self._asks: dict[ExecutorId, _Ask] = {}
+        self._loans: dict[int, _Loan] = {}
+        self._answers: dict[tuple[PeerId, ExecutorId, int], _Answer] = {}
+        self._unsent: list[_Answer] = []
+        # (owner, queue) -> the length that was believed when it had nothing, and when that is forgotten
+        self._empty: dict[tuple[PeerId, QueueKey], tuple[int, int]] = {}
+        self._nudged: dict[tuple[PeerId, QueueKey], None] = {}
+        self._number = 0
+        self._renew_ms: int | None = None
+        self._ask_ms = int(state.settings.timing.ask_s * 1000)
+        self._lease_ms = int(state.settings.timing.lease_s * 1000)
+        self.counters = {"claims": 0, "borrowed": 0, "returned": 0, "surrendered": 0, "borrowed_in_vain": 0}
+
+    @property
+    def busy(self) -> bool:
+        """Whether other peers' tasks run here, or their owners do not know yet what came of them."""
+        return bool(self._loans or self._answers)
+
+    # ---- claiming
+
+    def dispatch(self, *, look: bool) -> None:
+        """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
+        look = look and not self._state.leaving
+        idle = self._executors.idle
+        for executor, ask in list(self._asks.items()):
+            if executor not in idle or not self._members.is_alive(ask.owner):
+                del self._asks[executor]
+        if look:
+            for executor in [executor for executor in idle if executor not in self._asks]:
+                if not self._ask(executor):
+                    break
+        if self._unsent or self._asks:
+            self._flush()
+
+    def _ask(self, executor: ExecutorId) -> bool:
+        """Claim something for an executor. False if there is nothing for anybody."""
+        returning = frozenset(answer.owner for answer in self._unsent if answer.message.executor == executor)
+        found = self._found(returning)
+        if not found:
+            return False
+        views = []
+        for key, owners in found.items():
+            queue = self._plans.find(key)
+            assert queue is not None
+            view = self._claims.view(queue)
+            views.append(view if view.length else replace(view, length=sum(length for _, length in owners)))
+        key = self._executors.choose(executor, views)
+        self._number += 1
+        owner = self._owner(executor, key, found[key], returning)
+        queue = self._plans.find(key)
+        assert queue is not None
+        size = queue.node.batch_size or self._state.settings.executor.batch_size
+        message = Claim(claim=self._number, executor=executor, digest=key[0], queue=key[1], tasks_max=size)
+        self._asks[executor] = _Ask(message, owner, key, self._believed(owner, key), 0)
+        self._nudged.pop((owner, key), None)
+        self.counters["claims"] += 1
+        return True
+
+    def _found(self, returning: frozenset[PeerId]) -> dict[QueueKey, list[tuple[PeerId, int]]]:
+        """Queues for which a batch could run here -> owners to ask, and how many tasks each is believed to have left.
+
+        returning: owners that are told something now anyway.
+        """
+        gossip = self._state.gossip
+        keys: dict[QueueKey, list[PeerId]] = {key: [] for key in gossip.queues()}
+        for owner, key in self._nudged:
+            keys.setdefault(key, []).append(owner)
+        found = {}
+        for key, sure in keys.items():
+            queue = self._plans.find(key)
+            if queue is None or not self._may_run(queue):
+                continue
+            known = dict(gossip.owners(key))
+            known |= {owner: max(known.get(owner, 0), 1) for owner in sure}
+            owners = [
+                (owner, left)
+                for owner, length in known.items()
+                if (left := self._left(owner, queue, length)) > 0
+                and (owner in returning or (owner, key) in self._nudged or self._is_our_turn(owner, queue, length))
+            ]
+            if owners:
+                found[key] = owners
+        return found
+
+    def _may_run(self, queue: Queue) -> bool:
+        """Whether a batch of this node may run here, also when all that was asked for has come."""
+        if not self._executors.may_run(queue.key, queue.node):
+            return False
+        return queue.node.thread_safe or all(ask.key != queue.key for ask in self._asks.values())
+
+    def _left(self, owner: PeerId, queue: Queue, length: int) -> int:
+        """How many tasks an owner is believed to have beyond those that are asked for; 0 if it is not to be asked."""
+        key = queue.key
+        if not self._members.is_alive(owner):
+            return 0
+        empty = self._empty.get((owner, key))
+        if empty is not None and empty[0] == self._believed(owner, key):
+            return 0
+        return length - sum(
+            ask.message.tasks_max for ask in self._asks.values() if ask.owner == owner and ask.key == key
+        )
+
+    def _believed(self, owner: PeerId, key: QueueKey) -> int:
+        return dict(self._state.gossip.owners(key)).get(owner, 0)
+
+    def _is_our_turn(self, owner: PeerId, queue: Queue, length: int) -> bool:
+        """Whether this peer is among the few that should ask, of all that have nothing to do."""
+        size = queue.node.batch_size or self._state.settings.executor.batch_size
+        few = 2 * -(-length // size)
+        others = [peer for peer, _ in self._state.gossip.idle_peers() if peer != owner]
+        if len(others) < few:
+            return True
+        mine = precedence(owner, queue.key, self._state.me)
+        return sum(precedence(owner, queue.key, peer) < mine for peer in others) < few
+
+    def _owner(
+        self, executor: ExecutorId, key: QueueKey, owners: list[tuple[PeerId, int]], returning: frozenset[PeerId]
+    ) -> PeerId:
+        """Whom to ask: who hears from us anyway, else the better one of two drawn by length."""
+        for owner, _ in owners:
+            if owner in returning:
+                return owner
+        seed = self._state.me.to_bytes() + executor.to_bytes() + key[1].to_bytes() + self._number.to_bytes(8, "big")
+        digest = blake2b(seed, digest_size=16).digest()
+        return max(_drawn(owners, digest[:8]), _drawn(owners, digest[8:]))[1]
+
+    def nudge(self, owner: PeerId, message: Nudge) -> None:
+        """Tasks wait there which nobody takes."""
+        key = (message.digest, message.queue)
+        if self._plans.find(key) is None:
+            return
+        self._sure_of(owner, key)
+
+    def _sure_of(self, owner: PeerId, key: QueueKey) -> None:
+        """An owner has tasks in a queue, whatever else is believed."""
+        self._empty.pop((owner, key), None)
+        self._nudged[owner, key] = None
+        if len(self._nudged) > NUDGES_MAX:
+            del self._nudged[next(iter(self._nudged))]
+
+    def _flush(self) -> None:
+        """Send what is to be said for the first time, claims with commits where they go to the same owner."""
+        unsent, self._unsent = self._unsent, []
+        for answer in unsent:
+            self._say(answer)
+        for ask in self._asks.values():
+            if not ask.sent:
+                self._say_claim(ask)
+
+    def _say_claim(self, ask: _Ask) -> None:
+        ask.sent = True
+        ask.again_ms = self._state.now_ms + self._ask_ms
+        self._members.tell(ask.owner, ask.message)
+
+    def _say(self, answer: _Answer) -> None:
+        """Tell an owner what came of a batch."""
+        answer.again_ms = self._state.now_ms + self._ask_ms
+        message = answer.message
+        if isinstance(message, Commit):
+            if any(self._blocks.any_gone(values) for values in answer.values.values()):
+                reason = "its results were evicted before its owner had them"
+                message = Surrender(executor=message.executor, order=message.order, reason=reason, crashed=False)
+                self._forget(answer)
+                answer.message, answer.values, answer.blocks = message, {}, []
+            else:
+                ask = self._asks.get(message.executor)
+                claim = None
+                if ask is not None and ask.owner == answer.owner:
+                    claim = ask.message
+                    ask.sent = True
+                    ask.again_ms = answer.again_ms
+                message = replace(message, claim=claim)
+        self._members.tell(answer.owner, message, answer.values)
+
+    # ---- at work
+
+    def granted(self, owner: PeerId, message: Grant, blocks: Mapping[str, Block]) -> None:
+        """A batch (or none) for an executor that asked."""
+        key = (message.digest, message.queue)
+        ask = self._asks.get(message.executor)
+        if ask is None or (ask.owner, ask.key, ask.message.claim) != (owner, key, message.claim):
+            self._unasked(owner, message)
+            return
+        del self._asks[message.executor]
+        queue = self._plans.find(key)
+        if not message.ids:
+            self._empty[owner, key] = (ask.known, self._state.now_ms + self._lease_ms)
+        elif queue is None or not _is_fitting(queue, message, blocks) or not self._executors.may_run(key, queue.node):
+            self._give_back(owner, message)
+        else:
+            self._begin(owner, queue, message, blocks)
+
+    def _begin(self, owner: PeerId, queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> None:
+        order, _ = self._state.leases.token()
+        now_ms = self._state.now_ms
+        max_exec_ms = min(max(message.max_exec_ms, 1), MAX_EXEC_MS_MAX)
+        loan = _Loan(
+            order=order,
+            executor=message.executor,
+            owner=owner,
+            number=message.order,
+            key=queue.key,
+            plan=queue.plan,
+            tasks=message.ids,
+            blocks=tuple(blocks.values()),
+            expires_ms=now_ms + max_exec_ms,
+            ttl_ms=max(message.ttl_ms, TTL_MS_MIN),
+        )
+        self._loans[order] = loan
+        for block in loan.blocks:
+            self._blocks.hold((block, 0))
+        self._plans.enter(queue.plan)
+        self._executors.occupy(message.executor, queue.key)
+        self._renew_soon(loan.ttl_ms)
+        self.counters["borrowed"] += 1
+        batch = BatchOrder(
+            order=order,
+            plan=queue.plan,
+            node=queue.node,
+            token=Token(self._incarnation(owner), owner, message.order),
+            tasks=message.ids,
+            inputs={
+                name: tuple([(blocks[name], row) for row in range(len(message.ids))]) for name in sources_of(queue)
+            },
+            max_exec_ms=max_exec_ms,
+            solo=message.solo,
+        )
+        self._out.work(RunBatch(executor=message.executor, order=batch))
+
+    def _incarnation(self, owner: PeerId) -> int:
+        return next(contact.incarnation for contact in self._members.contacts() if contact.id == owner)
+
+    def _unasked(self, owner: PeerId, message: Grant) -> None:
+        """A grant for an executor that found something else meanwhile, or that we have taken already."""
+        known = (owner, message.executor, message.order) in self._answers or any(
+            (loan.owner, loan.executor, loan.number) == (owner, message.executor, message.order)
+            for loan in self._loans.values()
+        )
+        if message.ids and not known:
+            self._give_back(owner, message)
+
+    def _give_back(self, owner: PeerId, message: Grant) -> None:
+        """Said once: if it gets lost, the lease runs out."""
+        self.counters["surrendered"] += 1
+        surrender = Surrender(executor=message.executor, order=message.order, reason="", crashed=False)
+        self._members.tell(owner, surrender)
+
+    def finished(self, event: BatchFinished) -> bool:
+        """An executor is through with a batch. False if it was none of another peer."""
+        loan = self._loans.get(event.order)
+        if loan is None or loan.executor != event.executor:
+            return False
+        blocks = self._blocks.admit(blocks_of(event.emitted), kept=False)
+        self._executors.release(event.executor, event.loaded)
+        self._end(loan)
+        if loan.fenced:
+            self.counters["borrowed_in_vain"] += 1
+            self._blocks.settle(blocks)
+        else:
+            message, values = commit_of(event, loan.number)
+            self._promise(loan, message, values, blocks)
+            for queue in dict.fromkeys(_lands_in(loan.plan, loan.key, event)):
+                self._sure_of(loan.owner, (loan.key[0], queue))
+        return True
+
+    def lost(self, executor: ExecutorId, reason: str, *, crashed: bool) -> None:
+        """An executor is gone; core/claims.py sees to the rest."""
+        self._asks.pop(executor, None)
+        for loan in [loan for loan in self._loans.values() if loan.executor == executor]:
+            self._undone(loan, reason, crashed=crashed)
+
+    def _undone(self, loan: _Loan, reason: str, *, crashed: bool) -> None:
+        self._end(loan)
+        if not loan.fenced:
+            message = Surrender(executor=loan.executor, order=loan.number, reason=reason, crashed=crashed)
+            self.counters["surrendered"] += 1
+            self._promise(loan, message, {}, [])
+
+    def _end(self, loan: _Loan) -> None:
+        del self._loans[loan.order]
+        self._blocks.settle(loan.blocks)
+        self._plans.leave(loan.plan)
+
+    def _promise(
+        self, loan: _Loan, message: Commit | Surrender, values: Mapping[str, tuple[Value, ...]], blocks: list[Block]
+    ) -> None:
+        """Have an owner told, until it says that it knows."""
+        answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms)
+        self._answers[loan.owner, loan.executor, loan.number] = answer
+        self._unsent.append(answer)
+
+    def committed(self, owner: PeerId, message: Committed) -> None:
+        """An owner knows."""
+        answer = self._answers.pop((owner, message.executor, message.order), None)
+        if answer is not None:
+            self._forget(answer)
+            if isinstance(answer.message, Commit):
+                self.counters["borrowed_in_vain" if message.fenced else "returned"] += 1
+
+    def _forget(self, answer: _Answer) -> None:
+        self._blocks.settle(answer.blocks)
+
+    # ---- what owners want back
+
+    def renewed(self, owner: PeerId, message: Renewed) -> None:
+        """Some batches are not ours (any more)."""
+        for number in message.fenced:
+            for loan in [loan for loan in self._loans.values() if (loan.owner, loan.number) == (owner, number)]:
+                self._fence(loan)
+            for key in [key for key in self._answers if (key[0], key[2]) == (owner, number)]:
+                self._drop_answer(key)
+
+    def revoked(self, owner: PeerId, message: RowsRevoked) -> None:
+        """Tasks of a batch are not wanted any more."""
+        for loan in self._loans.values():
+            if (loan.owner, loan.executor, loan.number) == (owner, message.executor, message.order):
+                unwanted = frozenset(message.rows)
+                rows = tuple([row for row in range(len(loan.tasks)) if row in unwanted])
+                if rows:
+                    self._out.work(RowsCancelled(executor=loan.executor, order=loan.order, rows=rows))
+
+    def gone(self, owner: PeerId) -> None:
+        """A member is dead or has left."""
+        for executor in [executor for executor, ask in self._asks.items() if ask.owner == owner]:
+            del self._asks[executor]
+        for loan in self._loans.values():
+            if loan.owner == owner:
+                self._fence(loan)
+        for key in [key for key in self._answers if key[0] == owner]:
+            self._drop_answer(key)
+        self._empty = {key: empty for key, empty in self._empty.items() if key[0] != owner}
+        self._nudged = {key: None for key in self._nudged if key[0] != owner}
+
+    def _fence(self, loan: _Loan) -> None:
+        if not loan.fenced:
+            loan.fenced = True
+            rows = tuple(range(len(loan.tasks)))
+            self._out.work(RowsCancelled(executor=loan.executor, order=loan.order, rows=rows))
+
+    def _drop_answer(self, key: tuple[PeerId, ExecutorId, int]) -> None:
+        answer = self._answers.pop(key)
+        self._unsent = [other for other in self._unsent if other is not answer]
+        self._forget(answer)
+        self.counters["borrowed_in_vain"] += isinstance(answer.message, Commit)
+
+    # ---- time
+
+    def expire(self) -> None:
+        """Say again what was not answered, renew, and give up executors that ran past their time."""
+        now_ms = self._state.now_ms
+        for loan in [loan for loan in self._loans.values() if loan.expires_ms <= now_ms]:
+            self._executors.remove(loan.executor)
+            self._out.work(AbandonExecutor(executor=loan.executor))
+            self._out.report("tally.executor.reclaim", executor=loan.executor)
+            self._undone(loan, RAN_TOO_LONG, crashed=True)
+        for ask in self._asks.values():
+            if ask.again_ms <= now_ms:
+                self._say_claim(ask)
+        for answer in self._answers.values():
+            if answer.again_ms <= now_ms and answer not in self._unsent:
+                self._say(answer)
+        self._empty = {key: empty for key, empty in self._empty.items() if empty[1] > now_ms}
+        if self._renew_ms is not None and self._renew_ms <= now_ms:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Renew what runs, and what is finished without its owner knowing."""
+        held: dict[PeerId, list[tuple[int, ExecutorId]]] = {}
+        self._renew_ms = None
+        for loan in self._loans.values():
+            if not loan.fenced:
+                held.setdefault(loan.owner, []).append((loan.number, loan.executor))
+                self._renew_soon(loan.ttl_ms)
+        for (owner, executor, number), answer in self._answers.items():
+            if isinstance(answer.message, Commit):
+                held.setdefault(owner, []).append((number, executor))
+                self._renew_soon(answer.ttl_ms)
+        for owner, batches in held.items():
+            orders = tuple([number for number, _ in batches])
+            self._members.tell(owner, Renew(orders=orders, executors=tuple([executor for _, executor in batches])))
+
+    def _renew_soon(self, ttl_ms: int) -> None:
+        due_ms = self._state.now_ms + ttl_ms // 3
+        self._renew_ms = due_ms if self._renew_ms is None else min(self._renew_ms, due_ms)
+
+    def deadline_ms(self) -> int | None:
+        return min(self._times(), default=None)
+
+    def _times(self) -> Iterator[int]:
+        for loan in self._loans.values():
+            yield loan.expires_ms
+        for ask in self._asks.values():
+            yield ask.again_ms
+        for answer in self._answers.values():
+            yield answer.again_ms
+        for _, forget_ms in self._empty.values():
+            yield forget_ms
+        if self._renew_ms is not None:
+            yield self._renew_ms
+
+    # ---- looking
+
+    def idle_count(self) -> int:
+        """Executors that have nothing to do and nothing coming."""
+        return len(self._executors.idle) - len(self._asks)
+
+    def blocks_held(self) -> Iterable[Block]:
+        """Every use of a block by a batch that runs or by an answer, for checks."""
+        for loan in self._loans.values():
+            yield from loan.blocks
+        for answer in self._answers.values():
+            yield from answer.blocks
+
+    def check_invariants(self) -> None:
+        assert not self._unsent
+        assert self._asks.keys() <= self._executors.idle.keys(), "a claim for an executor that is at work"
+        assert all(ask.sent for ask in self._asks.values())
+        own = {lease.executor for lease in self._state.leases if lease.holder is None}
+        here = [loan.executor for loan in self._loans.values()]
+        assert len(set(here)) == len(here), "an executor has two batches of others"
+        assert not own & set(here), "an executor has a batch of ours and one of others"
+        assert own | set(here) == self._executors.slots.keys() - self._executors.idle.keys()
+        for loan in self._loans.values():
+            assert loan.fenced or self._members.status(loan.owner) in (Status.ALIVE, Status.SUSPECT)
+        assert len(self._nudged) <= NUDGES_MAX
+        assert self._renew_ms is not None or all(loan.fenced for loan in self._loans.values())
+
+
+def _drawn(owners: list[tuple[PeerId, int]], lot: bytes) -> tuple[int, PeerId]:
+    """(length, owner) of one of them, the longer queue the more likely."""
+    ends = list(accumulate(length for _, length in owners))
+    owner, length = owners[bisect(ends, int.from_bytes(lot, "big") % ends[-1])]
+    return length, owner
+
+
+def _is_fitting(queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> bool:
+    """Whether a grant has a row of each input for each task. Their formats are looked at where the batch runs."""
+    if blocks.keys() != sources_of(queue).keys():
+        return False
+    return all(block.layout.rows == len(message.ids) for block in blocks.values())
+
+
+def _lands_in(plan: Plan, key: QueueKey, event: BatchFinished) -> Iterator[QueueId]:
+    """The queues in which the tasks of a batch wait next, as far as its answer says."""
+    node = plan.queues[key[1]]
+    for part in event.emitted:
+        if part.call is not None:
+            yield plan.graphs[part.call].first_queue
+        elif part.output in node.outputs and (following := node.outputs[part.output].next) is not None:
+            yield following

@@ -1,0 +1,117 @@
+"""Executors: who of this peer's executors is free, what each has loaded, and which node it takes next.
+
+Rules     1. An executor is idle or at work on one batch, of this peer or of another.
+          2. A node that is not thread-safe is worked at by one executor at a time: a second one would only wait, and be
+             held to hang.
+          3. A strategy that fails is reported once and replaced.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..graph.plan import NodePlan
+from ..ids import ExecutorId, QueueId
+from .outbox import Outbox
+from .queues import QueueKey
+from .strategy import NodeStrategy, NodeView, SimpleNodeStrategy, StrategyFailed, choose
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One executor: the queue it works for (or did last), whether it does now, and what its process has loaded."""
+
+    own: QueueKey | None = None
+    busy: bool = False
+    loaded: frozenset[tuple[bytes, QueueId]] = frozenset()
+
+
+class Executors:
+    """The executors of one peer. loaded / at_work: how many have a node loaded / work at it now.
+
+    touched: gets the queues of which others are to be told something new.
+    """
+
+    def __init__(self, out: Outbox, strategy: NodeStrategy, touched: dict[QueueKey, None]) -> None:
+        self._touched = touched
+        self._out = out
+        self._strategy = strategy
+        self.slots: dict[ExecutorId, Slot] = {}
+        self.idle: dict[ExecutorId, None] = {}
+        self.loaded: Counter[QueueKey] = Counter()
+        self.at_work: Counter[QueueKey] = Counter()
+
+    def started(self, executor: ExecutorId) -> None:
+        assert executor not in self.slots
+        self.slots[executor] = Slot()
+        self.idle[executor] = None
+        self._out.report("tally.executor.start", executor=executor)
+
+    def remove(self, executor: ExecutorId) -> bool:
+        """It is gone. False if it was already."""
+        slot = self.slots.pop(executor, None)
+        if slot is None:
+            return False
+        self.idle.pop(executor, None)
+        self._touch(slot.loaded)
+        subtract(self.loaded, slot.loaded)
+        if slot.busy:
+            assert slot.own is not None
+            subtract(self.at_work, (slot.own,))
+        return True
+
+    def occupy(self, executor: ExecutorId, key: QueueKey) -> None:
+        """It begins with a batch."""
+        slot = self.slots[executor]
+        slot.own, slot.busy = key, True
+        del self.idle[executor]
+        self.at_work[key] += 1
+
+    def release(self, executor: ExecutorId, loaded: tuple[tuple[bytes, QueueId], ...] | None) -> None:
+        """It is through with its batch. loaded: what its process has loaded now; None if that is as before."""
+        slot = self.slots[executor]
+        assert slot.busy
+        assert slot.own is not None
+        slot.busy = False
+        self.idle[executor] = None
+        subtract(self.at_work, (slot.own,))
+        if loaded is not None:
+            self._touch((*slot.loaded, *loaded))
+            subtract(self.loaded, slot.loaded)
+            slot.loaded = frozenset(loaded)
+            self.loaded.update(slot.loaded)
+
+    def _touch(self, keys: Iterable[QueueKey]) -> None:
+        self._touched.update(dict.fromkeys(sorted(keys)))
+
+    def may_run(self, key: QueueKey, node: NodePlan) -> bool:
+        """Whether another batch of a node may run beside those that do (rule 2)."""
+        return node.thread_safe or not self.at_work[key]
+
+    def choose(self, executor: ExecutorId, views: Sequence[NodeView]) -> QueueKey:
+        """Which of several queues with tasks an executor works for next."""
+        if len(views) == 1:
+            return views[0].key
+        last = self.slots[executor].own
+        own = next((view for view in views if view.key == last), None)
+        try:
+            chosen = choose(self._strategy, views, own)
+        except StrategyFailed as failed:
+            self._out.report("warning.strategy.node", message=str(failed))
+            self._strategy = SimpleNodeStrategy()
+            chosen = choose(self._strategy, views, own)
+        assert chosen is not None
+        return chosen.key
+
+    def check_invariants(self) -> None:
+        assert self.idle.keys() == {executor for executor, slot in self.slots.items() if not slot.busy}
+        assert self.at_work == Counter(slot.own for slot in self.slots.values() if slot.busy)
+        assert self.loaded == Counter(key for slot in self.slots.values() for key in sorted(slot.loaded))
+
+
+def subtract(counts: Counter[QueueKey], keys: Iterable[QueueKey]) -> None:
+    """Count each key once less. What is at zero goes, so that old definitions leave nothing behind."""
+    for key in keys:
+        counts[key] -= 1
+        if not counts[key]:
+            del counts[key]

@@ -1,0 +1,42 @@
+"""Hints: what is believed of the queues and executors of other peers.
+
+Rules   1. Nothing is safe because of a hint: it may be old, wrong, or missing. It only says whom to ask first.
+        2. Everything comes in an order that does not change between runs.
+"""
+
+from typing import Protocol
+
+from ..ids import PeerId
+from .queues import QueueKey
+
+
+class Hints(Protocol):
+    """Beliefs about the members that are alive, without this peer."""
+
+    def queues(self) -> tuple[QueueKey, ...]:
+        """Queues in which others have tasks waiting."""
+
+    def owners(self, key: QueueKey) -> tuple[tuple[PeerId, int], ...]:
+        """Who has tasks in a queue, and how many."""
+
+    def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
+        """Length, weight, pressure, expected pressure, claimants, loaded: summed over the others; all 0 if unknown."""
+
+    def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
+        """Peers with executors that have nothing to do, and how many of them."""
+
+
+class NoHints:
+    """Nobody else is known to have anything."""
+
+    def queues(self) -> tuple[QueueKey, ...]:
+        return ()
+
+    def owners(self, key: QueueKey) -> tuple[tuple[PeerId, int], ...]:
+        return ()
+
+    def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
+        return (0, 0.0, 0.0, 0.0, 0, 0)
+
+    def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
+        return ()
