@@ -21,6 +21,7 @@ from scatterzmq.core.messages import (
     Definition,
     ExecutorStats,
     Final,
+    Goodbye,
     GraphRefused,
     LoadGraph,
     MemberList,
@@ -285,6 +286,18 @@ def test_when_the_owner_goes_those_with_copies_are_asked_and_then_everybody() ->
     assert world.ends() == {ids[0]: READY}
     world.up(B)
     assert world.targets(Attach) == [(B, ids[1:])], "what it sent over the old link may be lost"
+
+
+def test_nothing_new_goes_to_a_peer_that_leaves() -> None:
+    """What it still says counts."""
+    world = ClientWorld(A, B)
+    one, two = world.accepted(A, 1, 2, rset=(A, B))
+    world.hear(A, Goodbye())
+    assert world.targets(Attach) == [(B, (one, two))]
+    world.say(submit(2, 3))
+    assert [said.peer for said in world.said(Submit)] == [B]
+    world.hear(A, final((one, READY)))
+    assert world.ends() == {one: READY}
 
 
 def test_a_new_link_means_that_something_may_be_lost() -> None:

@@ -37,6 +37,7 @@ from scatterzmq.core.messages import (
     Clear,
     Cleared,
     Final,
+    Goodbye,
     MemberList,
     Moved,
     Namespaces,
@@ -261,7 +262,7 @@ class ClientMachine(RuleBasedStateMachine):
                 assert set(ids) <= self.pending, "refused twice, or after it was accepted"
                 self.pending -= set(ids)
             case Deliver(message=answer):
-                assert not isinstance(answer, Final | Accepted | Refused | Moved)
+                assert not isinstance(answer, Final | Moved | Goodbye)
                 assert self.asked.pop(answer.mid) is type(answer), "not what was asked"
             case LetGo(parcel=parcel):
                 del self.parcels[parcel]
@@ -427,6 +428,13 @@ class ClientMachine(RuleBasedStateMachine):
 
     # ---- peers
 
+    @precondition(lambda self: self.linked)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """A peer says that it goes; nothing new goes there until there is another link."""
+        peer = data.draw(st.sampled_from(sorted(self.linked)))
+        self.cluster.to_client(self.cluster.peers[peer], Goodbye())
+
     @rule(peer=st.sampled_from(PEERS))
     def revive(self, peer: PeerId) -> None:
         self.cluster.peers[peer].up = True
@@ -487,6 +495,4 @@ class ClientMachine(RuleBasedStateMachine):
 
 
 def test_random_lives() -> None:
-    run_state_machine_as_test(
-        ClientMachine, settings=settings(max_examples=120, stateful_step_count=60, deadline=None)
-    )
+    run_state_machine_as_test(ClientMachine, settings=settings(max_examples=120, stateful_step_count=60, deadline=None))
