@@ -315,14 +315,6 @@ class PeerCore:
         self._gossip.came(sender, message, self._state.now_ms)
         self._borrowing.told(sender, message)
 
-    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
-        self._gossip.heard(sender, message, self._state.now_ms)
-        self._definitions.heard(sender, message.pointers)
-
-    def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
-        self._gossip.came(sender, message, self._state.now_ms)
-        self._borrowing.told(sender, message)
-
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
