@@ -17,13 +17,19 @@ from .core.actions import (
     Action,
     BatchOrder,
     CheckGraph,
+    CloseLink,
+    Dial,
     FreeBlocks,
     KeepBlocks,
+    Left,
+    OpenLink,
+    Publish,
     Report,
     RetirePlan,
     RowsCancelled,
     RunBatch,
     Send,
+    Tell,
 )
 from .core.events import (
     BatchExpected,
@@ -34,7 +40,10 @@ from .core.events import (
     Event,
     ExecutorStarted,
     GraphChecked,
+    LeaveRequested,
+    LinkDown,
     MessageReceived,
+    PeerSeen,
     TimerFired,
 )
 from .core.messages import Submit, ToClient, ToPeer
@@ -43,6 +52,7 @@ from .core.values import Block, Value
 from .execute.store import PayloadStore
 from .execute.work import Done, Work
 from .ids import BlockId, ClientId, ExecutorId
+from .network import FromPeer, Network, perform, stored
 from .wire.columns import Column
 
 WAIT_MAX_S = 3600.0
@@ -74,7 +84,18 @@ class ClientLeft:
     client: ClientId
 
 
-Posted: TypeAlias = Incoming | ClientJoined | ClientLeft | BatchExpected | Done | GraphChecked
+Posted: TypeAlias = (
+    Incoming
+    | ClientJoined
+    | ClientLeft
+    | BatchExpected
+    | Done
+    | GraphChecked
+    | FromPeer
+    | PeerSeen
+    | LinkDown
+    | LeaveRequested
+)
 
 
 class Executors(Protocol):
@@ -109,7 +130,7 @@ class _Running:
 class Driver:
     """One peer's driver.
 
-    report: gets every report of the core; None if nobody listens.
+    report: gets every report of the core; None if nobody listens. network: None for a peer that is alone for good.
     """
 
     def __init__(
@@ -119,12 +140,14 @@ class Driver:
         executors: Executors,
         *,
         report: Reporter | None = None,
+        network: Network | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
         self._store = store
         self._executors = executors
         self._report = report
+        self._network = network
         self._clock = clock
         self._clients: dict[ClientId, Deliver] = {}
         self._running: dict[int, _Running] = {}
@@ -153,7 +176,10 @@ class Driver:
             case ClientLeft(client=client):
                 if self._clients.pop(client, None) is not None:
                     self._tell(ClientLost(client=client))
-            case GraphChecked() | BatchExpected():
+            case FromPeer():
+                self._tell(stored(posted, self._store, self._now_ms()))
+                self._evicted(self._store.trim())
+            case GraphChecked() | BatchExpected() | PeerSeen() | LinkDown() | LeaveRequested():
                 self._tell(posted)
             case _:
                 assert_never(posted)
@@ -257,6 +283,9 @@ class Driver:
                 self._executors.check(request, definition)
             case RetirePlan(digest=digest):
                 self._executors.retire(digest)
+            case Tell() | Publish() | Dial() | OpenLink() | CloseLink() | Left():
+                if self._network is not None:
+                    perform(self._network, action, self._store)
             case Report(name=name, context=context):
                 if self._report is not None:
                     self._report(name, context)

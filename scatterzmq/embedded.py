@@ -29,6 +29,7 @@ from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.work import Done
 from .ids import ClientId, PeerId
+from .neighbours import At, Neighbours
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
@@ -66,7 +67,8 @@ def local(
 ) -> Client:
     """Start an embedded cluster. Returns its client; closing the client (or leaving `with`) ends the cluster.
 
-    executors: how many batches may run at once. device: where they run. plugins: modules that graphs may use.
+    peers: so many peers share the work; each has executors and stores of its own, and results are kept on two of them.
+    executors: how many batches a peer may run at once. device: where they run. plugins: modules that graphs may use.
     strategy: of nodes. Any other setting is given as section_key=value (`tasks_result_ttl_s=60.0`) or as a whole
     section (`store={"mode": "time"}`); see settings.py. Raises ConfigError.
     """
@@ -82,11 +84,16 @@ def local(
         "plugins": plugins,
     }
     config |= {name: value for name, value in given.items() if value is not None}
-    if peers != 1 or processes:
-        asked = "processes=True" if processes else f"peers={peers!r}"
-        raise ConfigError(f"local: {asked}: this version embeds one peer; for more workers use executors=N")
+    if processes:
+        raise ConfigError("local: processes=True: this version runs all peers in this process; leave it out")
+    if isinstance(peers, bool) or not isinstance(peers, int) or peers < 1:
+        raise ConfigError(f"local: peers: expected a whole number of at least 1, got {peers!r}")
     settings = _settings(config)
-    peer = _Peer(settings)
+    if peers > settings.cluster.peers_max:
+        raise ConfigError(
+            f"local: peers: expected at most {settings.cluster.peers_max} (cluster.peers_max), got {peers}"
+        )
+    peer = _Peer(settings, peers)
     peer.start()
     client = Client(peer.connect, window=settings.tasks.window, on_close=peer.close)
     weakref.finalize(client, _forgotten, weakref.ref(client), peer)
@@ -130,23 +137,31 @@ class _Peer:
     Whatever ends it, its own thread cleans up after it: so it may be closed from any thread, nodes' too.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.id = PeerId("P" + os.urandom(16).hex())
+    def __init__(self, settings: Settings, count: int = 1) -> None:
         self._process = os.getpid()
         self.inline = settings.executor.kind == "inline"
-        self._inbox: SimpleQueue[Posted] = SimpleQueue()
+        self._inbox: SimpleQueue[Any] = SimpleQueue()  # of what the driver takes
         self._inboxes: dict[ClientId, Inbox] = {}
         self._driving = threading.Lock()
         self._driving_thread = 0
         self._bell = _Bell()
         self._alarm_s = 0.0
         self._over = ""
-        strategies = node_strategy(settings), queue_strategy(settings)
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
-        self._pool = Pool(settings, self.blobs, self._answered, inline=self.inline)
-        core = PeerCore(self.id, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
-        self._driver = Driver(core, PayloadStore(settings.store, self.id), self._pool)
+        self._pool: Pool | Neighbours
+        self._driver: Driver | Neighbours
+        if count == 1:
+            id_ = PeerId("P" + os.urandom(16).hex())
+            self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
+            self._pool = Pool(settings, self.blobs, self._answered, inline=self.inline)
+            strategies = node_strategy(settings), queue_strategy(settings)
+            core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
+            self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool)
+        else:
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, inline=self.inline)
+            self._driver = self._pool = neighbours
+            self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
 
     def start(self) -> None:
@@ -173,10 +188,11 @@ class _Peer:
         if not (isinstance(posted, Incoming) and isinstance(posted.message, ResultRead)):
             self._bell.ring()
 
-    def _answered(self, posted: Posted) -> None:
+    def _answered(self, posted: Posted | At) -> None:
         """From an executor's thread, which goes on as the peer's once it is through with its batch."""
         self._inbox.put(posted)
-        if isinstance(posted, Done) and not self.inline:
+        done = posted.posted if isinstance(posted, At) else posted
+        if isinstance(done, Done) and not self.inline:
             self._drive(items_max=_ITEMS_PER_RESULT)
         else:
             self._bell.ring()
@@ -323,7 +339,7 @@ class _Link:
         return self._peer.blobs.open_blob(name)
 
     def peers(self) -> Sequence[Member]:
-        return (Member(id=self._peer.id, name="local", status="alive"),)
+        return self._peer.members
 
     def healthcheck(self) -> tuple[str, str, int] | None:
         return None

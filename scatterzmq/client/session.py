@@ -22,6 +22,7 @@ from ..core.messages import (
     Cancel,
     Clear,
     Final,
+    Goodbye,
     Moved,
     NamespaceInfo,
     Namespaces,
@@ -315,7 +316,7 @@ class Session:
                 wakes = self._accepted(message)
             elif isinstance(message, Refused):
                 wakes = self._refused(message)
-            elif isinstance(message, Moved):
+            elif isinstance(message, Moved | Goodbye):
                 wakes = []  # whoever carries the messages has asked there already
             else:
                 with self._lock:

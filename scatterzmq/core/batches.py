@@ -95,6 +95,7 @@ class Batches:
         )
         self._leases.lend(lease)
         self.claimants[queue.key] += 1
+        self._plans.touched[queue.key] = None
         return lease
 
     def max_exec_ms(self, node: NodePlan) -> int:
@@ -204,6 +205,7 @@ class Batches:
             self._travel.reclaimed(record, failure)
 
     def _end(self, lease: Lease) -> None:
+        self._plans.touched[lease.queue.key] = None
         subtract(self.claimants, (lease.queue.key,))
         _unexpect(lease)
 

@@ -104,10 +104,16 @@ class Borrowing:
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
         self.counters = {"claims": 0, "borrowed": 0, "returned": 0, "surrendered": 0, "borrowed_in_vain": 0}
 
+    @property
+    def busy(self) -> bool:
+        """Whether other peers' tasks run here, or their owners do not know yet what came of them."""
+        return bool(self._loans or self._answers)
+
     # ---- claiming
 
     def dispatch(self, *, look: bool) -> None:
         """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
+        look = look and not self._state.leaving
         idle = self._executors.idle
         for executor, ask in list(self._asks.items()):
             if executor not in idle or not self._members.is_alive(ask.owner):

@@ -8,6 +8,7 @@ Rules     1. One leader per key; asking again as the leader leads again (a retri
              the caller from the call graph).
           5. Values are bounded, least recently used out first; a lost value is a miss. Their bytes and what it takes to
              know them are bounded apart, as many a value has next to no bytes.
+          6. Tasks of other peers may ask here, too (core/cacheowners.py says which and why).
 Source    single flight as in groupcache, with promotion of waiters on failure.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from ..ids import TaskId
+from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .ledger import CacheKey
 from .values import Value
@@ -38,6 +39,7 @@ class Ask(Enum):
     LEAD = "lead"  # compute it for everybody
     WAIT = "wait"  # it is being computed; you will be told
     COMPUTE = "compute"  # compute it for yourself
+    ASKED = "asked"  # as LEAD, but the peer that owns the key has to be asked first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,19 +53,22 @@ class Cached:
 
 Answer: TypeAlias = Ask | Cached
 
+Asker: TypeAlias = TaskId | tuple[PeerId, TaskId]
+"""A task of this peer, or one of another peer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
     """What an abort means for those who waited: one leads now, or all compute for themselves."""
 
-    promoted: TaskId | None
-    released: tuple[TaskId, ...]
+    promoted: Asker | None
+    released: tuple[Asker, ...]
 
 
 @dataclass(slots=True)
 class _Pending:
-    leader: TaskId
-    waiters: dict[TaskId, None] = field(default_factory=dict)
+    leader: Asker
+    waiters: dict[Asker, None] = field(default_factory=dict)
     leaders_failed: int = 0
 
 
@@ -85,7 +90,7 @@ def _by_name(entry: tuple[str, Value]) -> str:
 
 
 class Cache:
-    """All keys of one owner. Values it holds count as uses of their blocks."""
+    """All keys that one peer knows. Values it holds count as uses of their blocks."""
 
     def __init__(self, blocks: Blocks, *, bytes_max: int, use_defer: bool) -> None:
         self._blocks = blocks
@@ -95,35 +100,28 @@ class Cache:
         self._values: OrderedDict[CacheKey, Cached] = OrderedDict()
         self._pending: dict[CacheKey, _Pending] = {}
         self.nbytes = 0
-        self.hits = 0
-        self.misses = 0
-        self.deferred = 0
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def ask(self, key: CacheKey, task: TaskId, *, may_wait: bool) -> Answer:
+    def ask(self, key: CacheKey, task: Asker, *, may_wait: bool) -> Answer:
         """The value, or what the task should do. On WAIT it is told later, by `put` or `abort` of the leader."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
-            self.hits += 1
             return value
         pending = self._pending.get(key)
         if pending is None:
             self._pending[key] = _Pending(task)
-            self.misses += 1
             return Ask.LEAD
         if pending.leader == task:
             return Ask.LEAD
         if not (may_wait and self._use_defer):
-            self.misses += 1
             return Ask.COMPUTE
         pending.waiters[task] = None
-        self.deferred += 1
         return Ask.WAIT
 
-    def put(self, key: CacheKey, output: str, fields: Mapping[str, Value]) -> tuple[TaskId, ...]:
+    def put(self, key: CacheKey, output: str, fields: Mapping[str, Value]) -> tuple[Asker, ...]:
         """Keep a result. Returns those who waited for it; it stays theirs even if it is too large to be kept."""
         pending = self._pending.pop(key, None)
         nbytes = sum(block.row_nbytes(row) for block, row in fields.values())
@@ -137,27 +135,71 @@ class Cache:
                 self._drop(next(iter(self._values)))
         return tuple(pending.waiters) if pending else ()
 
-    def abort(self, key: CacheKey, task: TaskId) -> Aborted:
-        """The leader of a key gives up. Nothing happens if `task` does not lead it (any more)."""
+    def abort(self, key: CacheKey, task: Asker, *, failed: bool = True) -> Aborted:
+        """The leader of a key gives up. Nothing happens if `task` does not lead it (any more).
+
+        failed: False if it had not begun to compute.
+        """
         pending = self._pending.get(key)
         if pending is None or pending.leader != task:
             return Aborted(None, ())
-        pending.leaders_failed += 1
+        pending.leaders_failed += failed
         if not pending.waiters:
             del self._pending[key]
             return Aborted(None, ())
         if pending.leaders_failed >= LEADERS_FAILED_MAX:
             del self._pending[key]
             return Aborted(None, tuple(pending.waiters))
+        return Aborted(self._promote(pending), ())
+
+    def _promote(self, pending: _Pending) -> Asker:
         pending.leader = next(iter(pending.waiters))
         del pending.waiters[pending.leader]
-        return Aborted(pending.leader, ())
+        return pending.leader
 
-    def leave(self, key: CacheKey, task: TaskId) -> None:
+    def leave(self, key: CacheKey, task: Asker) -> None:
         """A waiter does not wait any more (it was cleared or cancelled)."""
         pending = self._pending.get(key)
         if pending is not None:
             pending.waiters.pop(task, None)
+
+    def leader(self, key: CacheKey) -> Asker | None:
+        """Who computes a key, if somebody does."""
+        pending = self._pending.get(key)
+        return None if pending is None else pending.leader
+
+    def lead(self, key: CacheKey, task: Asker) -> bool:
+        """A task computes a key, whoever told it to. False if that does not count, as somebody else does or did."""
+        if key in self._values:
+            return False
+        pending = self._pending.get(key)
+        if pending is None:
+            self._pending[key] = _Pending(task)
+            return True
+        return pending.leader == task
+
+    def led_by(self, peer: PeerId) -> list[CacheKey]:
+        """What the tasks of another peer lead. None of its tasks waits for anything any more."""
+        found = []
+        for key, pending in self._pending.items():
+            if isinstance(pending.leader, tuple) and pending.leader[0] == peer:
+                found.append(key)
+            for waiter in [waiter for waiter in pending.waiters if isinstance(waiter, tuple) and waiter[0] == peer]:
+                del pending.waiters[waiter]
+        return found
+
+    def disown(self, key: CacheKey) -> TaskId | None:
+        """Other peers do not ask here for this key any more. Returns the task of this peer that leads it now."""
+        pending = self._pending[key]
+        for waiter in [waiter for waiter in pending.waiters if isinstance(waiter, tuple)]:
+            del pending.waiters[waiter]
+        if isinstance(pending.leader, tuple):
+            if not pending.waiters:
+                del self._pending[key]
+                return None
+            self._promote(pending)
+        assert not isinstance(pending.leader, tuple)
+        return pending.leader
 
     def clear(self) -> None:
         """Forget all values; what is being computed goes on."""
@@ -169,11 +211,20 @@ class Cache:
         for value in self._values.values():
             yield from value.fields.values()
 
-    def waiters(self) -> dict[TaskId, CacheKey]:
-        """Who waits for what, for checks."""
-        return {task: key for key, pending in self._pending.items() for task in pending.waiters}
+    def pending(self) -> list[CacheKey]:
+        """All keys that somebody computes."""
+        return list(self._pending)
 
-    def leaders(self) -> dict[CacheKey, TaskId]:
+    def waiters(self) -> dict[TaskId, CacheKey]:
+        """Which tasks of this peer wait for what, for checks."""
+        return {
+            task: key
+            for key, pending in self._pending.items()
+            for task in pending.waiters
+            if not isinstance(task, tuple)
+        }
+
+    def leaders(self) -> dict[CacheKey, Asker]:
         """Who leads what, for checks."""
         return {key: pending.leader for key, pending in self._pending.items()}
 

@@ -25,6 +25,7 @@ from .messages import (
     Accepted,
     AskTasks,
     Final,
+    Goodbye,
     Moved,
     Refused,
     Submit,
@@ -92,15 +93,32 @@ class Desk:
     def submit(self, sender: ClientId, message: Submit, blocks: Mapping[str, Block]) -> None:
         """Let it take its turn. The blocks are stored and kept; they are freed if nothing of them is accepted."""
         self._blocks.admit(blocks.values(), kept=True)
+        if self._state.leaving and self._members.alive():
+            self._out.send(sender, Goodbye())
+            self._blocks.settle(blocks.values())
+            return
         until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
         nbytes = sum(block.nbytes for block in blocks.values())
         entry = _Waiting(sender, message, blocks, nbytes, until_ms)
         wrong = _uneven(message, blocks)
+        if self._state.leaving:
+            wrong = "this peer is leaving, and there is no other one to submit to"
         if wrong:
             self._reject(entry, message.ids, ErrorCode.REFUSED, wrong)
             self._blocks.settle(blocks.values())
         else:
             self._waiting.append(entry)
+
+    def turn_away(self) -> None:
+        """This peer leaves: its clients are to go elsewhere, with what waits for room, too."""
+        for entry in self._waiting:
+            self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
+            self._blocks.settle(entry.blocks.values())
+        self._waiting.clear()
+        if self._members.alive():
+            for client in self._attached:
+                if client not in self._left:
+                    self._out.send(client, Goodbye())
 
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""

@@ -32,7 +32,7 @@ class ClientLost:
 class PeerReceived:
     """A peer said something. incarnation: the sender's; to_incarnation: whom of us it meant (0: whoever we are).
 
-    blocks: column beside the message -> its rows, stored already (and kept, for a Replicate).
+    blocks: column beside the message -> its rows, stored already (and kept, for those in KEPT_BESIDE).
     """
 
     sender: PeerId

@@ -27,9 +27,13 @@ class Slot:
 
 
 class Executors:
-    """The executors of one peer. loaded / at_work: how many have a node loaded / work at it now."""
+    """The executors of one peer. loaded / at_work: how many have a node loaded / work at it now.
 
-    def __init__(self, out: Outbox, strategy: NodeStrategy) -> None:
+    touched: gets the queues of which others are to be told something new.
+    """
+
+    def __init__(self, out: Outbox, strategy: NodeStrategy, touched: dict[QueueKey, None]) -> None:
+        self._touched = touched
         self._out = out
         self._strategy = strategy
         self.slots: dict[ExecutorId, Slot] = {}
@@ -49,6 +53,7 @@ class Executors:
         if slot is None:
             return False
         self.idle.pop(executor, None)
+        self._touch(slot.loaded)
         subtract(self.loaded, slot.loaded)
         if slot.busy:
             assert slot.own is not None
@@ -71,9 +76,13 @@ class Executors:
         self.idle[executor] = None
         subtract(self.at_work, (slot.own,))
         if loaded is not None:
+            self._touch((*slot.loaded, *loaded))
             subtract(self.loaded, slot.loaded)
             slot.loaded = frozenset(loaded)
             self.loaded.update(slot.loaded)
+
+    def _touch(self, keys: Iterable[QueueKey]) -> None:
+        self._touched.update(dict.fromkeys(sorted(keys)))
 
     def may_run(self, key: QueueKey, node: NodePlan) -> bool:
         """Whether another batch of a node may run beside those that do (rule 2)."""

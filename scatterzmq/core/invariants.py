@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..ids import BlockId
-from .cache import Cache
-from .ledger import Ledger, Record
+from .ledger import Record
 from .state import State
 from .values import Block, Value
 
@@ -23,18 +22,6 @@ def check_uses(state: State, waiting: Iterable[Block]) -> None:
     if state.cache is not None:
         found.update(block.id for block, _ in state.cache.values_held())
     assert dict(found) == state.blocks.uses()
-
-
-def check_cache(cache: Cache, ledger: Ledger) -> None:
-    """Whoever waits for a key or leads one says so in its record, and nobody else does."""
-    waiting = {record.id: record.waits_for for record in ledger if record.waits_for is not None}
-    assert waiting == cache.waiters()
-    leads = {(key, record.id) for record in ledger for key in record.leads or ()}
-    assert leads >= cache.leaders().items()
-    for record in ledger:
-        for lead in (record.leads or {}).values():
-            assert not record.phase.ended, record.told()
-            assert lead.graph is record.plan.graphs[lead.graph.id], "what a task leads lies in its own plan"
 
 
 def _values(record: Record) -> Iterator[Value]:

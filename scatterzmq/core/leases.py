@@ -116,6 +116,9 @@ class Leases:
             heapq.heappop(self._times)
         return self._times[0][0] if self._times else None
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._held.values())
 

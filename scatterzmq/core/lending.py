@@ -97,6 +97,7 @@ class Lending:
         """Lend a batch for a new claim, if there is one."""
         queue = self._state.plans.find((message.digest, message.queue))
         may_have = self._members.is_alive(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
+        may_have = may_have and not self._state.leaving
         if queue is None or not queue.length or not may_have:
             self._nudges.claimed(peer, granted=False)
             return

@@ -71,7 +71,7 @@ class Members:
     """All members that one peer knows, without itself.
 
     me: contact of this peer. nonce: drawn at boot. static: nobody ever fails (peers in one process), so there are no
-    heartbeats and no timers.
+    heartbeats and no timers; it is only believed who says so. linked_count: how many hear what is published.
     """
 
     def __init__(self, me: Contact, nonce: bytes, settings: Settings, out: Outbox, *, static: bool = False) -> None:
@@ -94,6 +94,7 @@ class Members:
         self._changes: list[Change] = []
         self._warned: dict[str, int] = {}
         self._booted_ms: int | None = None
+        self.linked_count = 0
         self._beat_ms: int | None = None
         self._beats = 0
         self._alone_ms: int | None = None
@@ -116,6 +117,11 @@ class Members:
         """None for somebody who never was a member."""
         member = self._find(peer)
         return None if member is None else member.status
+
+    def incarnation(self, peer: PeerId) -> int:
+        """Which life of a member is known; 0 for somebody who never was one."""
+        member = self._find(peer)
+        return 0 if member is None else member.contact.incarnation
 
     def partners(self, turn: int = 0) -> tuple[PeerId, ...]:
         """Members that should hold copies for this peer, the preferred first; others follow in case these fail.
@@ -187,7 +193,7 @@ class Members:
         """A link broke."""
         self.awake(now_ms)
         member = self._here.get(peer)
-        if member is None or not member.is_linked or self._static or self._has_left:
+        if member is None or not member.is_linked or self._has_left:
             return
         if refused:
             self._bury(member, "nobody listens at its address", now_ms)
@@ -252,7 +258,7 @@ class Members:
         assert not self._here.keys() & self._gone.keys()
         assert len(self._gone) <= GONE_MAX
         linked = self._linked()
-        assert len(linked) < self._peers_max
+        assert len(linked) == self.linked_count < self._peers_max
         assert (self._beat_ms is not None) == bool(linked and not self._static)
         for member in [*self._here.values(), *self._gone.values()]:
             assert self._find(member.id) is member
@@ -274,7 +280,7 @@ class Members:
         if is_over or self._greetings.is_own(message):
             self.counters["dropped"] += 1
             return
-        others = sum([other.is_linked for other in self._here.values() if other is not member])
+        others = self.linked_count - (member is not None and member.is_linked)
         refusal = self._greetings.refusal(message, member, others)
         if refusal is not None:
             self._refuse(contact, refusal, now_ms)
@@ -376,7 +382,7 @@ class Members:
     def _vacated(self, address: str, now_ms: int) -> None:
         """A member is not there any more; somebody else may be, where discovery has named the address."""
         self._dials.drop(address)
-        if self._dials.is_named(address):
+        if self._dials.is_named(address) and not self._static:
             self._want(address, now_ms + self._ask_ms)
 
     def _dial(self, now_ms: int) -> None:
@@ -507,7 +513,7 @@ class Members:
         silent_ms = now_ms - member.heard_ms
         self._out.report("peer.dead", peer=member.id, peer_name=member.contact.name, reason=reason, silent_ms=silent_ms)
         self._end(member, Status.DEAD, now_ms)
-        if member.address not in self._dials:
+        if member.address not in self._dials and not self._static:
             self._want(member.address, now_ms + self._ask_ms)
 
     def _end(self, member: Member, status: Status, now_ms: int) -> None:
@@ -531,10 +537,10 @@ class Members:
     def _count(self, now_ms: int) -> None:
         """Heartbeats are for members; without any, this peer is alone."""
         self._is_next_known = False
-        is_linked = any(member.is_linked for member in self._here.values())
-        if is_linked and self._beat_ms is None and not self._static:
+        self.linked_count = sum([member.is_linked for member in self._here.values()])
+        if self.linked_count and self._beat_ms is None and not self._static:
             self._beat_ms, self._alone_ms = now_ms, None
-        elif self._beat_ms is not None and not is_linked:
+        elif self._beat_ms is not None and not self.linked_count:
             self._beat_ms = None
             self._begin_alone(now_ms)
 

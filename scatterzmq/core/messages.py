@@ -56,6 +56,16 @@ class NamespaceInfo:
     description: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """How to reach a member, and which of its lives is meant."""
+
+    id: PeerId
+    incarnation: int
+    address: str
+    name: str = ""
+
+
 # ---- client -> peer
 
 
@@ -150,6 +160,13 @@ class AskStats:
     mid: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskMembers:
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
+
+    mid: int
+
+
 # ---- peer -> client
 
 
@@ -220,6 +237,11 @@ class Moved:
 
     ids: tuple[TaskId, ...]
     owners: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodbye:
+    """This peer leaves: submit elsewhere, and ask others for the tasks it had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,8 +330,26 @@ class Stats:
     cache_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberList:
+    """The sender and all members that it holds to be alive or suspects to be gone."""
+
+    mid: int
+    members: tuple[Contact, ...]
+
+
 ToPeer: TypeAlias = (
-    LoadGraph | Submit | Attach | ResultRead | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
+    LoadGraph
+    | Submit
+    | Attach
+    | ResultRead
+    | Clear
+    | Cancel
+    | AskTasks
+    | AskNamespaces
+    | AskDefinition
+    | AskStats
+    | AskMembers
 )
 ToClient: TypeAlias = (
     GraphLoaded
@@ -318,11 +358,13 @@ ToClient: TypeAlias = (
     | Refused
     | Final
     | Moved
+    | Goodbye
     | Cleared
     | Cancelled
     | TaskReports
     | Namespaces
     | Definition
     | Stats
+    | MemberList
 )
 Message: TypeAlias = ToPeer | ToClient

@@ -16,6 +16,7 @@ from ..settings import Settings
 from .actions import Action
 from .batches import Batches
 from .borrowing import Borrowing
+from .cacheowners import decline
 from .claims import Claims
 from .definitions import Definitions
 from .desk import Desk
@@ -36,11 +37,14 @@ from .events import (
     TimerFired,
 )
 from .executors import Executors
-from .invariants import check_cache, check_uses
+from .gossip import Gossip
+from .invariants import check_uses
+from .leaving import Leaving
 from .lending import Lending
-from .members import Status
+from .members import Pulse, Status
 from .messages import (
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -50,21 +54,30 @@ from .messages import (
     Clear,
     Cleared,
     LoadGraph,
+    MemberList,
     ResultRead,
     Submit,
 )
 from .nudges import Nudges
 from .peermessages import (
+    KEPT_BESIDE,
     AskPlans,
     AskPointers,
+    AskQueues,
     AskSync,
     BetweenPeers,
+    CacheAbort,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
     Claim,
     Commit,
     Committed,
     Contact,
     Drop,
     Grant,
+    HandedOver,
     Handover,
     Heartbeat,
     Inquire,
@@ -73,6 +86,7 @@ from .peermessages import (
     PlanKept,
     PlanText,
     Pointers,
+    QueueStates,
     Renew,
     Renewed,
     Replicate,
@@ -113,7 +127,7 @@ class PeerCore:
             me = Contact(id=me, incarnation=1, address="")
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
-        self._executors = Executors(self._state.out, node_strategy)
+        self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
         self._claims = Claims(self._state, self._executors, self._batches)
         self._nudges = Nudges(self._state)
@@ -122,6 +136,26 @@ class PeerCore:
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
+        self._leaving = Leaving(self._state, self._claims, self._borrowing, self._desk)
+        ask_ms = int(settings.timing.ask_s * 1000)
+        self._gossip = Gossip(
+            self._state.members, self._state.plans, self._state.out, self._claims, ask_ms=ask_ms, static=static
+        )
+        self._state.gossip = self._gossip
+        self._timed = (
+            self._state.members,
+            self._state.leases,
+            self._state.replicas,
+            self._state.copies,
+            self._borrowing,
+            self._nudges,
+            self._desk,
+            self._takeover,
+            self._leaving,
+            self._definitions,
+            self._gossip,
+            self._travel,
+        )
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -139,7 +173,7 @@ class PeerCore:
             case LinkDown(peer=peer, refused=refused):
                 self._state.members.link_down(peer, now_ms, refused=refused)
             case LeaveRequested():
-                pass
+                self._leaving.begin()
             case BatchExpected():
                 self._claims.expected(event)
             case BatchFinished():
@@ -161,9 +195,12 @@ class PeerCore:
                 assert_never(event)
         self._membership_changed()
         self._work_off()
+        self._travel.flush()
         # What clients say tells nothing new of others.
         self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
         self._nudges.send()
+        self._leaving.go_on()
+        self._gossip.flush(now_ms)
         return self._state.out.take()
 
     @property
@@ -173,38 +210,22 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        state = self._state
-        shared = (state.members, state.leases, state.replicas, state.copies)
-        others = (self._borrowing, self._nudges)
-        machines = (*shared, *others, self._desk, self._takeover, self._definitions)
-        times = [time for machine in machines if (time := machine.deadline_ms()) is not None]
+        times = [time for machine in self._timed if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
-        for machine in (
-            state.members,
-            state.copies,
-            state.replicas,
-            self._takeover,
-            state.ledger,
-            state.plans,
-            state.leases,
-            state.blocks,
-            self._executors,
-            self._batches,
-            self._claims,
-            self._lending,
-            self._borrowing,
-            self._desk,
-            self._definitions,
-        ):
+        shared = (state.members, state.copies, state.replicas, state.ledger, state.plans, state.leases, state.blocks)
+        for machine in (*shared, self._executors, self._definitions, self._takeover, self._leaving, self._gossip):
             machine.check_invariants()
+        for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
+            other.check_invariants()
         check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
         if state.cache is not None:
             state.cache.check_invariants()
-            check_cache(state.cache, state.ledger)
+        if self._travel.owners is not None:
+            self._travel.owners.check_invariants(state.ledger)
 
     def _work_off(self) -> None:
         self._state.replicas.repair(self._state.now_ms)
@@ -226,7 +247,8 @@ class PeerCore:
 
     def _expire(self) -> None:
         now_ms = self._state.now_ms
-        self._state.members.expire(now_ms)
+        self._state.members.expire(now_ms, self._pulse())
+        self._gossip.expire(now_ms)
         for lease in self._state.leases.expire(now_ms):
             if lease.holder is None:
                 self._claims.expired(lease)
@@ -234,37 +256,51 @@ class PeerCore:
                 self._lending.expired(lease)
         self._borrowing.expire()
         self._nudges.expire()
+        self._travel.expire()
         self._definitions.expire()
         self._desk.expire()
         self._state.replicas.tick(now_ms)
         self._takeover.expire()
+        self._leaving.expire()
         self._state.copies.expire(now_ms)
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
         if self._state.members.take_pause_ms():
             self._takeover.compare()  # whoever held us to be dead has taken over
-        for change in self._state.members.take_changes():
+        dead: list[PeerId] = []
+        changes = self._state.members.take_changes()
+        for change in changes:
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
+                    self._gossip.alive(change.peer)
                     self._state.replicas.joined(self._state.now_ms)
                     if change.heal:
                         self._takeover.healed(change.peer)
                 case Status.SUSPECT:
                     self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
                 case Status.DEAD | Status.LEFT:
+                    dead.append(change.peer)
+                    self._definitions.gone(change.peer)
+                    self._gossip.gone(change.peer)
+                    self._state.replicas.gone(change.peer, self._state.now_ms)
+                    self._takeover.gone(change.peer)
+                    self._leaving.gone(change.peer)
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
                     self._nudges.gone(change.peer)
-                    self._definitions.gone(change.peer)
-                    self._state.replicas.gone(change.peer, self._state.now_ms)
-                    self._takeover.gone(change.peer)
+        owners = self._travel.owners
+        if changes and owners is not None:
+            owners.members_changed()
+            for peer in dead:
+                owners.gone(peer)
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
         state = self._state
-        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, Replicate))
+        blocks = state.blocks.admit(event.blocks.values(), kept=isinstance(event.message, KEPT_BESIDE))
         message = event.message
         if state.members.received(event.sender, event.incarnation, event.to_incarnation, message, state.now_ms):
             word = self._words.get(type(message))
@@ -272,12 +308,34 @@ class PeerCore:
                 word(event.sender, message, event.blocks)
         state.blocks.settle(blocks)
 
+    def _pulse(self) -> Pulse:
+        """What this peer's heartbeats say of it."""
+        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
+
+    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
+        self._gossip.heard(sender, message, self._state.now_ms)
+        self._definitions.heard(sender, message.pointers)
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
-        state, definitions, takeover = self._state, self._definitions, self._takeover
-        lending, borrowing = self._lending, self._borrowing
+        state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
+        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
+        if owners is None:
+            cache = {CacheAsk: lambda sender, message, _: decline(state.members, sender, message)}
+        else:
+            cache = {
+                CacheAsk: lambda sender, message, _: owners.asked(sender, message),
+                CacheTell: owners.told,
+                CachePut: lambda _, message, blocks: owners.came(message, blocks),
+                CacheAbort: lambda sender, message, _: owners.aborted(sender, message),
+                CacheRenew: lambda sender, message, _: owners.renewed(sender, message),
+            }
         return {
-            Heartbeat: lambda sender, message, _: definitions.heard(sender, message.pointers),
+            **cache,
+            Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
+            QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
+            AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),
@@ -292,6 +350,7 @@ class PeerCore:
             SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
             AskSync: lambda sender, message, _: takeover.asked(sender),
             Drop: lambda sender, message, _: takeover.dropped(sender, message),
+            HandedOver: lambda sender, message, _: self._leaving.handed_over(sender, message),
             Handover: lambda sender, message, _: takeover.handed_over(sender, message),
             Claim: lambda sender, message, _: lending.claim(sender, message),
             Commit: lending.commit,
@@ -328,8 +387,10 @@ class PeerCore:
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
-                counters = self._travel.counters | self._claims.counters | self._desk.counters
+                counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
                 counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+            case AskMembers(mid=mid):
+                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
             case _:
                 assert_never(event.message)

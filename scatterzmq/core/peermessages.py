@@ -13,19 +13,10 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
+from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
 from .messages import Message, TaskStatus
 
 # ---- membership
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contact:
-    """How to reach a member, and which of its lives is meant."""
-
-    id: PeerId
-    incarnation: int
-    address: str
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -538,3 +529,6 @@ BetweenPeers: TypeAlias = (
 )
 
 AnyMessage: TypeAlias = Message | BetweenPeers
+
+KEPT_BESIDE = (Replicate, CachePut, CacheTell)
+"""Columns beside these are stored as kept, others may be evicted."""

@@ -30,13 +30,17 @@ class _Known:
 
 
 class Plans:
-    """All definitions of one peer by digest, and the current one per namespace."""
+    """All definitions of one peer by digest, and the current one per namespace.
+
+    touched: queues whose numbers (or those of their executors) may have changed since somebody cleared it.
+    """
 
     def __init__(self, out: Outbox) -> None:
         self._out = out
         self._known: dict[bytes, _Known] = {}
         self._current: dict[str, bytes] = {}
         self._waiting: dict[QueueKey, Queue] = {}
+        self.touched: dict[QueueKey, None] = {}
 
     # ---- what is here
 
@@ -83,7 +87,7 @@ class Plans:
         known.checked = True
         if known.plan is None:
             known.text, known.plan = plan.definition, plan
-            known.queues = {queue: Queue(plan, node) for queue, node in plan.queues.items()}
+            known.queues = {queue: Queue(plan, node, self.touched) for queue, node in plan.queues.items()}
 
     def add_unusable(self, digest: bytes) -> None:
         """A definition that somebody uses has been checked, and nothing here can run it."""
@@ -110,6 +114,7 @@ class Plans:
         known.uses -= 1
         if not known.uses:
             del self._known[digest]
+            self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
             if known.plan is not None:
                 self._out.work(RetirePlan(digest=digest))
 

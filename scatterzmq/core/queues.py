@@ -33,10 +33,11 @@ _SOLO = -1
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """The tasks that wait for one node."""
+    """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change."""
 
     plan: Plan
     node: NodePlan
+    touched: dict[QueueKey, None] = field(default_factory=dict)
     key: QueueKey = field(init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
@@ -90,6 +91,7 @@ class Queue:
         self._pressure += units * nbytes
         bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else 0
         heapq.heappush(self._heaps[bucket], entry)
+        self.touched[self.key] = None
 
     def remove(self, task: TaskId) -> bool:
         """Take one task out, wherever it stands; False if it does not wait here. O(1) amortised."""
@@ -123,11 +125,13 @@ class Queue:
         """A running batch announces tasks for this queue: their total weight and bytes."""
         self._expected_weight += int(weight * _WEIGHT_UNITS)
         self._expected_nbytes += nbytes
+        self.touched[self.key] = None
 
     def unexpect(self, weight: float, nbytes: int) -> None:
         """The batch has ended: take back exactly what it announced."""
         self._expected_weight -= int(weight * _WEIGHT_UNITS)
         self._expected_nbytes -= nbytes
+        self.touched[self.key] = None
         assert self._expected_nbytes >= 0, f"{self.node.name}: more was taken back than announced"
 
     def check_invariants(self) -> None:
@@ -204,6 +208,7 @@ class Queue:
             pressure += units * nbytes
         self._weight -= weight
         self._pressure -= pressure
+        self.touched[self.key] = None
         if self._stale_count > len(self._waiting):
             self._sweep()
 

@@ -325,6 +325,15 @@ class Replicas:
             self._rewrite(chunk, now_ms, _Barrier(1, lambda: None), is_repair=True)
             self.counters["repaired"] += len(chunk)
 
+    def share(self, records: Iterable[Record], now_ms: int) -> None:
+        """Give these records copies now, as far as there is somebody to keep them."""
+        rset = self.choose()
+        lonely = [record for record in records if len(record.rset) == 1]
+        if len(rset) > 1 and lonely:
+            for record in lonely:
+                self._move(record, rset)
+            self.rewrite(lonely, now_ms)
+
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
         holders = [peer for peer in record.rset[1:] if self._members.status(peer) in _THERE]
@@ -345,11 +354,7 @@ class Replicas:
                 if late and peer in write.waiting:
                     self._replace(mid, write, peer, now_ms)
             if mid in self._writes:
-                if now_ms - write.sent_ms >= self._ask_ms:
-                    write.sent_ms = now_ms
-                    for peer in write.waiting:
-                        self._members.tell(peer, write.message, write.values)
-                self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
+                self._repeat(mid, write, now_ms)
         if self._newcomer_ms is not None:
             if self._newcomer_ms <= now_ms:
                 self._newcomer_ms = None
@@ -358,6 +363,20 @@ class Replicas:
             else:
                 self._due(self._newcomer_ms)
         self._repair(now_ms)
+
+    def _repeat(self, mid: int, write: _Write, now_ms: int) -> None:
+        """Say a write again when it is time. Of records that are gone nothing is said: others may have deleted them."""
+        if now_ms - write.sent_ms >= self._ask_ms:
+            write.sent_ms = now_ms
+            if write.message.kind is not CopyKind.DELETE:
+                mine = [record for record in write.records if self._ledger.record(record.id) is record]
+                if len(mine) < len(write.records):
+                    self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
+                    self._end(mid)
+                    return
+            for peer in write.waiting:
+                self._members.tell(peer, write.message, write.values)
+        self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
 
     def repair(self, now_ms: int) -> None:
         """Go on with repairs as far as there is room for them; after every event."""

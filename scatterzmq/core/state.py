@@ -13,7 +13,7 @@ from .leases import Leases
 from .ledger import Ledger, Record
 from .members import Members
 from .outbox import Outbox
-from .peermessages import Contact
+from .peermessages import Contact, CopyKind
 from .plans import Plans
 from .replicas import Replicas
 
@@ -22,7 +22,7 @@ from .replicas import Replicas
 class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
-    gossip: what is believed of other peers' queues.
+    gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     """
 
     me: PeerId
@@ -39,11 +39,16 @@ class State:
     cache: Cache | None
     gossip: Hints = field(default_factory=NoHints)
     now_ms: int = 0
+    leaving: bool = False
 
     def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
-        """The account of a task's crashes has changed (and its token is gone). Call `go_on` once that is known wherever
-        it must be: it puts the task into its queue again, or ends it.
+        """The account of a task's crashes has changed (and its token is gone): tell its copies. `go_on` puts the task
+        into its queue again, or ends it.
+
+        It need not wait: the executors that die are not the peer that counts. Should that one die in this moment, too,
+        one more executor is lost than the limit says.
         """
+        self.replicas.write(CopyKind.MARK, (record,), self.now_ms, _nothing)
         go_on()
 
     @classmethod
@@ -79,3 +84,7 @@ class State:
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
         )
+
+
+def _nothing() -> None:
+    """Nobody waits for this write."""

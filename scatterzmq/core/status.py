@@ -13,12 +13,6 @@ def stats(mid: int, state: State, claims: Claims, counters: Mapping[str, int]) -
     queues = list(state.plans.queues())
     names = {queue.key: queue.plan.place(queue.node) for queue in queues}
     cache = state.cache
-    if cache is not None:
-        counters = dict(counters) | {
-            "cache_hits": cache.hits,
-            "cache_misses": cache.misses,
-            "cache_deferred": cache.deferred,
-        }
     return Stats(
         mid=mid,
         queues=tuple(_queue(queue, names[queue.key], claims) for queue in queues),

@@ -20,6 +20,7 @@ from ..errors import ErrorCode, ErrorContext, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, GraphId, TaskId
 from .cache import Ask, Cached, cache_key
+from .cacheowners import CacheOwners
 from .ledger import CacheKey, Cause, Frame, Lead, Record
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
@@ -64,7 +65,7 @@ class Travel:
         self._ledger = state.ledger
         self._plans = state.plans
         self._blocks = state.blocks
-        self._cache = state.cache
+        self.owners = None if state.cache is None else CacheOwners(state, state.cache, self)
         self._out = state.out
         self._strategy = strategy
         self._agenda: deque[Step] = deque()
@@ -86,6 +87,23 @@ class Travel:
         """Whether `run` has something to do."""
         return bool(self._agenda or self._ended)
 
+    def all_counters(self) -> dict[str, int]:
+        """Its own, and the cache's if there is one."""
+        return self.counters if self.owners is None else self.counters | self.owners.counters
+
+    def flush(self) -> None:
+        """Send what other peers are to be asked."""
+        if self.owners is not None:
+            self.owners.flush()
+
+    def expire(self) -> None:
+        """Do what is due about keys that other peers own."""
+        if self.owners is not None:
+            self.owners.expire()
+
+    def deadline_ms(self) -> int | None:
+        return None if self.owners is None else self.owners.deadline_ms()
+
     # ---- beginning
 
     def begin(self, record: Record) -> None:
@@ -102,7 +120,7 @@ class Travel:
         record.stack.append(frame)
         record.node = None
         graph = frame.graph
-        if graph.cache and self._cache is not None and record.caching:
+        if graph.cache and self.owners is not None and record.caching:
             key = cache_key(graph.closure, frame.values.items())
             if key is not None:
                 answer = self._ask(record, key, graph, None, hits)
@@ -119,7 +137,7 @@ class Travel:
     def _enter(self, record: Record, node: NodePlan, hits: int) -> None:
         """Bring a task to a node: into its queue, or past it if its result is known."""
         record.node = node
-        if node.cache and self._cache is not None and record.caching:
+        if node.cache and self.owners is not None and record.caching:
             values = record.stack[-1].values
             inputs = [(name, values[source]) for name, source in node.inputs.items() if source in values]
             key = cache_key(node.closure, inputs)
@@ -167,16 +185,26 @@ class Travel:
     # ---- the cache
 
     def _ask(self, record: Record, key: CacheKey, graph: GraphPlan, node: NodePlan | None, hits: int) -> Ask | Cached:
-        assert self._cache is not None
+        assert self.owners is not None
         if hits > HITS_IN_A_ROW_MAX:
             return Ask.COMPUTE
-        answer = self._cache.ask(key, record.id, may_wait=_may_wait(record, graph, node))
-        if answer is Ask.LEAD:
+        answer = self.owners.ask(key, record.id, may_wait=_may_wait(record, graph, node))
+        if answer is Ask.LEAD or answer is Ask.ASKED:
             self._lead(record, key, graph, node)
-        elif answer is Ask.WAIT:
+        if answer is Ask.WAIT or answer is Ask.ASKED:
             record.waits_for = key
             self._ledger.move(record, Cause.DEFER, self._state.now_ms, node.name if node else graph.name)
+            return Ask.WAIT
+        if isinstance(answer, Cached) and not self._accepts(node, answer.output):
+            return Ask.COMPUTE
         return answer
+
+    def _accepts(self, node: NodePlan | None, output: str) -> bool:
+        """Whether a cached value could have come from this node (or graph): other peers may have brought it."""
+        if output in (node.outputs if node is not None else ("",)):
+            return True
+        self._out.report("warning.cache.value", output=output)
+        return False
 
     def _lead(self, record: Record, key: CacheKey, graph: GraphPlan, node: NodePlan | None) -> None:
         if record.leads is None:
@@ -184,16 +212,24 @@ class Travel:
         record.leads[key] = Lead(graph, node)
 
     def _put(self, record: Record, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
-        assert self._cache is not None
+        assert self.owners is not None
         if record.leads:
             record.leads.pop(key, None)
-        for waiter in self._cache.put(key, output, fields):
-            values = dict(fields)
-            self._hold(values)
-            self._agenda.append(partial(self._resolve, self._known(waiter), key, output, values))
+        self.owners.put(key, record.id, output, fields)
+
+    def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
+        """Hand a waiter (or a leader that asked) the value it waits for."""
+        record = self._known(task)
+        if record.leads:
+            record.leads.pop(key, None)
+        if not self._accepts(record.node, output):
+            self.compute(task, key)
+            return
+        values = dict(fields)
+        self._hold(values)
+        self._agenda.append(partial(self._resolve, record, key, output, values))
 
     def _resolve(self, record: Record, key: CacheKey, output: str, fields: dict[str, Value]) -> None:
-        """Hand a waiter the value it waits for."""
         assert record.waits_for == key
         record.waits_for = None
         if record.node is None:
@@ -204,18 +240,20 @@ class Travel:
     def _abort_leads(self, record: Record) -> None:
         leads, record.leads = record.leads, None
         for key in leads or ():
-            assert self._cache is not None
-            aborted = self._cache.abort(key, record.id)
-            if aborted.promoted is not None:
-                waiter = self._known(aborted.promoted)
-                # Equal keys may come from different plans: what the waiter leads lies in its own.
-                self._lead(waiter, key, waiter.stack[-1].graph, waiter.node)
-                self._agenda.append(partial(self._compute, waiter, key))
-            for released in aborted.released:
-                self._agenda.append(partial(self._compute, self._known(released), key))
+            assert self.owners is not None
+            self.owners.abort(key, record.id)
+
+    def lead(self, task: TaskId, key: CacheKey) -> None:
+        """A waiter leads what it waited for."""
+        record = self._known(task)
+        # Equal keys may come from different plans: what the waiter leads lies in its own.
+        self._lead(record, key, record.stack[-1].graph, record.node)
+
+    def compute(self, task: TaskId, key: CacheKey) -> None:
+        """A waiter (or a leader that asked) is to compute what it waited for."""
+        self._agenda.append(partial(self._compute, self._known(task), key))
 
     def _compute(self, record: Record, key: CacheKey) -> None:
-        """A waiter is to compute what it waited for."""
         if record.waits_for != key:
             return  # it was cleared or cancelled together with the leader
         record.waits_for = None
@@ -397,8 +435,8 @@ class Travel:
     def _leave_cache(self, record: Record) -> None:
         """Stop waiting for a key."""
         if record.waits_for is not None:
-            assert self._cache is not None
-            self._cache.leave(record.waits_for, record.id)
+            assert self.owners is not None
+            self.owners.leave(record.waits_for, record.id)
             record.waits_for = None
 
     def _end(self, record: Record, cause: Cause, kept_nbytes: int = 0) -> None:

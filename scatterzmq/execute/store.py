@@ -56,15 +56,22 @@ class PayloadStore:
         return len(self._blocks)
 
     def put(
-        self, column: Column, now_ms: int, *, kept: bool = False, digests: tuple[bytes, ...] = ()
+        self,
+        column: Column,
+        now_ms: int,
+        *,
+        kept: bool = False,
+        whole: bool = False,
+        digests: tuple[bytes, ...] = (),
     ) -> tuple[Value, ...]:
         """Store a column and return one Value per row, in order. Nobody may write to its memory any more.
 
-        digests: content digest per row, or none at all. Call `trim` when it is clear what of it is to be kept.
+        whole: as one block, however large. digests: content digest per row, or none at all.
+        Call `trim` when it is clear what of it is to be kept.
         """
         assert len(digests) in (0, column.layout.rows), f"{len(digests)} digests for {column.layout.rows} rows"
         values: list[Value] = []
-        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept):
+        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept or whole):
             rows, start = piece.layout.rows, len(values)
             self._counter += 1
             block = Block(
@@ -195,10 +202,10 @@ class PayloadStore:
             assert stored.pins >= 0
             assert stored.pins or not stored.freed
 
-    def _pieces(self, column: Column, kept: bool) -> list[Column]:
+    def _pieces(self, column: Column, whole: bool) -> list[Column]:
         if not column.layout.rows:
             return []
-        if kept or self._bytes_max is None:
+        if whole or self._bytes_max is None:
             return [column]
         piece_nbytes = self._bytes_max // _PIECES_PER_STORE
         return [column] if len(column.data) <= piece_nbytes else split(column, piece_nbytes)

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from ..core.messages import (
     Accepted,
     AskDefinition,
+    AskMembers,
     AskNamespaces,
     AskStats,
     AskTasks,
@@ -28,9 +29,11 @@ from ..core.messages import (
     Cleared,
     Definition,
     Final,
+    Goodbye,
     GraphLoaded,
     GraphRefused,
     LoadGraph,
+    MemberList,
     Moved,
     Namespaces,
     Refused,
@@ -97,6 +100,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     8: AskNamespaces,
     9: AskDefinition,
     10: AskStats,
+    11: AskMembers,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -109,6 +113,8 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     41: Namespaces,
     42: Definition,
     43: Stats,
+    44: MemberList,
+    45: Goodbye,
     46: Moved,
     # peer -> peer
     65: Hello,

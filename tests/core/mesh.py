@@ -32,7 +32,7 @@ from scatterzmq.core.events import (
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
-from scatterzmq.core.peermessages import BetweenPeers, Commit, Contact, Replicate
+from scatterzmq.core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact
 from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
@@ -157,7 +157,7 @@ class Peer(World):
         envelope = open_envelope(packet.frames, LIMITS)
         assert isinstance(envelope.src, PeerId)
         message, columns = decode(packet.frames, LIMITS)
-        kept = isinstance(message, Replicate)
+        kept = isinstance(message, KEPT_BESIDE)
         blocks = {name: self.store(message, name, column, kept=kept) for name, column in columns.items()}
         self.tell(
             PeerReceived(
@@ -302,6 +302,28 @@ class Mesh:
         self.log.append(packet)
         self.links.extend(self.on_send(packet))
 
+    def speak(self, src: int, dst: int, message: BetweenPeers, **columns: Sequence[int]) -> None:
+        """Say something in a peer's name (as broken or hostile software would), and deliver it."""
+        receiver = self.peers[dst]
+        made = {name: number_column(numbers) for name, numbers in columns.items()}
+        self.send(self.peers[src], receiver.me, receiver.incarnation, message, made)
+        self.deliver()
+
+    def speak_past_the_wire(self, src: int, dst: int, message: BetweenPeers, **columns: Column) -> None:
+        """The same for what the wire refuses already: the core has to bear it all the same."""
+        sender, receiver = self.peers[src], self.peers[dst]
+        blocks = {name: receiver.store(message, name, column, kept=False) for name, column in columns.items()}
+        receiver.tell(
+            PeerReceived(
+                sender=sender.me,
+                incarnation=sender.incarnation,
+                to_incarnation=receiver.incarnation,
+                message=message,
+                blocks=blocks,
+            )
+        )
+        self.deliver()
+
     def _at(self, src: Peer, to: PeerId) -> int:
         """Where a message for a peer comes out: a link leads to an address, whoever lives there by now."""
         address = src.links.get(to)
@@ -432,12 +454,17 @@ def _part_digests(message: Commit) -> dict[str, tuple[bytes, ...]]:
     }
 
 
-def _column(like: Layout, numbers: Sequence[int]) -> Column:
-    """Whole numbers as a column of int64: one number per row."""
-    layout = Layout(DTYPES["int64"], len(numbers), ())
-    if like.shape is None:
-        layout = replace(layout, shape=None, shapes=((1,),) * len(numbers))
+def number_column(numbers: Sequence[int], *, shape: tuple[int, ...] = (), dtype: str = "int64") -> Column:
+    """Whole numbers as a column of int64: one number per row, of a shape that holds one."""
+    layout = Layout(DTYPES[dtype], len(numbers), shape)
     return Column(layout, memoryview(bytearray(struct.pack(f"<{len(numbers)}q", *numbers))))
+
+
+def _column(like: Layout, numbers: Sequence[int]) -> Column:
+    column = number_column(numbers)
+    if like.shape is None:
+        return replace(column, layout=replace(column.layout, shape=None, shapes=((1,),) * len(numbers)))
+    return column
 
 
 def _numbers(column: Column) -> list[int]:

@@ -127,7 +127,7 @@ def build() -> Build:
 def start() -> Iterator[Callable[..., scatterzmq.Client]]:
     """As scatterzmq.local, closed at the end of the test."""
     with ExitStack() as stack:
-        yield lambda **config: stack.enter_context(scatterzmq.local(**config))
+        yield lambda **config: stack.enter_context(scatterzmq.local(**({"peers": 3} | config)))
 
 
 @pytest.fixture

@@ -48,9 +48,15 @@ class TrimmedStore(PayloadStore):
     """Trims after each `put`, as if nothing of it were to be kept."""
 
     def put(
-        self, column: Column, now_ms: int, *, kept: bool = False, digests: tuple[bytes, ...] = ()
+        self,
+        column: Column,
+        now_ms: int,
+        *,
+        kept: bool = False,
+        whole: bool = False,
+        digests: tuple[bytes, ...] = (),
     ) -> tuple[Value, ...]:
-        values = super().put(column, now_ms, kept=kept, digests=digests)
+        values = super().put(column, now_ms, kept=kept, whole=whole, digests=digests)
         self.trim()
         return values
 

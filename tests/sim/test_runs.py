@@ -11,7 +11,11 @@ from scatterzmq.sim.__main__ import main
 from scatterzmq.sim.options import FAULTS, draw
 from scatterzmq.sim.runs import minimise, run
 
-SEEDS = [int(line.split()[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines() if line[:1].isdigit()]
+SEEDS = [
+    int(line.split()[0])
+    for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    if line[:1].isdigit()
+]
 
 
 def test_one_seed_is_one_run_whatever_the_hash_seed() -> None:
@@ -21,7 +25,9 @@ def test_one_seed_is_one_run_whatever_the_hash_seed() -> None:
     program = "from scatterzmq.sim.runs import run; from scatterzmq.sim.options import draw; print(run(draw(4)).digest)"
     for hash_seed in ("1", "77"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == digest
 
 

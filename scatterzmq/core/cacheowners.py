@@ -1,0 +1,429 @@
+"""Cache owners: who computes a key for all peers, and where its value is to be found.
+
+Purpose   Each key belongs to one of the living members (rendezvous hashing). It is asked before a task computes.
+Rules     1. Every peer has a cache of its own (core/cache.py), in which its tasks find values and wait for each other.
+             The task that leads a key there asks the key's owner for all of them: it gets the value, or is to compute,
+             or waits for a task of another peer.
+          2. No wait needs somebody else's message to end: what was not answered is asked again, what has to wait asks
+             again after `wait_s`; whoever gets no answer twice computes. Leases of tasks of other peers run out.
+          3. Nothing is kept anywhere but here: with another member (or one less) keys change their owner. Values stay
+             behind and are lost; who leads says so to the new owner, who waits asks it.
+          4. All of that is soft: whatever is lost, doubled, late, or seen differently by somebody costs time only.
+Why       Views differ for moments. As whoever asks is in its own view, each further question goes to a peer that
+          scores higher for that key: they never go in a circle. A peer that has not met the others yet owns all keys
+          for itself, and nobody asks it.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
+from itertools import takewhile
+from typing import Protocol, TypeAlias
+
+from ..ids import PeerId, TaskId
+from .cache import Answer, Ask, Asker, Cache, Cached
+from .ledger import CacheKey, Ledger
+from .members import Members
+from .peermessages import CacheAbort, CacheAnswer, CacheAsk, CachePut, CacheRenew, CacheTell
+from .state import State
+from .values import Block, Value
+
+ASKS_MAX = 2
+"""So often is an owner asked that does not answer."""
+
+KEYS_PER_MESSAGE = 1024
+
+
+class Deferred(Protocol):
+    """What becomes of tasks of this peer that wait for a key."""
+
+    def lead(self, task: TaskId, key: CacheKey) -> None:
+        """It computes this key for the others from now on, or asks its owner for them."""
+
+    def compute(self, task: TaskId, key: CacheKey) -> None:
+        """It waits no more and computes what it waited for."""
+
+    def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
+        """It gets the value."""
+
+
+class _Stage(Enum):
+    ASKED = "asked"
+    WAITS = "waits"
+    COMPUTES = "computes"
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What a task that leads a key at this peer has to do with the key's owner.
+
+    tries: how often it was asked without an answer. due_ms: when to ask again. leads: whether the owner counts on it,
+    as long as it is renewed within ttl_ms. counted: whether the counters know what came of it.
+    """
+
+    owner: PeerId
+    may_wait: bool
+    stage: _Stage = _Stage.ASKED
+    tries: int = 0
+    due_ms: int = 0
+    leads: bool = False
+    ttl_ms: int = 0
+    counted: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the task does nothing until this is settled."""
+        return self.stage is not _Stage.COMPUTES
+
+
+_Errand: TypeAlias = tuple[CacheKey, TaskId]
+
+
+class CacheOwners:
+    """One peer's part in it: as one that asks, and as one that owns."""
+
+    def __init__(self, state: State, cache: Cache, deferred: Deferred) -> None:
+        self._state = state
+        self._members = state.members
+        self._cache = cache
+        self._deferred = deferred
+        timing = state.settings.timing
+        self._ask_ms = int(timing.ask_s * 1000)
+        self._wait_ms = int(timing.wait_s * 1000)
+        self._lease_ms = int(timing.lease_s * 1000)
+        self._ring: dict[PeerId, bytes] = {state.me: state.me.to_bytes()}
+        self._requests: dict[_Errand, _Request] = {}
+        self._due: list[tuple[int, CacheKey, TaskId]] = []
+        self._renew_ms: int | None = None
+        self._leases: dict[CacheKey, int] = {}  # of tasks of other peers, in order
+        self._asks: dict[PeerId, list[tuple[CacheKey, TaskId, bool]]] = {}
+        self._renews: dict[PeerId, list[_Errand]] = {}
+        self._aborts: dict[PeerId, list[_Errand]] = {}
+        self.counters = {"cache_hits": 0, "cache_misses": 0, "cache_deferred": 0}
+
+    # ---- for tasks of this peer
+
+    def ask(self, key: CacheKey, task: TaskId, *, may_wait: bool) -> Answer:
+        """The value, or what the task should do. On WAIT and ASKED it is told later."""
+        answer = self._cache.ask(key, task, may_wait=may_wait)
+        if answer is Ask.LEAD and self._must_ask(key, task, may_wait=may_wait):
+            return Ask.ASKED
+        what = "cache_deferred" if answer is Ask.WAIT else "cache_misses"
+        self.counters["cache_hits" if isinstance(answer, Cached) else what] += 1
+        return answer
+
+    def put(self, key: CacheKey, task: TaskId, output: str, fields: Mapping[str, Value]) -> None:
+        """A task has computed a key."""
+        self._requests.pop((key, task), None)
+        self._store(key, output, fields)
+        owner = self.owner(key)
+        if owner != self._state.me:
+            message = CachePut(key=key, id=task, output=output, digests=_digests(fields))
+            self._members.tell(owner, message, {name: (value,) for name, value in fields.items()})
+
+    def abort(self, key: CacheKey, task: TaskId) -> None:
+        """A task that leads a key will not compute it."""
+        request = self._requests.pop((key, task), None)
+        if request is not None:
+            self._aborts.setdefault(request.owner, []).append((key, task))
+        self._give_up(key, task, failed=request is None or not request.is_waiting)
+
+    def leave(self, key: CacheKey, task: TaskId) -> None:
+        """A task does not wait for a key any more."""
+        self._cache.leave(key, task)
+
+    def _must_ask(self, key: CacheKey, task: TaskId, *, may_wait: bool) -> bool:
+        """Whether a task that leads a key here has to hear what the key's owner says."""
+        if len(self._ring) == 1 or (key, task) in self._requests:
+            return False  # it meets its own key again
+        owner = self.owner(key)
+        if owner == self._state.me:
+            return False
+        request = self._requests[key, task] = _Request(owner, may_wait)
+        self._ask(key, task, request)
+        return True
+
+    def _ask(self, key: CacheKey, task: TaskId, request: _Request) -> None:
+        request.stage = _Stage.ASKED
+        request.tries += 1
+        self._asks.setdefault(request.owner, []).append((key, task, request.may_wait))
+        self._ask_at(key, task, request, self._state.now_ms + self._ask_ms)
+
+    def _ask_at(self, key: CacheKey, task: TaskId, request: _Request, due_ms: int) -> None:
+        request.due_ms = due_ms
+        heapq.heappush(self._due, (due_ms, key, task))
+
+    def _compute(self, key: CacheKey, task: TaskId, request: _Request) -> None:
+        request.stage = _Stage.COMPUTES
+        self._count(request, "cache_misses")
+        self._deferred.compute(task, key)
+
+    def _count(self, request: _Request, what: str) -> None:
+        if not request.counted:
+            request.counted = True
+            self.counters[what] += 1
+
+    def told(self, sender: PeerId, message: CacheTell, blocks: Mapping[str, Block]) -> None:
+        """The owner of a key says what a task is to do, or has the value."""
+        key, task, answer = message.key, message.id, message.answer
+        request = self._requests.get((key, task))
+        if answer is CacheAnswer.HIT:
+            if request is not None and request.is_waiting:
+                self._count(request, "cache_hits")
+                self._store(key, message.output, {name: (block, 0) for name, block in blocks.items()})
+        elif request is None or request.owner != sender:
+            if answer is not CacheAnswer.COMPUTE:
+                self._aborts.setdefault(sender, []).append((key, task))
+        elif answer is CacheAnswer.WAIT:
+            if request.is_waiting:
+                request.stage, request.tries = _Stage.WAITS, 0
+                self._count(request, "cache_deferred")
+                self._ask_at(key, task, request, self._state.now_ms + max(message.ttl_ms, self._ask_ms))
+        else:
+            if answer is CacheAnswer.LEAD:
+                self._renew_within(request, message.ttl_ms)
+            if request.is_waiting:
+                self._compute(key, task, request)
+
+    def _renew_within(self, request: _Request, ttl_ms: int) -> None:
+        request.leads, request.ttl_ms = True, ttl_ms
+        renew_ms = self._state.now_ms + max(ttl_ms // 3, 1)
+        self._renew_ms = renew_ms if self._renew_ms is None else min(renew_ms, self._renew_ms)
+
+    # ---- for both
+
+    def _store(self, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
+        """A value is there: keep it, and tell all who wait for it here."""
+        leader = self._cache.leader(key)
+        waiters = self._cache.put(key, output, fields)
+        self._leases.pop(key, None)
+        if leader is not None and not isinstance(leader, tuple):
+            request = self._requests.get((key, leader))
+            if request is not None and request.is_waiting:
+                del self._requests[key, leader]
+                waiters = (leader, *waiters)
+        for waiter in waiters:
+            if isinstance(waiter, tuple):
+                self._tell_value(waiter, key, output, fields)
+            else:
+                self._deferred.resolve(waiter, key, output, fields)
+
+    def _give_up(self, key: CacheKey, task: Asker, *, failed: bool = True) -> None:
+        """A task will not compute a key that it leads, if it does: tell those who waited."""
+        if self._cache.leader(key) != task:
+            return
+        self._leases.pop(key, None)
+        aborted = self._cache.abort(key, task, failed=failed)
+        promoted = aborted.promoted
+        if isinstance(promoted, tuple):
+            self._lend(promoted, key)
+        elif promoted is not None:
+            self._deferred.lead(promoted, key)
+            if not self._must_ask(key, promoted, may_wait=True):
+                self._deferred.compute(promoted, key)
+        for released in aborted.released:
+            if isinstance(released, tuple):
+                self._tell(released, key, CacheAnswer.COMPUTE)
+            else:
+                self._deferred.compute(released, key)
+
+    # ---- for tasks of other peers
+
+    def asked(self, sender: PeerId, message: CacheAsk) -> None:
+        """Tasks of another peer need values."""
+        for key, task, may_wait in zip(message.keys, message.ids, message.may_wait, strict=True):
+            asker = (sender, task)
+            answer = self._cache.ask(key, asker, may_wait=may_wait)
+            if isinstance(answer, Cached):
+                self._tell_value(asker, key, answer.output, answer.fields)
+            elif answer is Ask.LEAD:
+                self._lend(asker, key)
+            elif answer is Ask.WAIT:
+                self._tell(asker, key, CacheAnswer.WAIT, self._wait_ms)
+            else:
+                self._tell(asker, key, CacheAnswer.COMPUTE)
+
+    def came(self, message: CachePut, blocks: Mapping[str, Block]) -> None:
+        """A task of another peer has computed a key."""
+        self._store(message.key, message.output, {name: (block, 0) for name, block in blocks.items()})
+
+    def aborted(self, sender: PeerId, message: CacheAbort) -> None:
+        """Tasks of another peer do not lead (or wait for) keys any more."""
+        for key, task in zip(message.keys, message.ids, strict=True):
+            self._cache.leave(key, (sender, task))
+            self._give_up(key, (sender, task))
+
+    def renewed(self, sender: PeerId, message: CacheRenew) -> None:
+        """Tasks of another peer are still at it, or have been told so by another owner."""
+        for key, task in zip(message.keys, message.ids, strict=True):
+            if self._cache.lead(key, (sender, task)):
+                self._lease(key)
+
+    def _lend(self, asker: tuple[PeerId, TaskId], key: CacheKey) -> None:
+        self._lease(key)
+        self._tell(asker, key, CacheAnswer.LEAD, self._lease_ms)
+
+    def _lease(self, key: CacheKey) -> None:
+        self._leases.pop(key, None)
+        self._leases[key] = self._state.now_ms + self._lease_ms
+
+    def _tell(self, asker: tuple[PeerId, TaskId], key: CacheKey, answer: CacheAnswer, ttl_ms: int = 0) -> None:
+        self._members.tell(asker[0], CacheTell(key=key, id=asker[1], answer=answer, ttl_ms=ttl_ms))
+
+    def _tell_value(
+        self, asker: tuple[PeerId, TaskId], key: CacheKey, output: str, fields: Mapping[str, Value]
+    ) -> None:
+        digests = _digests(fields)
+        message = CacheTell(key=key, id=asker[1], answer=CacheAnswer.HIT, output=output, digests=digests)
+        self._members.tell(asker[0], message, {name: (value,) for name, value in fields.items()})
+
+    # ---- members
+
+    def owner(self, key: CacheKey) -> PeerId:
+        """The living member that owns a key."""
+        if len(self._ring) == 1:
+            return self._state.me
+        return self._best(key, self._ring)
+
+    def _best(self, key: CacheKey, peers: Iterable[PeerId]) -> PeerId:
+        ring = self._ring
+        return max(peers, key=lambda peer: (blake2b(ring[peer] + key, digest_size=8).digest(), peer))
+
+    def members_changed(self) -> None:
+        """Others are alive than before: some keys have another owner."""
+        me, before = self._state.me, self._ring
+        self._ring = {peer: peer.to_bytes() for peer in (me, *self._members.alive())}
+        joined = [peer for peer in self._ring if peer not in before]
+        for (key, task), request in list(self._requests.items()):
+            is_there = request.owner in self._ring
+            owner = self._best(key, (request.owner, *joined)) if is_there else self.owner(key)
+            if owner != request.owner:
+                self._move(key, task, request, owner)
+        for key in self._cache.pending() if joined else ():
+            leader = self._cache.leader(key)
+            is_mine = isinstance(leader, tuple) or (key, leader) not in self._requests
+            if is_mine and (owner := self._best(key, (me, *joined))) != me:
+                self._hand_over(key, leader, owner)
+
+    def _move(self, key: CacheKey, task: TaskId, request: _Request, owner: PeerId) -> None:
+        """A key that was asked for has another owner."""
+        request.owner, request.tries = owner, 0
+        if owner == self._state.me:
+            del self._requests[key, task]
+            if request.is_waiting:
+                self._compute(key, task, request)
+        elif request.is_waiting:
+            self._ask(key, task, request)
+        elif request.leads:
+            self._renews.setdefault(owner, []).append((key, task))
+
+    def _hand_over(self, key: CacheKey, leader: Asker | None, owner: PeerId) -> None:
+        """A key that this peer owned has another owner. Tasks of other peers find their own way there."""
+        self._leases.pop(key, None)
+        task = self._cache.disown(key)
+        if task is None:
+            return
+        if task == leader:
+            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.COMPUTES, counted=True)
+            self._renew_within(request, self._lease_ms)
+            self._renews.setdefault(owner, []).append((key, task))
+        else:
+            self._deferred.lead(task, key)
+            request = self._requests[key, task] = _Request(owner, may_wait=True, counted=True)
+            self._ask(key, task, request)
+
+    def gone(self, peer: PeerId) -> None:
+        """A member is gone: its tasks lead and wait no more. (`members_changed` comes first.)"""
+        for key in self._cache.led_by(peer):
+            leader = self._cache.leader(key)
+            assert leader is not None
+            self._give_up(key, leader)
+
+    # ---- time
+
+    def flush(self) -> None:
+        """Send what one event has brought up, together."""
+        for peer, asks in self._asks.items():
+            for start in range(0, len(asks), KEYS_PER_MESSAGE):
+                keys, ids, may_wait = zip(*asks[start : start + KEYS_PER_MESSAGE], strict=True)
+                self._members.tell(peer, CacheAsk(keys=keys, ids=ids, may_wait=may_wait))
+        # After the questions: a task that is to lead next waits in line already when the one before it gives up.
+        for kind, errands in ((CacheRenew, self._renews), (CacheAbort, self._aborts)):
+            for peer, pairs in errands.items():
+                for start in range(0, len(pairs), KEYS_PER_MESSAGE):
+                    keys, ids = zip(*pairs[start : start + KEYS_PER_MESSAGE], strict=True)
+                    self._members.tell(peer, kind(keys=keys, ids=ids))
+        self._asks, self._renews, self._aborts = {}, {}, {}
+
+    def expire(self) -> None:
+        """Take back what was not renewed; renew, and ask again."""
+        now_ms = self._state.now_ms
+        for key in list(takewhile(lambda key: self._leases[key] <= now_ms, self._leases)):
+            leader = self._cache.leader(key)
+            assert leader is not None
+            self._give_up(key, leader)
+        while self._due and self._due[0][0] <= now_ms:
+            due_ms, key, task = heapq.heappop(self._due)
+            request = self._requests.get((key, task))
+            if request is None or request.due_ms != due_ms or not request.is_waiting:
+                continue
+            if request.tries < ASKS_MAX:
+                self._ask(key, task, request)
+            else:
+                self._compute(key, task, request)
+        if self._renew_ms is not None and self._renew_ms <= now_ms:
+            self._renew_ms = None
+            for (key, task), request in self._requests.items():
+                if request.leads:
+                    self._renews.setdefault(request.owner, []).append((key, task))
+                    self._renew_within(request, request.ttl_ms)
+
+    def deadline_ms(self) -> int | None:
+        """When `expire` has something to do."""
+        while self._due and not self._is_due(*self._due[0]):
+            heapq.heappop(self._due)
+        times = [due[0] for due in self._due[:1]]
+        times += list(self._leases.values())[:1]
+        times += [] if self._renew_ms is None else [self._renew_ms]
+        return min(times, default=None)
+
+    def _is_due(self, due_ms: int, key: CacheKey, task: TaskId) -> bool:
+        request = self._requests.get((key, task))
+        return request is not None and request.is_waiting and request.due_ms == due_ms
+
+    def check_invariants(self, ledger: Ledger) -> None:
+        """Whoever waits for a key or leads one says so in its record, and nobody else does."""
+        assert not self._asks
+        assert not self._renews
+        assert not self._aborts
+        cache = self._cache
+        waiting = {record.id: record.waits_for for record in ledger if record.waits_for is not None}
+        asking = {task: key for (key, task), request in self._requests.items() if request.is_waiting}
+        assert waiting == cache.waiters() | asking
+        leads = {(key, record.id) for record in ledger for key in record.leads or ()}
+        leaders = cache.leaders()
+        assert leads >= {(key, leader) for key, leader in leaders.items() if not isinstance(leader, tuple)}
+        assert leads >= self._requests.keys()
+        for (key, task), request in self._requests.items():
+            assert request.owner != self._state.me
+            assert request.owner in self._ring
+            assert not request.is_waiting or (leaders[key] == task and (request.due_ms, key, task) in self._due)
+            assert not request.leads or self._renew_ms is not None
+        assert self._leases.keys() == {key for key, leader in leaders.items() if isinstance(leader, tuple)}
+        assert list(self._leases.values()) == sorted(self._leases.values())
+        for record in ledger:
+            for lead in (record.leads or {}).values():
+                assert not record.phase.ended, record.told()
+                assert lead.graph is record.plan.graphs[lead.graph.id], "what a task leads lies in its own plan"
+
+
+def decline(members: Members, sender: PeerId, message: CacheAsk) -> None:
+    """Answer of a peer that does not cache."""
+    for key, task in zip(message.keys, message.ids, strict=True):
+        members.tell(sender, CacheTell(key=key, id=task, answer=CacheAnswer.COMPUTE))
+
+
+def _digests(fields: Mapping[str, Value]) -> dict[str, tuple[bytes, ...]]:
+    return {name: (block.digests[row],) for name, (block, row) in fields.items() if block.digests}

@@ -1,0 +1,152 @@
+"""A client's submissions and ends: what must reach a peer for sure, and what must reach all who have a task.
+
+Rules   1. A submission is repeated, whole and under its nonce, until each of its tasks is accepted or refused. It goes
+           to one peer; when that is not usable any more to another one, and that the first may have accepted it, too,
+           is remembered with its tasks.
+        2. Its columns are let go when nothing of it is open.
+        3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
+           usable, to the next one with a copy; when there is none, to everybody.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ..ids import PeerId, TaskId
+from .clientasks import Answer, Ask, Asks, ClientState
+from .clientevents import Deliver, LetGo
+from .clienttasks import Place, Tasks, chunks
+from .messages import Accepted, Cancel, Cancelled, Clear, Cleared, Refused, Submit
+
+
+class Submission:
+    """One Submit. Lives as an open question until nothing of it is open."""
+
+    def __init__(self, state: ClientState, asks: Asks, tasks: Tasks, message: Submit, parcel: int) -> None:
+        assert message.ids, "nothing would end it"
+        self._state = state
+        self._asks = asks
+        self._tasks = tasks
+        self._mid = message.mid
+        self._parcel = parcel
+        self._open = dict.fromkeys(message.ids)
+        self._refused: dict[TaskId, None] = {}
+        self._tried: tuple[PeerId, ...] = ()
+        tasks.submitted(message.ids, self)
+        self._ask = asks.send(self, message, self._next(), parcel)
+
+    @property
+    def place(self) -> Place:
+        return Place(None, (), self._tried)
+
+    def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
+        ids = tuple([task for task in message.ids if self._is_open(task)])  # type: ignore[union-attr]
+        if isinstance(message, Accepted):
+            self._accepted(peer, message, ids)
+        elif isinstance(message, Refused) and ids:
+            self._refused |= dict.fromkeys(ids)
+            self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
+        self._settle(ids)
+
+    def _accepted(self, peer: PeerId, message: Accepted, ids: tuple[TaskId, ...]) -> None:
+        owner, *copies = message.rset or (peer,)
+        place = Place(owner, tuple(copies), tuple(other for other in self._tried if other != owner))
+        moved = [task for task in message.ids if task not in ids and self._is_orphan(task)]
+        if ids or moved:
+            self._tasks.accepted([*ids, *moved], place)
+        if ids:
+            self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
+        # Repeating the whole may have brought in what was refused before: nobody wants that any more.
+        ghosts = [task for task in message.ids if task in self._refused and not self._tasks.is_known(task)]
+        if ghosts:
+            Ending(self._state, self._asks, self._tasks, Clear(mid=0, ids=tuple(ghosts)), where=peer)
+
+    def _is_orphan(self, task: TaskId) -> bool:
+        """Accepted elsewhere before, by a peer that is gone."""
+        return self._tasks.is_waited_for(task) and not self._state.peers.usable(self._tasks.place(task).owner)
+
+    def ended(self, task: TaskId) -> None:
+        self._settle((task,))
+
+    def stranded(self, ask: Ask) -> None:
+        self._asks.move(ask, self._next())
+
+    def _next(self) -> PeerId | None:
+        home = self._state.peers.home
+        if home is not None and home not in self._tried:
+            self._tried = (*self._tried, home)
+        return home
+
+    def _is_open(self, task: TaskId) -> bool:
+        return task in self._open
+
+    def _settle(self, ids: Iterable[TaskId]) -> None:
+        for task in ids:
+            del self._open[task]
+            if self._tasks.submitting.get(task) is self:
+                del self._tasks.submitting[task]
+        if not self._open:
+            self._asks.close(self._ask)
+            if self._parcel:
+                self._state.out.append(LetGo(parcel=self._parcel))
+
+
+class Ending:
+    """One Clear or Cancel. mid 0: the user's side knows nothing of it. where: to this peer only, while it is there."""
+
+    def __init__(
+        self, state: ClientState, asks: Asks, tasks: Tasks, message: Clear | Cancel, where: PeerId | None = None
+    ) -> None:
+        assert message.ids, "nothing would end it"
+        self._state = state
+        self._asks = asks
+        self._tasks = tasks
+        self._message = message
+        self._where = where
+        self._open: dict[int, Ask] = {}
+        if isinstance(message, Clear) and where is None:
+            tasks.clearing |= dict.fromkeys(message.ids, self)
+        self._send(message.ids)
+
+    def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
+        self._close(ask)
+        self._settle()
+
+    def stranded(self, ask: Ask) -> None:
+        self._close(ask)
+        if self._where is None:
+            self._send(ask.message.ids)  # type: ignore[union-attr]
+        self._settle()
+
+    def _close(self, ask: Ask) -> None:
+        del self._open[ask.number]
+        self._asks.close(ask)
+
+    def _send(self, ids: Iterable[TaskId]) -> None:
+        by_peer: dict[PeerId | None, list[TaskId]] = {}
+        for task in ids:
+            for peer in self._targets(task) if self._where is None else (self._where,):
+                by_peer.setdefault(peer, []).append(task)
+        for to, listed in by_peer.items():
+            for chunk in chunks(listed):
+                ask = self._asks.send(self, replace(self._message, ids=chunk), to)
+                self._open[ask.number] = ask
+
+    def _targets(self, task: TaskId) -> Iterator[PeerId | None]:
+        peers = self._state.peers
+        place = self._tasks.place(task)
+        others = [peer for peer in place.others if peers.usable(peer)]
+        near = [peer for peer in (place.owner, *place.copies) if peers.usable(peer)][:1]
+        if near:
+            yield from dict.fromkeys([*near, *others])
+        else:
+            yield from peers.everybody() or (None,)
+
+    def _settle(self) -> None:
+        if self._open:
+            return
+        if isinstance(self._message, Cancel):
+            self._asks.deliver(Cancelled(mid=0), self._message.mid)
+        elif self._message.mid:
+            self._asks.deliver(Cleared(mid=0), self._message.mid)
+            cleared = [task for task in self._message.ids if self._tasks.clearing.pop(task, None) is not None]
+            self._tasks.forget(cleared)

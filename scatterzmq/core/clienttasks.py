@@ -1,0 +1,352 @@
+"""A client's tasks: who has them, and how they end.
+
+Rules   1. The first end of a task is handed on, once; whatever else is said of it later is counted and dropped. Only
+           who asks for it anew gets it anew.
+        2. A task that is waited for is asked for at its owner now and then, as an end may get lost; when the owner is
+           not usable, at those who have copies, one after the other, and then at everybody.
+        3. That a task is unknown is believed only when everybody who can be asked has said so (polls), and not while it
+           is being submitted.
+Why     A client that believed the first peer that answers would forget tasks that others still finish.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..ids import PeerId, TaskId
+from .clientasks import ClientState
+from .clientevents import Deliver, SayTo
+from .messages import Attach, Final, Moved, ResultRead, TaskReport, TaskStatus
+
+ATTACH_MS = 5_000
+ATTACH_MS_MAX = 40_000
+"""How often to ask for tasks that are waited for: ever less while their owner is there."""
+IDS_MAX = 1024
+"""In one message."""
+HOPS_MAX = 3
+ENDED_MAX = 1 << 16
+"""Of so many tasks that ended it is remembered where they were; others are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who has a task: its owner (None: nobody knows), those with copies, and others that may have got it, too."""
+
+    owner: PeerId | None = None
+    copies: tuple[PeerId, ...] = ()
+    others: tuple[PeerId, ...] = ()
+
+    def moved(self, owner: PeerId) -> "Place":
+        """The same task has another owner now."""
+        if owner == self.owner:
+            return self
+        before = (*self.others, *self.copies) if self.owner is None else (self.owner, *self.others, *self.copies)
+        return Place(owner, (), tuple(dict.fromkeys(peer for peer in before if peer != owner)))
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """Tasks that are waited for at one place. stage: how many of those there have been asked in place of the owner.
+    hops: how often they were sent on to another owner since they were last asked for by the clock.
+    """
+
+    number: int
+    place: Place
+    ids: dict[TaskId, None]
+    interval_ms: int = ATTACH_MS
+    stage: int = 0
+    hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a task ended for the user's side. number: counted with the watches."""
+
+    number: int
+    place: Place
+    status: TaskStatus
+
+
+class Doubter(Protocol):
+    def doubt(self, ids: Iterable[TaskId], /) -> None:
+        """Find out whether these tasks are unknown everywhere."""
+        ...
+
+
+class Submitting(Protocol):
+    """A submission of which not all tasks are accepted. place: where these may be."""
+
+    @property
+    def place(self) -> Place: ...
+
+    def ended(self, task: TaskId, /) -> None:
+        """One of them has ended: so it was accepted."""
+        ...
+
+
+class Tasks:
+    """See the module. submitting: tasks that are not accepted yet. clearing: tasks that the user clears just now."""
+
+    def __init__(self, state: ClientState) -> None:
+        self._state = state
+        self._peers = state.peers
+        self._watches: dict[int, Watch] = {}
+        self._watched: dict[TaskId, Watch] = {}
+        self._ended: OrderedDict[TaskId, _End] = OrderedDict()
+        self.submitting: dict[TaskId, Submitting] = {}
+        self.clearing: dict[TaskId, object] = {}
+        self.counters = {"contradicted": 0, "repeated": 0, "unwanted": 0}
+
+    # ---- where they are
+
+    def place(self, task: TaskId) -> Place:
+        watch = self._watched.get(task)
+        if watch is not None:
+            return watch.place
+        if task in self.submitting:
+            return self.submitting[task].place
+        ended = self._ended.get(task)
+        return Place() if ended is None else ended.place
+
+    def is_waited_for(self, task: TaskId) -> bool:
+        return task in self._watched
+
+    def is_known(self, task: TaskId) -> bool:
+        """Whether the user's side has this task: accepted, and not cleared since."""
+        return task in self._watched or task in self._ended
+
+    def submitted(self, ids: Iterable[TaskId], submission: Submitting) -> None:
+        """The user's side submits these tasks, maybe once more."""
+        for task in ids:
+            if task in self.submitting:
+                self.submitting[task].ended(task)
+            self.submitting[task] = submission
+            self.clearing.pop(task, None)
+            self._ended.pop(task, None)
+
+    def accepted(self, ids: Iterable[TaskId], place: Place) -> Watch:
+        """Wait for the ends of these tasks there."""
+        wanted = dict.fromkeys(ids)
+        assert wanted, "nothing would end it"
+        for task in wanted:
+            self._unwatch(task)
+        watch = Watch(next(self._state.numbers), place, wanted)
+        self._watches[watch.number] = watch
+        self._watched |= dict.fromkeys(wanted, watch)
+        if place.owner is not None:
+            self._peers.need(place.owner, 1)
+        self._state.alarms.set(watch.number, self._state.now_ms + watch.interval_ms)
+        return watch
+
+    def attach(self, ids: Iterable[TaskId]) -> None:
+        """The user's side wants to know how these tasks end, whoever submitted them; also if it knew before."""
+        by_place: dict[Place, list[TaskId]] = {}
+        for task in ids:
+            if task not in self.submitting:
+                by_place.setdefault(self.place(task), []).append(task)
+        for place, tasks in by_place.items():
+            for chunk in chunks(tasks):
+                for task in chunk:
+                    self._ended.pop(task, None)
+                self._look(self.accepted(chunk, place))
+
+    def read(self, ids: Iterable[TaskId]) -> None:
+        """The user has seen these results."""
+        by_peer: dict[PeerId, list[TaskId]] = {}
+        for task in ids:
+            owner = self.place(task).owner
+            peer = owner if self._peers.usable(owner) else self._peers.home
+            if peer is not None:
+                by_peer.setdefault(peer, []).append(task)
+        for peer, tasks in by_peer.items():
+            for chunk in chunks(tasks):
+                self._state.out.append(SayTo(peer=peer, message=ResultRead(ids=chunk)))
+
+    def forget(self, ids: Iterable[TaskId]) -> None:
+        """These tasks were cleared: whoever waits for them is told."""
+        waiting = [task for task in ids if self._unwatch(task)]
+        for task in ids:
+            self._ended.pop(task, None)
+        self._tell_unknown(waiting)
+
+    # ---- how they end
+
+    def final(self, peer: PeerId, message: Final, parcel: int, doubter: Doubter) -> None:
+        """A peer says how tasks ended."""
+        keep: list[int] = []
+        doubted: list[TaskId] = []
+        for index, (task, status) in enumerate(zip(message.ids, message.statuses, strict=True)):
+            if status is TaskStatus.UNKNOWN:
+                if self.is_known(task) and task not in self.clearing and task not in self.submitting:
+                    doubted.append(task)
+            elif self._ends(peer, task, status):
+                keep.append(index)
+        if len(keep) == len(message.ids):
+            self._state.out.append(Deliver(message=message, parcel=parcel))
+        elif keep:
+            part, rows = _cut(message, keep)
+            self._state.out.append(Deliver(message=part, parcel=parcel, rows=rows))
+        doubter.doubt(doubted)
+
+    def _ends(self, peer: PeerId, task: TaskId, status: TaskStatus) -> bool:
+        """Whether this is news."""
+        submission = self.submitting.get(task)
+        if submission is None and task not in self._watched:
+            known = self._ended.get(task)
+            if known is None:
+                self.counters["unwanted"] += 1
+            else:
+                self.counters["repeated" if _alike(known.status, status) else "contradicted"] += 1
+            return False
+        place = self.place(task).moved(peer)
+        if submission is not None:
+            submission.ended(task)
+        self._unwatch(task)
+        self._ended[task] = _End(next(self._state.numbers), place, status)
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
+        return True
+
+    def moved(self, message: Moved) -> None:
+        """A peer says who owns tasks. One that is not usable is no news: whoever takes over will say so."""
+        found: dict[tuple[Place, int], list[TaskId]] = {}
+        for task, owner in zip(message.ids, message.owners, strict=True):
+            watch = self._watched.get(task)
+            if watch is not None and watch.place.owner != owner and self._peers.usable(owner):
+                found.setdefault((watch.place.moved(owner), watch.hops + 1), []).append(task)
+        for (place, hops), tasks in found.items():
+            watch = self.accepted(tasks, place)
+            watch.hops = hops
+            if hops <= HOPS_MAX:  # two that send on to each other must not keep everybody busy
+                self._look(watch)
+
+    def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]]) -> None:
+        """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown."""
+        unknown: list[TaskId] = []
+        found: dict[Place, list[TaskId]] = {}
+        for task, known in reports.items():
+            watch = self._watched.get(task)
+            entry = watch or self._ended.get(task)
+            if entry is None or task in self.submitting or task in self.clearing:
+                continue
+            if not known:
+                if entry.number < number:  # else it was accepted, found, or ended after some had been asked
+                    unknown.append(task)
+                continue
+            ended = [peer for peer, report in known.items() if report.status.complete]
+            if watch is not None and (ended or watch.place.owner not in known):
+                found.setdefault(watch.place.moved((ended or list(known))[0]), []).append(task)
+        self._tell_unknown(unknown)
+        for place, tasks in found.items():
+            self._look(self.accepted(tasks, place))
+
+    def _tell_unknown(self, ids: list[TaskId]) -> None:
+        for task in ids:
+            self._unwatch(task)
+            self._ended.pop(task, None)
+        if ids:
+            self._state.out.append(Deliver(message=_unknown(ids)))
+
+    # ---- asking for them
+
+    def expire(self, number: int) -> None:
+        watch = self._watches.get(number)
+        if watch is not None:
+            watch.hops = 0
+            self._look(watch)
+
+    def peer_changed(self, peer: PeerId, usable: bool) -> None:
+        for watch in list(self._watches.values()):
+            owner = watch.place.owner
+            if owner == peer or (usable and not self._peers.usable(owner)):
+                watch.stage = 0
+                watch.interval_ms = ATTACH_MS
+                self._look(watch)
+
+    def _look(self, watch: Watch) -> None:
+        """Ask whoever should know by now how these tasks ended."""
+        place, usable = watch.place, self._peers.usable
+        targets: tuple[PeerId, ...]
+        if place.owner is not None and usable(place.owner):
+            targets = (place.owner,)
+            interval_ms, watch.interval_ms = watch.interval_ms, min(2 * watch.interval_ms, ATTACH_MS_MAX)
+        else:
+            near = [peer for peer in (*place.copies, *place.others) if usable(peer)]
+            if place.owner is None and self._peers.home is not None:
+                near.insert(0, self._peers.home)
+            targets = (near[watch.stage],) if watch.stage < len(near) else self._peers.everybody()
+            watch.stage += 1
+            interval_ms = watch.interval_ms = ATTACH_MS
+        for peer in targets:
+            for chunk in chunks(watch.ids):
+                self._state.out.append(SayTo(peer=peer, message=Attach(ids=chunk)))
+        self._state.alarms.set(watch.number, self._state.now_ms + interval_ms)
+
+    def _unwatch(self, task: TaskId) -> bool:
+        """Not waited for any more; False if it was not."""
+        watch = self._watched.pop(task, None)
+        if watch is None:
+            return False
+        del watch.ids[task]
+        if not watch.ids:
+            del self._watches[watch.number]
+            self._state.alarms.drop(watch.number)
+            if watch.place.owner is not None:
+                self._peers.need(watch.place.owner, -1)
+        return True
+
+    def owners(self) -> list[PeerId]:
+        """From whom ends are expected, for checks."""
+        return [watch.place.owner for watch in self._watches.values() if watch.place.owner is not None]
+
+    def check_invariants(self) -> None:
+        assert {task: watch for watch in self._watches.values() for task in watch.ids} == self._watched
+        assert not self._watched.keys() & self._ended.keys()
+        assert not self.submitting.keys() & self._ended.keys()
+        assert len(self._ended) <= ENDED_MAX
+        for number, watch in self._watches.items():
+            assert watch.number == number
+            assert watch.ids
+            assert number in self._state.alarms, "tasks that nobody asks for"
+
+
+def chunks(ids: Iterable[TaskId]) -> list[tuple[TaskId, ...]]:
+    """As many as go into one message each."""
+    listed = tuple(ids)
+    return [listed[start : start + IDS_MAX] for start in range(0, len(listed), IDS_MAX)]
+
+
+def _alike(one: TaskStatus, other: TaskStatus) -> bool:
+    """Ready and done are the same end."""
+    return (one is TaskStatus.ERROR) == (other is TaskStatus.ERROR)
+
+
+def _unknown(ids: list[TaskId]) -> Final:
+    count = len(ids)
+    return Final(
+        ids=tuple(ids),
+        ns="",
+        statuses=(TaskStatus.UNKNOWN,) * count,
+        errors=(None,) * count,
+        retries=(0,) * count,
+        durations_ms=(0,) * count,
+    )
+
+
+def _cut(message: Final, keep: list[int]) -> tuple[Final, tuple[int, ...]]:
+    """These entries of a message, and which rows of its columns are theirs."""
+    row, rows = 0, {}
+    for index, status in enumerate(message.statuses):
+        if status in (TaskStatus.READY, TaskStatus.DONE):
+            rows[index] = row
+            row += 1
+    part = replace(
+        message,
+        ids=tuple([message.ids[index] for index in keep]),
+        statuses=tuple([message.statuses[index] for index in keep]),
+        errors=tuple([message.errors[index] for index in keep]),
+        retries=tuple([message.retries[index] for index in keep]),
+        durations_ms=tuple([message.durations_ms[index] for index in keep]),
+    )
+    return part, tuple([rows[index] for index in keep if index in rows])

@@ -1,0 +1,882 @@
+"""A client's core as scripts: what is said and heard, and what is done about it."""
+
+from typing import Any
+
+import pytest
+
+from scatterzmq.core import clienttasks
+from scatterzmq.core.clientevents import Connect, Deliver, Disconnect, GiveUp, LetGo, SayTo
+from scatterzmq.core.messages import (
+    Accepted,
+    AskDefinition,
+    AskMembers,
+    AskNamespaces,
+    AskStats,
+    AskTasks,
+    Attach,
+    Cancel,
+    Cancelled,
+    Clear,
+    Cleared,
+    Definition,
+    ExecutorStats,
+    Final,
+    GraphRefused,
+    LoadGraph,
+    MemberList,
+    Moved,
+    Namespaces,
+    QueueStats,
+    Refused,
+    ResultRead,
+    Stats,
+    Submit,
+    TaskReport,
+    TaskReports,
+    TaskStatus,
+)
+from scatterzmq.ids import ExecutorId, PeerId
+from tests.core.clientworld import (
+    ERROR,
+    PARCEL,
+    READY,
+    UNKNOWN,
+    A,
+    B,
+    C,
+    ClientWorld,
+    contact,
+    final,
+    of,
+    submit,
+    tasks,
+)
+
+D = PeerId("P" + "d" * 32)
+
+
+def report(world: ClientWorld, peer: PeerId, ask: Any, **statuses: TaskStatus) -> None:
+    """Answer a question for tasks: t7=READY says that task 7 is ready; the others are unknown."""
+    known = {tasks(int(name[1:]))[0]: status for name, status in statuses.items()}
+    reports = tuple([TaskReport(id=task, status=known.get(task, UNKNOWN)) for task in ask.message.ids])
+    world.hear(peer, TaskReports(mid=ask.message.mid, reports=reports))
+
+
+def answer_all(world: ClientWorld, asks: list[Any], **statuses: TaskStatus) -> None:
+    for ask in asks:
+        report(world, ask.peer, ask, **statuses)
+
+
+# ---- submissions
+
+
+def test_a_submission_goes_home_and_is_answered_once() -> None:
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2), PARCEL)
+    (said,) = world.take()
+    assert isinstance(said, SayTo)
+    assert (said.peer, said.parcel, said.message.ids, said.message.nonce) == (A, PARCEL, tasks(1, 2), b"nonce..5")
+    world.accept(A, said.message.mid, *tasks(1, 2), rset=(A, B))
+    told, gone = world.take()
+    assert told == Deliver(message=Accepted(mid=5, ids=tasks(1, 2), copies=2, durable=False, rset=(A, B)))
+    assert gone == LetGo(parcel=PARCEL)
+    world.accept(A, said.message.mid, *tasks(1, 2), rset=(A, B))
+    assert not world.take()
+
+
+def test_a_submission_is_repeated_until_every_task_has_its_answer() -> None:
+    world = ClientWorld(A)
+    world.say(submit(5, 1, 2, 3), PARCEL)
+    (said,) = world.take()
+    world.wait(1000)
+    assert world.take() == [said], "the same number, nonce and columns"
+    world.accept(A, said.message.mid, *tasks(2))
+    assert [message.ids for message in of(Accepted, world.told())] == [tasks(2)]
+    world.wait(2000)
+    assert of(Submit, [action.message for action in world.take() if isinstance(action, SayTo)]) == [said.message]
+    world.refuse(A, said.message.mid, *tasks(1, 2))
+    assert [(message.ids, message.mid) for message in of(Refused, world.told())] == [(tasks(1), 5)]
+    world.accept(A, said.message.mid, *tasks(2, 3))
+    assert [message.ids for message in of(Accepted, world.told())] == [tasks(3)]
+    world.wait(4000)
+    assert not world.said(Submit)
+
+
+def test_repeats_become_rarer() -> None:
+    world = ClientWorld(A, ask_s=1.0)
+    world.say(submit(5, 1))
+    world.take()
+    times = []
+    for _ in range(20_000):
+        world.wait(1)
+        times += [world.now_ms - 1000] * len(world.said(Submit))
+    assert times == [1000, 3000, 7000, 12_000, 17_000]
+
+
+def test_another_peer_gets_what_the_first_may_not_have_got() -> None:
+    """Row 1: the owner dies before ACCEPTED."""
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2), PARCEL)
+    (first,) = world.take()
+    world.accept(A, first.message.mid, *tasks(1))
+    world.take()
+    world.down(A)
+    said = world.said(Submit)
+    assert said == [SayTo(peer=B, message=first.message, parcel=PARCEL)]
+    world.accept(B, first.message.mid, *tasks(1, 2))
+    assert [message.ids for message in of(Accepted, world.told())] == [tasks(2)]
+    # Task 1 was accepted by a peer that is gone: what the new one says of it counts, and both hear of its end.
+    world.up(A)
+    world.take()
+    world.hear(B, final((tasks(1)[0], READY), (tasks(2)[0], READY)), PARCEL)
+    assert world.ends() == {tasks(1)[0]: READY, tasks(2)[0]: READY}
+    world.say(Clear(mid=6, ids=tasks(1, 2)))
+    assert sorted(world.targets(Clear)) == [(A, tasks(1, 2)), (B, tasks(1, 2))]
+
+
+def test_submissions_wait_for_a_peer() -> None:
+    world = ClientWorld()
+    world.say(submit(1, 1), 71)
+    world.say(submit(2, 2), 72)
+    assert not world.take()
+    world.up(B)
+    assert [(said.peer, said.parcel) for said in world.said(Submit)] == [(B, 71), (B, 72)], "in order"
+
+
+def test_an_end_says_that_a_task_was_accepted() -> None:
+    world = ClientWorld(A)
+    world.say(submit(5, 1, 2), PARCEL)
+    (said,) = world.take()
+    world.hear(A, final((tasks(1)[0], READY)))
+    world.accept(A, said.message.mid, *tasks(1, 2))
+    assert [type(message) for message in world.told()] == [Final, Accepted]
+    world.wait(10_000)
+    assert not world.said(Submit)
+
+
+def test_who_was_refused_is_not_kept_by_a_repetition() -> None:
+    """The refusal has come through, and the whole is repeated for another task."""
+    world = ClientWorld(A)
+    world.say(submit(5, 1, 2), PARCEL)
+    (said,) = world.take()
+    world.refuse(A, said.message.mid, *tasks(1))
+    world.wait(1000)
+    world.take()
+    world.accept(A, said.message.mid, *tasks(1, 2))
+    clear = world.said(Clear)
+    assert [(ask.peer, ask.message.ids) for ask in clear] == [(A, tasks(1))]
+    world.hear(A, Cleared(mid=clear[0].message.mid))
+    assert not world.take(), "the user's side knows nothing of it"
+
+
+def test_a_peer_that_goes_takes_what_nobody_wants_along() -> None:
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2), PARCEL)
+    (said,) = world.take()
+    world.refuse(A, said.message.mid, *tasks(1))
+    world.accept(A, said.message.mid, *tasks(1, 2))
+    world.down(A)
+    assert not world.said(Clear, B)
+
+
+def test_what_was_refused_may_be_submitted_again() -> None:
+    """Also while the first submission still goes on: then the second one decides."""
+    world = ClientWorld(A)
+    world.say(submit(5, 1, 2), 71)
+    (first,) = world.take()
+    world.refuse(A, first.message.mid, *tasks(1), message="stale: look again")
+    assert [message.message for message in of(Refused, world.told())] == ["stale: look again"]
+    world.say(submit(6, 1), 72)
+    (second,) = world.take()
+    world.accept(A, second.message.mid, *tasks(1))
+    world.accept(A, first.message.mid, *tasks(1, 2))
+    assert not world.said(Clear), "it is the second submission's task"
+
+
+def test_a_task_belongs_to_its_latest_submission() -> None:
+    world = ClientWorld(A)
+    world.say(submit(5, 1), 71)
+    world.say(submit(6, 1), 72)
+    assert world.let_go() == [71]
+
+
+# ---- ends
+
+
+def test_the_first_end_stays() -> None:
+    """I2: what is said later is counted and dropped, whoever says it."""
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(B, final((task, READY)), 88)
+    assert world.take() == [Deliver(message=final((task, READY)), parcel=88)]
+    world.hear(A, final((task, ERROR)))
+    world.hear(A, final((task, READY)))
+    world.hear(A, final((task, TaskStatus.DONE)))
+    world.hear(A, final((tasks(99)[0], READY)))
+    assert not world.take()
+    assert world.core.counters == {"contradicted": 1, "repeated": 2, "unwanted": 1}
+
+
+def test_of_a_message_only_the_news_are_handed_on() -> None:
+    world = ClientWorld(A)
+    one, two, three, four = world.accepted(A, 1, 2, 3, 4)
+    world.hear(A, final((one, READY)))
+    world.hear(A, final((three, ERROR)))
+    world.take()
+    world.hear(A, final((one, READY), (two, READY), (three, ERROR), (four, TaskStatus.DONE)), 88)
+    (told,) = world.take()
+    assert isinstance(told, Deliver)
+    assert isinstance(told.message, Final)
+    assert (told.message.ids, told.message.retries, told.message.durations_ms) == ((two, four), (1, 3), (11, 13))
+    assert (told.parcel, told.rows) == (88, (1, 2))
+
+
+def test_ends_that_got_lost_are_asked_for() -> None:
+    world = ClientWorld(A, B)
+    ids = world.accepted(A, 1, 2, rset=(A, B))
+    world.wait(4999)
+    assert not world.take()
+    world.wait(1)
+    assert world.targets(Attach) == [(A, ids)]
+    world.hear(A, final((ids[0], READY)))
+    world.wait(5000)
+    assert world.targets(Attach) == [(A, ids[1:])]
+    world.hear(A, final((ids[1], READY)))
+    world.take()
+    world.wait(300_000)
+    assert not world.take()
+
+
+def test_they_are_asked_for_ever_more_rarely_but_not_too_rarely() -> None:
+    world = ClientWorld(A)
+    world.accepted(A, 1)
+    times = []
+    for _ in range(2000):
+        world.wait(100)
+        times += [world.now_ms - 1000] * len(world.said(Attach))
+    assert times == [5000, 10_000, 20_000, 40_000, 80_000, 120_000, 160_000, 200_000]
+
+
+def test_when_the_owner_goes_those_with_copies_are_asked_and_then_everybody() -> None:
+    """Row 5, and amendment 6."""
+    world = ClientWorld(A, B, C, D)
+    ids = world.accepted(B, 1, 2, rset=(B, D, C))
+    world.down(B)
+    assert world.targets(Attach) == [(D, ids)]
+    world.wait(5000)
+    assert world.targets(Attach) == [(C, ids)]
+    for _ in range(2):
+        world.wait(5000)
+        assert world.targets(Attach) == [(A, ids), (C, ids), (D, ids)]
+    world.hear(D, final((ids[0], READY)))
+    assert world.ends() == {ids[0]: READY}
+    world.up(B)
+    assert world.targets(Attach) == [(B, ids[1:])], "what it sent over the old link may be lost"
+
+
+def test_a_new_link_means_that_something_may_be_lost() -> None:
+    world = ClientWorld(A)
+    ids = world.accepted(A, 1)
+    world.say(LoadGraph(mid=7, definition="{}"))
+    (said,) = world.said(LoadGraph)
+    world.up(A)
+    again = world.take()
+    assert said in again
+    assert [action.message for action in again[1:]] == [Attach(ids=ids)]  # type: ignore[union-attr]
+
+
+def test_a_peer_sends_on_to_the_owner() -> None:
+    world = ClientWorld(A, B, C)
+    one, two = world.accepted(A, 1, 2, rset=(A, B))
+    world.hear(B, Moved(ids=(one, two, tasks(9)[0]), owners=(C, A, C)))
+    assert world.targets(Attach) == [(C, (one,))]
+    world.say(Clear(mid=3, ids=(one,)))
+    assert sorted(world.targets(Clear)) == [(A, (one,)), (B, (one,)), (C, (one,))]
+
+
+def test_an_owner_that_is_not_there_is_no_news() -> None:
+    world = ClientWorld(A, B)
+    ids = world.accepted(A, 1, rset=(A, B))
+    world.down(A)
+    world.take()
+    world.hear(B, Moved(ids=ids, owners=(A,)))
+    assert not world.take()
+
+
+def test_two_peers_that_send_on_to_each_other_do_not_keep_everybody_busy() -> None:
+    world = ClientWorld(A, B)
+    ids = world.accepted(A, 1)
+    asked = []
+    for _ in range(10):
+        world.hear(A, Moved(ids=ids, owners=(B,)))
+        world.hear(B, Moved(ids=ids, owners=(A,)))
+        asked += world.targets(Attach)
+    assert len(asked) == clienttasks.HOPS_MAX
+    world.wait(5000)
+    assert world.targets(Attach) == [(A, ids)], "the clock goes on asking"
+    world.hear(A, Moved(ids=ids, owners=(B,)))
+    assert world.targets(Attach) == [(B, ids)]
+
+
+# ---- unknown tasks
+
+
+def test_unknown_is_what_everybody_says() -> None:
+    world = ClientWorld(A, B, C)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(A, final((task, UNKNOWN)))
+    asks = world.said(AskTasks)
+    assert [(ask.peer, ask.message.ids) for ask in asks] == [(A, (task,)), (B, (task,)), (C, (task,))]
+    world.hear(B, final((task, UNKNOWN)))
+    assert not world.take(), "it is being asked already"
+    answer_all(world, asks[:2])
+    assert not world.take()
+    answer_all(world, asks[2:])
+    assert world.ends() == {task: UNKNOWN}
+    world.hear(A, final((task, UNKNOWN)))
+    assert not world.take()
+
+
+def test_unknown_to_one_means_to_ask_where_it_is() -> None:
+    world = ClientWorld(A, B, C)
+    one, two = world.accepted(A, 1, 2, rset=(A, B))
+    world.hear(A, final((one, UNKNOWN), (two, UNKNOWN)))
+    asks = world.said(AskTasks)
+    answer_all(world, asks[:1])
+    report(world, B, asks[1], t1=TaskStatus.BUSY, t2=TaskStatus.WAIT)
+    report(world, C, asks[2], t2=READY)
+    assert sorted(world.targets(Attach)) == [(B, (one,)), (C, (two,))]
+    assert not world.ends()
+
+
+def test_a_peer_that_goes_meanwhile_is_not_waited_for() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(A, final((task, UNKNOWN)))
+    (first, _) = world.said(AskTasks)
+    report(world, A, first)
+    world.down(B)
+    assert world.ends() == {task: UNKNOWN}
+
+
+def test_a_peer_that_comes_meanwhile_is_asked_too() -> None:
+    world = ClientWorld(A)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, UNKNOWN)))
+    asks = world.said(AskTasks)
+    world.up(B)
+    answer_all(world, asks)
+    (late,) = world.said(AskTasks)
+    assert late.peer == B
+    report(world, B, late, t1=READY)
+    assert world.targets(Attach) == [(B, (task,))]
+
+
+def test_who_came_back_is_asked_again() -> None:
+    """All who were asked went before they answered."""
+    world = ClientWorld(A)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, UNKNOWN)))
+    world.down(A)
+    world.take()
+    world.up(A)
+    (again,) = world.said(AskTasks)
+    report(world, A, again)
+    assert world.ends() == {task: UNKNOWN}
+
+
+def test_a_task_that_was_accepted_meanwhile_is_not_unknown() -> None:
+    """The question was older than the answer to the submission."""
+    world = ClientWorld(A, B)
+    world.say(submit(1, 1))
+    (said,) = world.said(Submit)
+    world.say(AskTasks(mid=2, ids=tasks(1)))
+    (near,) = world.said(AskTasks)
+    report(world, A, near)
+    (far,) = world.said(AskTasks)
+    assert far.peer == B
+    world.accept(A, said.message.mid, *tasks(1))
+    world.take()
+    report(world, B, far)
+    assert [type(message) for message in world.told()] == [TaskReports]
+
+
+def test_while_a_task_is_submitted_nobody_may_call_it_unknown() -> None:
+    world = ClientWorld(A)
+    world.say(submit(1, 1))
+    world.say(Attach(ids=tasks(1)))
+    world.take()
+    world.hear(A, final((tasks(1)[0], UNKNOWN)))
+    world.say(AskTasks(mid=2, ids=tasks(1)))
+    (ask,) = world.said(AskTasks)
+    report(world, A, ask)
+    assert [type(message) for message in world.told()] == [TaskReports]
+
+
+def test_a_result_that_somebody_cleared_is_unknown_from_then_on() -> None:
+    world = ClientWorld(A, B)
+    one, two = world.accepted(A, 1, 2, rset=(A, B))
+    world.hear(A, final((one, READY), (two, READY)))
+    world.take()
+    world.hear(A, final((one, UNKNOWN), (two, UNKNOWN)))
+    asks = world.said(AskTasks)
+    report(world, A, asks[0])
+    report(world, B, asks[1], t2=READY)
+    assert world.ends() == {one: UNKNOWN}
+
+
+def test_a_result_that_came_while_the_poll_went_on_is_not_unknown() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(A, final((task, UNKNOWN)))
+    asks = world.said(AskTasks)
+    answer_all(world, asks[:1])
+    world.hear(B, final((task, READY)))
+    answer_all(world, asks[1:])
+    assert world.ends() == {task: READY}
+
+
+# ---- tasks of others
+
+
+def test_tasks_of_others_are_looked_for_at_home_first() -> None:
+    world = ClientWorld(A, B, C)
+    one, two, three = tasks(1, 2, 3)
+    world.say(Attach(ids=(one, two, three)))
+    assert world.targets(Attach) == [(A, (one, two, three))]
+    world.hear(A, final((one, READY), (two, UNKNOWN)), 88)
+    assert [(ask.peer, ask.message.ids) for ask in world.said(AskTasks)] == [(A, (two,)), (B, (two,)), (C, (two,))]
+    world.wait(5000)
+    assert world.targets(Attach) == [(A, (two, three)), (B, (two, three)), (C, (two, three))]
+
+
+def test_tasks_of_others_wait_for_a_peer() -> None:
+    world = ClientWorld()
+    world.say(Attach(ids=tasks(1)))
+    assert not world.take()
+    world.up(A)
+    assert world.targets(Attach) == [(A, tasks(1))]
+
+
+def test_asking_again_gets_the_end_again() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(B, 1)
+    world.hear(B, final((task, READY)))
+    world.take()
+    world.say(Attach(ids=(task,)))
+    assert world.targets(Attach) == [(B, (task,))]
+    world.hear(B, final((task, TaskStatus.DONE)), 88)
+    assert world.ends() == {task: TaskStatus.DONE}
+
+
+def test_many_tasks_are_many_messages() -> None:
+    world = ClientWorld(A)
+    many = tasks(*range(2500))
+    world.say(Attach(ids=many))
+    assert [len(ids) for _, ids in world.targets(Attach)] == [1024, 1024, 452]
+    world.say(AskTasks(mid=4, ids=many))
+    asks = world.said(AskTasks)
+    assert [len(ask.message.ids) for ask in asks] == [1024, 1024, 452]
+    answer_all(world, asks)
+    told = world.told()
+    assert [type(message) for message in told] == [Final, TaskReports]
+    assert isinstance(told[1], TaskReports)
+    assert [entry.id for entry in told[1].reports] == list(many)
+
+
+def test_of_many_ends_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clienttasks, "ENDED_MAX", 2)
+    world = ClientWorld(A, B)
+    ids = world.accepted(A, 1, 2, 3)
+    world.hear(A, final(*[(task, READY) for task in ids]))
+    world.take()
+    world.say(Clear(mid=3, ids=ids))
+    assert sorted(world.targets(Clear)) == [(A, ids), (B, ids[:1])]
+
+
+# ---- clearing and cancelling
+
+
+@pytest.mark.parametrize(("ask", "answer"), [(Clear, Cleared), (Cancel, Cancelled)])
+def test_clearing_goes_to_the_owner_until_it_is_answered(ask: Any, answer: Any) -> None:
+    world = ClientWorld(A, B)
+    ids = world.accepted(B, 1, 2, rset=(B, A))
+    world.say(ask(mid=9, ids=ids))
+    (said,) = world.said(ask)
+    assert (said.peer, said.message.ids) == (B, ids)
+    world.wait(1000)
+    assert world.said(ask) == [said]
+    world.hear(B, answer(mid=said.message.mid))
+    assert world.told()[0] == answer(mid=9)
+    world.wait(3000)
+    assert not world.said(ask)
+
+
+def test_what_was_cleared_is_unknown_to_who_waits() -> None:
+    """Peers may say so, too; the end that came before the clearing counts."""
+    world = ClientWorld(A)
+    one, two, three = world.accepted(A, 1, 2, 3)
+    world.hear(A, final((three, READY)))
+    world.take()
+    world.say(Clear(mid=9, ids=(one, two, three)))
+    (said,) = world.said(Clear)
+    world.hear(A, final((one, UNKNOWN), (two, READY)))
+    assert world.ends() == {two: READY}
+    world.hear(A, Cleared(mid=said.message.mid))
+    told = world.told()
+    assert told[0] == Cleared(mid=9)
+    assert [message.ids for message in of(Final, told)] == [(one,)]
+    world.hear(A, final((one, READY), (two, UNKNOWN), (three, READY)))
+    assert not world.take()
+
+
+def test_without_the_owner_the_next_copy_is_told() -> None:
+    world = ClientWorld(A, B, C)
+    ids = world.accepted(A, 1, rset=(A, C))
+    world.say(Cancel(mid=9, ids=ids))
+    world.take()
+    world.down(A)
+    (said,) = world.said(Cancel)
+    assert said.peer == C
+    world.down(C)
+    (said,) = world.said(Cancel)
+    assert said.peer == B
+    world.down(B)
+    assert not world.said(Cancel)
+    world.up(C)
+    (said,) = world.said(Cancel)
+    world.hear(C, Cancelled(mid=said.message.mid))
+    assert world.told() == [Cancelled(mid=9)]
+
+
+def test_a_task_of_others_is_cleared_everywhere() -> None:
+    world = ClientWorld(A, B)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    first, second = world.said(Clear)
+    assert {first.peer, second.peer} == {A, B}
+    world.hear(first.peer, Cleared(mid=first.message.mid))
+    assert not world.told()
+    world.hear(second.peer, Cleared(mid=second.message.mid))
+    assert world.told() == [Cleared(mid=9)]
+
+
+def test_a_task_may_be_submitted_again_while_it_is_cleared() -> None:
+    world = ClientWorld(A)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, READY)))
+    world.say(Clear(mid=9, ids=(task,)))
+    (clear,) = world.said(Clear)
+    world.say(submit(2, 1))
+    (said,) = world.said(Submit)
+    world.accept(A, said.message.mid, task)
+    world.take()
+    world.hear(A, Cleared(mid=clear.message.mid))
+    assert world.told() == [Cleared(mid=9)], "the new task goes on"
+    world.hear(A, final((task, READY)))
+    assert world.ends() == {task: READY}
+
+
+def test_results_that_were_read_are_told_to_the_owner() -> None:
+    world = ClientWorld(A, B)
+    (one,) = world.accepted(B, 1)
+    world.hear(B, final((one, READY)))
+    world.take()
+    world.say(ResultRead(ids=(one, *tasks(7))))
+    assert sorted(world.targets(ResultRead)) == [(A, tasks(7)), (B, (one,))]
+    world.down(B)
+    world.down(A)
+    world.take()
+    world.say(ResultRead(ids=(one,)))
+    assert not world.take(), "it is only a hint"
+
+
+# ---- questions
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (LoadGraph(mid=9, definition="{}"), GraphRefused(mid=9, problems=("p",))),
+        (AskNamespaces(mid=9), Namespaces(mid=9, infos=())),
+        (AskDefinition(mid=9, ns="n"), Definition(mid=9, definition=None)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_questions_go_home_and_move_with_it(ask: Any, answer: Any) -> None:
+    world = ClientWorld(A, B)
+    world.say(ask)
+    (said,) = world.said(type(ask))
+    assert said.peer == A
+    world.wait(1000)
+    assert world.said(type(ask)) == [said]
+    world.down(A)
+    assert world.said(type(ask)) == [SayTo(peer=B, message=said.message)]
+    world.hear(B, Cleared(mid=said.message.mid))
+    assert not world.take(), "that is no answer to this"
+    number = said.message.mid
+    world.hear(A, type(answer)(**{name: getattr(answer, name) for name in answer.__slots__} | {"mid": number}))
+    assert world.told() == [answer], "whoever answers"
+    world.wait(60_000)
+    assert not world.take()
+
+
+def test_questions_without_a_peer_wait_for_one() -> None:
+    world = ClientWorld()
+    world.say(AskNamespaces(mid=9))
+    world.say(AskTasks(mid=10, ids=tasks(1)))
+    world.say(AskStats(mid=11))
+    assert not world.take()
+    world.up(C)
+    kinds = {type(action.message) for action in world.take() if isinstance(action, SayTo)}
+    assert kinds == {AskNamespaces, AskTasks, AskStats}
+
+
+def test_where_a_task_is_the_owner_says() -> None:
+    world = ClientWorld(A, B)
+    (one,) = world.accepted(B, 1)
+    world.say(AskTasks(mid=9, ids=(one, *tasks(7))))
+    asks = world.said(AskTasks)
+    assert sorted((ask.peer, ask.message.ids) for ask in asks) == [(A, tasks(7)), (B, (one,))]
+    answer_all(world, asks, t1=TaskStatus.BUSY, t7=READY)
+    (told,) = world.told()
+    assert isinstance(told, TaskReports)
+    assert (told.mid, [entry.status for entry in told.reports]) == (9, [TaskStatus.BUSY, READY])
+
+
+def test_a_known_task_beats_an_unknown_one_and_an_ended_one_all() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(AskTasks(mid=9, ids=tasks(1, 2, 3)))
+    (near,) = world.said(AskTasks)
+    report(world, A, near)
+    far = world.said(AskTasks)
+    assert [ask.peer for ask in far] == [B, C]
+    report(world, B, far[0], t1=TaskStatus.WAIT, t2=ERROR)
+    report(world, C, far[1], t1=READY, t2=TaskStatus.BUSY)
+    (told,) = world.told()
+    assert isinstance(told, TaskReports)
+    assert [entry.status for entry in told.reports] == [READY, ERROR, UNKNOWN]
+
+
+def test_reports_on_other_tasks_are_ignored() -> None:
+    world = ClientWorld(A)
+    world.say(AskTasks(mid=9, ids=tasks(1)))
+    (ask,) = world.said(AskTasks)
+    strange = TaskReport(id=tasks(5)[0], status=READY)
+    world.hear(A, TaskReports(mid=ask.message.mid, reports=(strange,)))
+    (told,) = world.told()
+    assert isinstance(told, TaskReports)
+    assert [(entry.id, entry.status) for entry in told.reports] == [(tasks(1)[0], UNKNOWN)]
+
+
+def test_no_tasks_are_asked_for_nothing() -> None:
+    world = ClientWorld(A)
+    world.say(AskTasks(mid=9, ids=()))
+    assert world.told() == [TaskReports(mid=9, reports=())]
+
+
+def test_an_ended_task_that_is_asked_for_is_fetched() -> None:
+    """Its end may have been lost."""
+    world = ClientWorld(A)
+    (task,) = world.accepted(A, 1)
+    world.say(AskTasks(mid=9, ids=(task,)))
+    (ask,) = world.said(AskTasks)
+    report(world, A, ask, t1=READY)
+    assert world.targets(Attach) == [(A, (task,))]
+
+
+def test_numbers_of_all_peers_are_added_up() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(AskStats(mid=9))
+    asks = world.said(AskStats)
+    assert [ask.peer for ask in asks] == [A, B, C]
+    queue = QueueStats(
+        id="Q", name="n", queue_length=1, listeners=2, weight=3.0, pressure=4.0, expected_pressure=5.0, claimants=6
+    )
+    other = QueueStats(id="R", name="m", queue_length=1, listeners=1)
+    executor = ExecutorStats(id=ExecutorId("E" + "0" * 32), place="", loaded=())
+    for ask, queues in zip(asks[:2], [(queue,), (other, queue)], strict=True):
+        stats = Stats(
+            mid=ask.message.mid,
+            queues=queues,
+            executors=(executor,),
+            tasks={"wait": 1},
+            counters={"c": 2},
+            record_bytes=3,
+            cache_entries=4,
+            cache_bytes=5,
+        )
+        world.hear(ask.peer, stats)
+    world.down(C)
+    assert world.told() == [
+        Stats(
+            mid=9,
+            queues=(
+                QueueStats(
+                    id="Q",
+                    name="n",
+                    queue_length=2,
+                    listeners=4,
+                    weight=3.0,
+                    pressure=8.0,
+                    expected_pressure=10.0,
+                    claimants=12,
+                ),
+                other,
+            ),
+            executors=(executor, executor),
+            tasks={"wait": 2},
+            counters={"c": 4},
+            record_bytes=6,
+            cache_entries=8,
+            cache_bytes=10,
+        )
+    ]
+
+
+def test_answers_that_nobody_waits_for_are_dropped() -> None:
+    world = ClientWorld(A)
+    world.hear(A, Cleared(mid=12345))
+    world.hear(D, Cleared(mid=12345))
+    world.say(AskMembers(mid=3))
+    assert not world.take()
+
+
+# ---- who is there
+
+
+def test_home_says_who_there_is() -> None:
+    world = ClientWorld(static=False)
+    world.up(A)
+    world.wait(0)
+    assert [said.peer for said in world.said(AskMembers)] == [A]
+    world.wait(1000)
+    assert [said.peer for said in world.said(AskMembers)] == [A], "again, as nothing was said"
+    world.members(A, A, B)
+    assert world.take() == [Connect(contact=contact(B))]
+    world.members(B, A, B, C)
+    assert not world.take(), "it is not home"
+    world.wait(5000)
+    assert [said.peer for said in world.said(AskMembers)] == [A]
+    world.hear(A, MemberList(mid=0, members=(contact(A), contact(B, 2))))
+    assert world.take() == [Connect(contact=contact(B, 2))]
+    world.members(A, A)
+    assert world.take() == [Disconnect(peer=B)]
+    world.down(B)
+    assert not world.take()
+
+
+def test_everybody_is_known_before_anything_is_called_unknown() -> None:
+    world = ClientWorld(static=False)
+    world.up(A)
+    world.say(AskTasks(mid=9, ids=tasks(1)))
+    (near,) = world.said(AskTasks)
+    report(world, A, near)
+    assert not world.told(), "home has not said yet who else there is"
+    world.members(A, A, B, C)
+    world.take()
+    world.up(B)
+    assert not world.said(AskTasks), "there is one more link to come"
+    world.down(C)
+    (far,) = world.said(AskTasks)
+    assert far.peer == B
+    report(world, B, far, t1=READY)
+    (told,) = world.told()
+    assert isinstance(told, TaskReports)
+    assert told.reports[0].status is READY
+
+
+def test_a_link_that_does_not_come_is_not_waited_for_for_ever() -> None:
+    world = ClientWorld(static=False)
+    world.up(A)
+    world.say(AskStats(mid=9))
+    world.members(A, A, B)
+    world.wait(4999)
+    assert not world.said(AskStats)
+    world.wait(1)
+    assert [said.peer for said in world.said(AskStats)] == [A]
+
+
+def test_a_peer_that_does_not_answer_is_as_good_as_gone() -> None:
+    """Five pings, one second each; then its tasks are asked for elsewhere, until something comes from it."""
+    world = ClientWorld(A, B, static=False)
+    ids = world.accepted(B, 1, rset=(B, A))
+    world.say(LoadGraph(mid=3, definition="{}"))
+    for _ in range(5):
+        world.wait(1000)
+        world.hear(A, Cleared(mid=0))
+    assert world.targets(Attach) == [(B, ids)]
+    world.wait(1000)
+    assert world.targets(Attach) == [(A, ids)]
+    world.say(Cancel(mid=4, ids=ids))
+    assert world.targets(Cancel) == [(A, ids)]
+    world.hear(B, Cleared(mid=0))
+    assert world.targets(Attach) == [(B, ids)]
+    world.say(Cancel(mid=5, ids=ids))
+    assert world.targets(Cancel) == [(B, ids)]
+
+
+def test_questions_leave_a_peer_that_does_not_answer() -> None:
+    world = ClientWorld(A, B, static=False)
+    world.say(LoadGraph(mid=3, definition="{}"))
+    world.wait(5000)
+    world.take()
+    world.wait(1000)
+    assert [said.peer for said in world.said(LoadGraph)] == [B]
+
+
+def test_silent_peers_are_still_asked_whether_they_are_there() -> None:
+    world = ClientWorld(A, static=False)
+    world.say(LoadGraph(mid=3, definition="{}"))
+    world.wait(20_000)
+    world.take()
+    world.wait(5000)
+    assert [said.peer for said in world.said(AskMembers)] == [A]
+    world.down(A)
+    world.up(A)
+    assert [said.peer for said in world.said(LoadGraph)] == [A]
+
+
+def test_a_halt_of_this_process_is_no_silence_of_others() -> None:
+    world = ClientWorld(A, B, static=False)
+    world.say(LoadGraph(mid=3, definition="{}"))
+    world.now_ms += 60_000
+    world.wait(0)
+    assert {said.peer for said in world.said(LoadGraph)} == {A}
+    world.members(A, A, B)
+    world.wait(4000)
+    assert {said.peer for said in world.said(LoadGraph)} == {A}
+
+
+def test_without_any_peer_the_user_is_told() -> None:
+    world = ClientWorld(A, static=False)
+    world.say(submit(1, 1), PARCEL)
+    world.down(A)
+    world.take()
+    world.wait(29_999)
+    assert not world.take()
+    world.wait(1)
+    gone, over = world.take()
+    assert gone == LetGo(parcel=PARCEL)
+    assert isinstance(over, GiveUp)
+    assert "no peer of the cluster" in over.reason
+    world.say(submit(2, 2), 78)
+    world.say(AskStats(mid=3))
+    world.up(A)
+    assert world.take() == [LetGo(parcel=78)]
+    assert world.core.deadline_ms() is None
+
+
+def test_so_it_is_when_there_never_was_one() -> None:
+    world = ClientWorld(static=False)
+    world.down(A)
+    world.wait(30_000)
+    assert [type(action) for action in world.take()] == [GiveUp]
+
+
+def test_a_peer_in_time_is_in_time() -> None:
+    world = ClientWorld(A)
+    world.down(A)
+    world.wait(29_000)
+    world.up(A)
+    world.wait(100_000)
+    assert not world.take()

@@ -1,0 +1,212 @@
+"""What another peer says came of a batch: whatever it is, each row is used once or fails, and nothing raises."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scatterzmq.core.commits import check, commit_of, digests_of, fits
+from scatterzmq.core.events import BatchFinished, Emitted, RowsFailed
+from scatterzmq.core.leases import Lease
+from scatterzmq.core.peermessages import Commit, FailedPart, Part
+from scatterzmq.core.queues import Queue
+from scatterzmq.core.values import Block
+from scatterzmq.errors import ErrorCode
+from scatterzmq.graph.check import check as checked_plan
+from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
+from scatterzmq.graph.plan import Plan
+from scatterzmq.ids import BlockId, ExecutorId, PeerId, TaskId, Token
+from tests.core.conftest import chain, describe, graph, node
+
+HOLDER = PeerId(f"P{7:032x}")
+EXECUTOR = ExecutorId(f"E{7:032x}")
+
+
+def plan_of(*graphs: dict[str, Any]) -> Plan:
+    return checked_plan({"graphs": list(graphs), "entry": graphs[0]["name"]}, describe).require()
+
+
+def lease_of(plan: Plan, name: str, tasks: int = 3) -> Lease:
+    queue = next(Queue(plan, node) for node in plan.queues.values() if node.name == name)
+    return Lease(
+        order=1,
+        token=Token(1, HOLDER, 1),
+        executor=EXECUTOR,
+        queue=queue,
+        tasks=tuple(TaskId(f"T{at:032x}") for at in range(tasks)),
+        expires_ms=1,
+        expects=(),
+        holder=HOLDER,
+        until_ms=1,
+    )
+
+
+def block(rows: int, shape: tuple[int, ...] | None = (), dtype: str = "int64", **how: Any) -> Block:
+    layout = Layout(DTYPES[dtype], rows, shape, **how)
+    return Block(BlockId(HOLDER, 1), layout, layout.nbytes)
+
+
+def commit(*parts: Part, **how: Any) -> Commit:
+    return Commit(executor=EXECUTOR, order=1, parts=parts, **how)
+
+
+def refusal(lease: Lease, part: Part, blocks: Mapping[str, Block]) -> str:
+    """Why a part of a commit is refused; "" if it is not."""
+    found = check(lease, commit(part), blocks)
+    assert len(found.emitted) + len(found.failed) == 1
+    assert found.wrong == len(found.failed)
+    for failed in found.failed:
+        assert failed.rows == part.rows
+        assert failed.code is ErrorCode.GENERAL_EXCEPTION
+        assert not failed.final
+        assert HOLDER in failed.message
+    return "".join(failed.message for failed in found.failed)
+
+
+VALUE = ("value",)
+ROWS = (0, 1, 2)
+
+
+def test_what_fits_goes_on_as_it_is() -> None:
+    column = block(3)
+    found = check(
+        lease_of(plan_of(chain(1)), "n0"), commit(Part(output="out", rows=ROWS, fields=VALUE)), {"0:value": column}
+    )
+    assert found.emitted == [Emitted(output="out", rows=ROWS, fields={"value": tuple((column, row) for row in ROWS)})]
+    assert (found.failed, found.missing, found.wrong) == ([], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (None, "without a row for each"),
+        (block(2), "without a row for each"),
+        (block(3, dtype="int32"), "is no long[]"),
+        (block(3, (1,)), "is no long[]"),
+        (block(3, None, shapes=((), (1,), ())), "is no long[]"),
+        (block(3, None, shapes=((), (), ())), ""),
+    ],
+)
+def test_columns_must_be_what_the_node_gives(column: Block | None, problem: str) -> None:
+    blocks = {} if column is None else {"0:value": column}
+    told = refusal(lease_of(plan_of(chain(1)), "n0"), Part(output="out", rows=ROWS, fields=VALUE), blocks)
+    assert problem in told
+    assert bool(problem) == bool(told)
+
+
+def test_outputs_without_fields() -> None:
+    nodes = [
+        node("which", "if", ":value", {"then": "end", "else": "end"}),
+        node("end", "add", ":value", None),
+    ]
+    lease = lease_of(plan_of(graph("main", "end:value", nodes)), "which")
+    assert refusal(lease, Part(output="then", rows=ROWS, fields=()), {}) == ""
+    assert "expected []" in refusal(lease, Part(output="then", rows=ROWS, fields=VALUE), {"0:value": block(3)})
+
+
+def test_whole_blocks() -> None:
+    plan = plan_of(chain(2, is_block=True))
+    lease = lease_of(plan, "n0")
+    blocks = {"0:value": block(3)}
+    assert refusal(lease, Part(output="", rows=ROWS, fields=VALUE), blocks) == ""
+    assert "of a block" in refusal(lease, Part(output="out", rows=ROWS, fields=VALUE), blocks)
+    assert "of a block" in refusal(lease, Part(output="", rows=ROWS, fields=VALUE, call=plan.entry), blocks)
+    assert "expected ['value']" in refusal(lease, Part(output="", rows=ROWS, fields=()), {})
+    assert "is no long[]" in refusal(lease, Part(output="", rows=ROWS, fields=VALUE), {"0:value": block(3, (5,))})
+
+
+def test_calls() -> None:
+    ragged = {"value": ["long", [None]]}
+    inner = graph("inner", "n:value", [node("n", "length", ":value", None)], input_format=ragged, output_format=ragged)
+    main = graph("main", "n:value", [node("n", "call", ":value", None, graph="down")])
+    down = graph("down", "end:value", [node("end", "add", ":value", None)])
+    plan = plan_of(main, down)
+    lease = lease_of(plan, "n")
+    called = next(graph.id for graph in plan.graphs.values() if graph.name == "down")
+    blocks = {"0:value": block(3), "0:more": block(3, (9,))}
+    part = Part(output="out", rows=ROWS, fields=VALUE, call=called)
+    assert refusal(lease, part, blocks) == ""
+    assert refusal(lease, replace(part, fields=("value", "more")), blocks) == "", "a call may pass more"
+    assert "no output 'then'" in refusal(lease, replace(part, output="then"), blocks)
+    assert "no call of" in refusal(lease, replace(part, call=plan.entry), blocks)
+    assert "for graph down" in refusal(lease, replace(part, fields=("more",)), blocks)
+    assert "is no long[]" in refusal(lease, part, {"0:value": block(3, (1,))})
+    assert inner["name"] == "inner"
+
+
+def test_sizes_that_a_called_graph_leaves_open_are_not_looked_at() -> None:
+    loose = FieldFormat("long", (None,))
+    assert fits(loose, Layout(DTYPES["int64"], 2, None, ((3,), (4,))))
+    assert not fits(loose, Layout(DTYPES["int64"], 2, None, ((3,), ())))
+    assert not fits(FieldFormat("long", (3,)), Layout(DTYPES["int64"], 2, None, ((3,), (4,))))
+    assert fits(FieldFormat("long", (3,)), Layout(DTYPES["int64"], 0, None))
+
+
+rows = st.lists(st.integers(-2, 5), max_size=5).map(tuple)
+parts = st.builds(
+    Part, output=st.sampled_from(["out", "", "no"]), rows=rows, fields=st.sampled_from([(), VALUE, ("other",)])
+)
+failures = st.builds(
+    FailedPart,
+    rows=rows,
+    code=st.sampled_from(list(ErrorCode)),
+    message=st.just("m"),
+    traceback=st.just(""),
+    final=st.booleans(),
+    node=st.just("n"),
+)
+
+
+@given(
+    parts=st.lists(parts, max_size=4).map(tuple),
+    failed=st.lists(failures, max_size=3).map(tuple),
+    missing=rows,
+    columns=st.lists(st.one_of(st.none(), st.integers(0, 6)), max_size=4),
+)
+def test_whatever_comes_each_row_is_named_once_at_most(
+    parts: tuple[Part, ...], failed: tuple[FailedPart, ...], missing: tuple[int, ...], columns: list[int | None]
+) -> None:
+    lease = lease_of(plan_of(chain(1)), "n0", tasks=4)
+    blocks = {f"{place}:value": block(size) for place, size in enumerate(columns) if size is not None}
+    found = check(lease, commit(*parts, failed=failed, missing=missing), blocks)
+    named = [row for part in (*found.emitted, *found.failed) for row in part.rows] + found.missing
+    assert len(set(named)) == len(named)
+    assert set(named) <= set(range(4))
+    said = {row for part in (*parts, *failed) for row in part.rows} | set(missing)
+    assert set(named) == said & set(range(4)), "and what was said is not passed over"
+    for part in found.emitted:
+        assert all(len(values) == len(part.rows) for values in part.fields.values())
+
+
+def test_there_and_back() -> None:
+    """What an executor answers arrives at the owner as it was."""
+    column = replace(block(2), digests=(b"a" * 32, b"b" * 32))
+    event = BatchFinished(
+        executor=EXECUTOR,
+        order=55,
+        emitted=(
+            Emitted(output="out", rows=(2, 0), fields={"value": ((column, 1), (column, 0))}),
+            Emitted(output="out", rows=(), fields={}),
+        ),
+        failed=(RowsFailed(rows=(1,), code=ErrorCode.OUT_OF_MEMORY, message="m", traceback="t", final=True, node="n"),),
+        missing=(3,),
+    )
+    message, values = commit_of(event, 9)
+    assert (message.order, message.executor, message.missing, message.claim) == (9, EXECUTOR, (3,), None)
+    assert message.parts[0].digests == {"value": (b"b" * 32, b"a" * 32)}
+    assert values == {"0:value": ((column, 1), (column, 0))}
+    found = check(
+        lease_of(plan_of(chain(1)), "n0", tasks=4), replace(message, parts=message.parts[:1]), {"0:value": column}
+    )
+    assert found.emitted[0].rows == (2, 0)
+    assert found.failed == list(event.failed)
+    assert found.missing == [3]
+
+
+def test_content_is_known_for_all_rows_or_for_none() -> None:
+    known = replace(block(1), digests=(b"a" * 32,))
+    assert digests_of([(known, 0), (known, 0)]) == (b"a" * 32, b"a" * 32)
+    assert digests_of([(known, 0), (block(1), 0)]) == ()

@@ -1,0 +1,167 @@
+"""A peer leaves: what it had goes to others, and its clients with it."""
+
+from scatterzmq.core.members import Status
+from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, TaskStatus
+from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
+from tests.core.conftest import BOB, chain
+from tests.core.mesh import Mesh
+from tests.core.test_replicas import accepted, copies, holder
+from tests.core.test_takeover import records
+
+
+def test_waiting_tasks_and_results_are_handed_over() -> None:
+    mesh = Mesh(3, executors=[1, 0, 0], static=False, executor={"batch_size": 1})
+    mesh.load(chain(1))
+    done, running, waiting = mesh.submit(0, 1, 2, 3)
+    mesh.deliver()
+    mesh.peers[0].step()
+    mesh.deliver()
+    heir = holder(mesh)
+    mesh.leave(0)
+    mesh.deliver()
+    assert mesh.peers[0].left is None  # a batch runs
+    mesh.peers[0].step()
+    mesh.deliver()
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert mesh.results(0, [done, running]) == [2, 3]
+    assert records(mesh, heir).keys() == {done, running, waiting}
+    assert mesh.peers[heir].status(waiting) is TaskStatus.WAIT
+    assert mesh.peers[heir].report(waiting).retries == 0
+    assert mesh.peers[0].last(Moved).owners == (mesh.peers[heir].me,)
+    assert copies(mesh.peers[3 - heir]).keys() == {done, running, waiting}
+    assert mesh.peers[heir].core.state.members.status(mesh.peers[0].me) is Status.LEFT
+
+
+def test_nothing_new_is_begun() -> None:
+    mesh = Mesh(2, executors=[1, 0], static=False, executor={"batch_size": 1})
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2)
+    mesh.deliver()
+    mesh.leave(0)
+    assert isinstance(mesh.peers[0].sent[-1].message, Goodbye)
+    mesh.peers[0].submit(5, client=BOB)
+    assert isinstance(mesh.peers[0].sent[-1].message, Goodbye)
+    assert mesh.peers[0].sent[-1].to == BOB
+    mesh.peers[0].step()
+    assert not mesh.peers[0].running
+    mesh.leave(0)  # once more changes nothing
+    mesh.deliver()
+    assert mesh.peers[0].left is not None
+
+
+def test_a_batch_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    mesh = Mesh(2, executors=[1, 0], static=False, timing={"drain_s": 5.0})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.leave(0)
+    mesh.wait(4999)
+    assert mesh.peers[0].left is None
+    mesh.wait(1)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert records(mesh, 1).keys() == {task}
+
+
+def test_words_about_handing_over_get_lost() -> None:
+    mesh = Mesh(2, executors=0, static=False)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.drop(HandedOver)
+    mesh.drop(Replicate, src=1)  # which would say it, too
+    mesh.leave(0)
+    mesh.deliver()
+    assert mesh.peers[0].left is None
+    mesh.heal()
+    mesh.wait(1000)
+    assert len(mesh.said(Handover)) == 2
+    assert mesh.peers[0].left is not None
+    assert records(mesh, 1).keys() == {task}
+
+
+def test_who_is_handed_something_dies() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    heir = holder(mesh)
+    mesh.drop(Handover)
+    mesh.leave(0)
+    mesh.deliver()
+    mesh.heal()
+    mesh.kill(heir)
+    mesh.wait(3000)
+    assert records(mesh, 3 - heir).keys() == {task}
+    assert mesh.peers[0].left is not None
+
+
+def test_a_task_without_a_copy_gets_one_first() -> None:
+    mesh = Mesh(2, executors=0, static=False, cluster={"replicas": 2})
+    mesh.load(chain(1))
+    mesh.drop(dst=1)
+    (task,) = mesh.submit(0, 1)
+    mesh.wait(2000)
+    assert accepted(mesh.peers[0])[-1].copies == 1
+    mesh.heal()
+    mesh.leave(0)
+    mesh.wait(2000)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert records(mesh, 1).keys() == {task}
+
+
+def test_the_last_one_says_what_is_lost() -> None:
+    mesh = Mesh(1, executors=[1], static=False, executor={"batch_size": 1})
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2, 3)
+    mesh.peers[0].step()
+    mesh.leave(0)
+    mesh.peers[0].submit(4, client=BOB)
+    assert "there is no other one" in mesh.peers[0].last(Refused).message
+    mesh.peers[0].step()
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 1
+
+
+def test_what_waits_for_room_is_refused() -> None:
+    mesh = Mesh(1, executors=0, static=False, store={"record_bytes": 16})
+    mesh.load(chain(1))
+    first, second, third = mesh.submit(0, 1, 2, 3)
+    mesh.leave(0)
+    assert mesh.peers[0].last(Refused).ids == (third,)
+    assert {first, second} == records(mesh, 0).keys()
+
+
+def test_nobody_takes_it_and_time_is_over() -> None:
+    mesh = Mesh(2, executors=0, static=False, timing={"drain_s": 1.0})
+    mesh.load(chain(1))
+    mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.drop(HandedOver)
+    mesh.drop(Replicate, src=1)  # which would say it, too
+    mesh.leave(0)
+    mesh.wait(11_000)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 1
+
+
+def test_clients_of_the_leaver_find_their_results() -> None:
+    mesh = Mesh(2, executors=[0, 1], static=False)
+    mesh.load(chain(1))
+    mesh.hold(dst=1)
+    (task,) = mesh.submit(0, 1)
+    mesh.heal()
+    mesh.leave(0)
+    mesh.deliver()
+    mesh.peers[1].say(Attach(ids=(task,)), BOB)
+    mesh.run()
+    final = mesh.peers[1].last(Final)
+    assert final.ids == (task,)
+    assert final.statuses == (TaskStatus.READY,)
