@@ -7,8 +7,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,6 +26,7 @@ from .errors import ClusterError, ConfigError
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
+from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
 from .plugins import node_strategy, queue_strategy
@@ -124,9 +124,10 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 class _Peer:
     """An embedded peer. `inline`: no thread of its own; whoever waits runs it through the link's `pump`.
 
-    One thread at a time drives it: its own, or an executor's that has just posted a result and can go on with the next
-    batch at once, which saves waking two threads per batch. Who finds another one driving leaves what it posted to
-    that one, which looks again before it goes. Clients' threads never drive: Ctrl-C could interrupt them anywhere.
+    One thread at a time drives it: its own, or an executor's that is idle or has just posted a result and can go on
+    with the next batch at once: a lone task crosses two threads instead of three. Who finds another one driving leaves
+    what it posted to that one, which looks again before it goes. Clients' threads never drive: Ctrl-C could interrupt
+    them anywhere.
     Whatever ends it, its own thread cleans up after it: so it may be closed from any thread, nodes' too.
     """
 
@@ -144,7 +145,7 @@ class _Peer:
         strategies = node_strategy(settings), queue_strategy(settings)
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
-        self._pool = Pool(settings, self.blobs, self._answered, inline=self.inline)
+        self._pool = Pool(settings, self.blobs, self._answered, None if self.inline else self._roused)
         core = PeerCore(self.id, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
         self._driver = Driver(core, PayloadStore(settings.store, self.id), self._pool)
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
@@ -169,8 +170,16 @@ class _Peer:
         if self._process != os.getpid():
             raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
         self._inbox.put(posted)
-        # A result that was read changes nothing but a status, and whoever asks for that rings the bell.
+        # A result that was read changes nothing but a status, and whoever asks for that calls somebody.
         if not (isinstance(posted, Incoming) and isinstance(posted.message, ResultRead)):
+            self._call_somebody()
+
+    def _call_somebody(self) -> None:
+        """Something was posted: see that a thread takes it in. Who drives looks again before it goes. Otherwise best an
+        executor that is idle, as it can run at once the batch that may come of it; it becomes busy, or is replaced, only
+        through somebody who drives, and so looks after it.
+        """
+        if not (self._driving.locked() or self._pool.rouse()):
             self._bell.ring()
 
     def _answered(self, posted: Posted) -> None:
@@ -181,10 +190,14 @@ class _Peer:
         else:
             self._bell.ring()
 
+    def _roused(self, executor: ThreadExecutor) -> None:
+        """In the thread of an executor that was idle."""
+        self._drive(until=executor.has_work)
+
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
             self._inbox.put(ClientLeft(client=client))
-            self._bell.ring()
+            self._call_somebody()
 
     def pump(self, timeout_s: float | None) -> bool:
         """Do one piece of work in the caller's thread: take in what was posted, else run a batch, else wait."""
@@ -244,11 +257,13 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(self, *, due: bool = False, items_max: int = maxsize) -> None:
+    def _drive(
+        self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None
+    ) -> None:
         """Take in all that is posted, unless another thread is at it.
 
         due: do what the clock asks for, too, after that other thread if need be.
-        items_max: leave the rest to the peer's own thread, because the caller has other work.
+        items_max, until: leave the rest to the peer's own thread, because the caller has other work.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
@@ -257,6 +272,8 @@ class _Peer:
                 while items_max and not (inbox.empty() or self._over):
                     items_max -= 1
                     self._driver.take(inbox.get_nowait())
+                    if until is not None and until():
+                        items_max = 0
                 if due:
                     due = False
                     self._driver.tick()
@@ -269,14 +286,15 @@ class _Peer:
                 self._driving_thread = 0
                 self._driving.release()
             if not items_max:
-                self._bell.ring()
+                if not inbox.empty():
+                    self._bell.ring()
                 return
 
     def _plan_alarm(self) -> None:
         """Have the peer's own thread wake up when something is due by the clock; it may find that nothing is."""
-        wait_s = self._driver.wait_s()
-        if wait_s is not None and monotonic() + wait_s < self._alarm_s:
-            self._alarm_s = monotonic() + wait_s
+        due_s = self._driver.due_s()
+        if due_s < self._alarm_s:
+            self._alarm_s = due_s
             if self._driving_thread != self._thread.ident:
                 self._bell.ring()
 
@@ -290,8 +308,10 @@ class _Bell:
 
     def ring(self) -> None:
         # Two may ring at once, but only one can end the silence.
-        with suppress(RuntimeError):
+        try:
             self._silence.release()
+        except RuntimeError:
+            pass
 
     def wait(self, until_s: float) -> None:
         """Wait for the bell, at most until then (by the monotonic clock; inf: for ever)."""

@@ -27,16 +27,21 @@ Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 class Pool:
     """Executors by id. Answers are posted, from whichever thread has them.
 
-    inline: run everything in the thread that calls `run_pending`, else one thread per executor.
+    errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
+        calls `run_pending`.
     """
 
-    def __init__(self, settings: Settings, blobs: BlobStore, post: Post, *, inline: bool) -> None:
+    def __init__(
+        self, settings: Settings, blobs: BlobStore, post: Post, errand: Callable[[ThreadExecutor], None] | None
+    ) -> None:
         self._post = post
-        self._inline = inline
+        self._errand = errand
         self._count = settings.executor.count
         self._registry = Registry(settings.plugins.allow)
         self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
         self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
+        # Changed as a whole, as other threads look through it.
+        self._threads: tuple[ThreadExecutor, ...] = ()
         self._checks: list[threading.Thread] = []
         self._pending_checks: deque[tuple[int, str]] = deque()
         self._numbers = count(1)
@@ -46,6 +51,20 @@ class Pool:
 
     def run(self, executor: ExecutorId, work: Work) -> None:
         self._executors[executor].submit(work)
+        threads = self._threads
+        if len(threads) > 1:
+            chosen = [thread for thread in threads if thread.executor == executor]
+            self._threads = (*[thread for thread in threads if thread.executor != executor], *chosen)
+
+    def rouse(self) -> bool:
+        """Have an idle thread run the errand; False if none is idle. From any thread.
+
+        Best the one that had a batch least recently: it is the one to which the core will lend the next.
+        """
+        for executor in self._threads:
+            if executor.rouse():
+                return True
+        return False
 
     def run_pending(self) -> bool:
         """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""
@@ -59,11 +78,12 @@ class Pool:
     def replace(self, executor: ExecutorId) -> ExecutorId:
         """A thread cannot be ended from outside: it is left alone, and what it answers later is ignored."""
         self._executors.pop(executor).abandon()
+        self._threads = tuple([thread for thread in self._threads if thread.executor != executor])
         return self._start_one()
 
     def check(self, request: int, definition: str) -> None:
         """In a thread of its own, so that neither the peer nor a busy executor delays it, or with `run_pending`."""
-        if self._inline:
+        if self._errand is None:
             self._pending_checks.append((request, definition))
             return
         self._checks = [thread for thread in self._checks if thread.is_alive()]
@@ -91,11 +111,12 @@ class Pool:
         executor = ExecutorId("E" + os.urandom(16).hex())
         worker = Worker(executor, self._nodes, announce=self._post)
         number = next(self._numbers)
-        self._executors[executor] = (
-            InlineExecutor(executor, worker, self._post)
-            if self._inline
-            else ThreadExecutor(executor, worker, self._post, number)
-        )
+        if self._errand is None:
+            self._executors[executor] = InlineExecutor(executor, worker, self._post)
+        else:
+            thread = ThreadExecutor(executor, worker, self._post, self._errand, number)
+            self._executors[executor] = thread
+            self._threads = (*self._threads, thread)
         return executor
 
     def _check(self, request: int, definition: str) -> None:
