@@ -1,4 +1,8 @@
-"""The executors of an embedded peer: all that share one process, one set of loaded nodes and one registry."""
+"""The executors of an embedded peer: all that share one process, one set of loaded nodes and one registry.
+
+What runs and checks nodes is imported when the executors start, in the peer's thread, and when a definition is checked:
+whoever starts a peer need not wait for it.
+"""
 
 import os
 import threading
@@ -6,20 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..core.events import BatchExpected, GraphChecked
-from ..graph.check import Checked, check
 from ..ids import ExecutorId
-from ..nodes.registry import Registry
 from ..settings import Settings
 from .blobs import BlobStore
 from .device import parse_device
-from .failure import attempt
-from .loaded import LoadedNodes
 from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
-from .worker import Worker
+
+if TYPE_CHECKING:
+    from ..graph.check import Checked
+    from ..nodes.registry import Registry
+    from .loaded import LoadedNodes
 
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 
@@ -36,9 +40,11 @@ class Pool:
     ) -> None:
         self._post = post
         self._errand = errand
-        self._count = settings.executor.count
-        self._registry = Registry(settings.plugins.allow)
-        self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
+        self._settings = settings
+        self._blobs = blobs
+        self._device = parse_device(settings.executor.device)
+        self._registry: Registry | None = None
+        self._nodes: LoadedNodes | None = None
         self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
         # Changed as a whole, as other threads look through it.
         self._threads: tuple[ThreadExecutor, ...] = ()
@@ -47,7 +53,13 @@ class Pool:
         self._numbers = count(1)
 
     def start(self) -> tuple[ExecutorId, ...]:
-        return tuple(self._start_one() for _ in range(self._count))
+        from ..nodes.registry import Registry
+        from .loaded import LoadedNodes
+
+        settings = self._settings
+        self._registry = Registry(settings.plugins.allow)
+        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device)
+        return tuple(self._start_one() for _ in range(settings.executor.count))
 
     def run(self, executor: ExecutorId, work: Work) -> None:
         self._executors[executor].submit(work)
@@ -92,6 +104,7 @@ class Pool:
         thread.start()
 
     def retire(self, digest: bytes) -> None:
+        assert self._nodes is not None, "started"
         self._nodes.retire(digest)
 
     def stop(self, timeout_s: float) -> None:
@@ -105,9 +118,13 @@ class Pool:
             executor.stop(max(0.0, until_s - time.monotonic()))
         for thread in self._checks:
             thread.join(max(0.0, until_s - time.monotonic()))
-        self._nodes.close()
+        if self._nodes is not None:
+            self._nodes.close()
 
     def _start_one(self) -> ExecutorId:
+        from .worker import Worker
+
+        assert self._nodes is not None, "started"
         executor = ExecutorId("E" + os.urandom(16).hex())
         worker = Worker(executor, self._nodes, announce=self._post)
         number = next(self._numbers)
@@ -120,8 +137,13 @@ class Pool:
         return executor
 
     def _check(self, request: int, definition: str) -> None:
+        from ..graph.check import check
+        from .failure import attempt
+
+        registry = self._registry
+        assert registry is not None, "started"
         found: list[Checked] = []
-        failure = attempt(lambda: found.append(check(definition, self._registry.describe)))
+        failure = attempt(lambda: found.append(check(definition, registry.describe)))
         if failure is None:
             (checked,) = found
             self._post(

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from queue import SimpleQueue
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..ids import ExecutorId
 from .work import Done, Work
-from .worker import Worker
+
+if TYPE_CHECKING:
+    from .worker import Worker
 
 
 class _Roused(Enum):
@@ -30,7 +31,7 @@ class ThreadExecutor:
     def __init__(
         self,
         executor: ExecutorId,
-        worker: Worker,
+        worker: "Worker",
         post: Callable[[Done], None],
         errand: "Callable[[ThreadExecutor], None]" = lambda _: None,
         number: int = 0,
@@ -87,6 +88,8 @@ class ThreadExecutor:
         self._worker.abandon()
 
     def _loop(self) -> None:
+        import torch
+
         torch.set_grad_enabled(False)  # in this thread only, where all is inference; saying so per batch takes longer
         while (job := self._jobs.get()) is not None and not self._stopping:
             if job is _Roused.ROUSED:
@@ -105,7 +108,7 @@ class ThreadExecutor:
 class InlineExecutor:
     """Runs batches in the thread that calls `run_pending`: for debuggers, and for callers that wait anyway."""
 
-    def __init__(self, executor: ExecutorId, worker: Worker, post: Callable[[Done], None]) -> None:
+    def __init__(self, executor: ExecutorId, worker: "Worker", post: Callable[[Done], None]) -> None:
         self.executor = executor
         self._worker = worker
         self._post = post

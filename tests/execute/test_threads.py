@@ -118,6 +118,79 @@ def test_an_abandoned_executor_holds_nobody_up_and_posts_nothing(
     assert len(nodes.loaded()) == 1
 
 
+# ---- errands
+
+
+@pytest.fixture
+def errands() -> Any:
+    """(executor, thread) of each errand."""
+    return SimpleQueue()
+
+
+@pytest.fixture
+def errand_boy(bench: Any, posted: Any, errands: Any) -> Any:
+    def errand(executor: Any) -> None:
+        errands.put((executor, threading.current_thread().name))
+
+    worker = bench.worker()
+    made = ThreadExecutor(worker.executor, worker, posted.put, errand, number=4)
+    yield made
+    assert made.stop(WAIT_S)
+
+
+def test_an_idle_thread_runs_errands(errand_boy: Any, errands: Any) -> None:
+    for _ in range(3):
+        assert errand_boy.rouse()
+        assert errands.get(timeout=WAIT_S) == (errand_boy, "scatterzmq-executor-4")
+
+
+def test_a_thread_with_work_runs_no_errands(
+    bench: Any, errand_boy: Any, errands: Any, posted: Any, hanging: Any
+) -> None:
+    assert not errand_boy.has_work()
+    errand_boy.submit(bench.work(bench.one(hanging.kind), 1))
+    assert errand_boy.has_work()
+    assert not errand_boy.rouse()
+    assert hanging.entered.wait(WAIT_S)
+    assert not errand_boy.rouse()
+    hanging.leave.set()
+    posted.get(timeout=WAIT_S)
+    assert not errand_boy.has_work()
+    assert errand_boy.rouse()
+    assert errands.get(timeout=WAIT_S) == (errand_boy, "scatterzmq-executor-4")
+    assert errands.empty()
+
+
+def test_an_executor_that_hangs_is_never_idle(bench: Any, errand_boy: Any, errands: Any, hanging: Any) -> None:
+    errand_boy.submit(bench.work(bench.one(hanging.kind), 1))
+    assert hanging.entered.wait(WAIT_S)
+    errand_boy.abandon()
+    hanging.leave.set()
+    assert errand_boy.stop(WAIT_S)
+    assert not errand_boy.rouse()
+    assert errands.empty()
+
+
+def test_roused_twice_it_runs_once_but_never_misses_one(bench: Any, posted: Any) -> None:
+    begun, go_on = SimpleQueue[None](), SimpleQueue[None]()
+
+    def errand(_: Any) -> None:
+        begun.put(None)
+        go_on.get(timeout=WAIT_S)
+
+    worker = bench.worker()
+    executor = ThreadExecutor(worker.executor, worker, posted.put, errand)
+    assert executor.rouse()
+    begun.get(timeout=WAIT_S)
+    # While it is at it, what comes may be too late for this one; for another one, once is enough.
+    assert all([executor.rouse() for _ in range(3)])
+    go_on.put(None)
+    begun.get(timeout=WAIT_S)
+    go_on.put(None)
+    assert executor.stop(WAIT_S)
+    assert begun.empty()
+
+
 # ---- inline
 
 
