@@ -208,8 +208,11 @@ class Driver:
                 for part in done.emitted
             ]
         )
-        taken = frozenset(running.work.rows)
-        missing = tuple([row for row in range(len(running.work.order.tasks)) if row not in taken])
+        rows, rows_count = running.work.rows, len(running.work.order.tasks)
+        missing: tuple[int, ...] = ()
+        if len(rows) < rows_count:
+            taken = frozenset(rows)
+            missing = tuple([row for row in range(rows_count) if row not in taken])
         self._tell(
             BatchFinished(
                 executor=done.executor,
