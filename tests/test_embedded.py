@@ -327,15 +327,18 @@ def test_an_executor_that_takes_in_much_runs_its_batch_first(gated: Any, drivers
     """What was posted meanwhile is for the peer's own thread: a batch must not wait for it, nor it for the batch."""
     with scatterzmq.local(plugins=[gated.__package__], batch_size=1) as client:
         ns = client.load_graph(definition(gated.__name__, ns="gated"))
-        until(lambda: peer_of(client)._inbox.empty())
-        with peer_of(client)._driving:
+        peer = peer_of(client)
+        until(lambda: peer._inbox.empty() and peer._bell._silence.locked())
+        drivers.clear()
+        asked = SimpleQueue[Any]()
+        with peer._driving:  # so that both wait when the executor comes
             future = client.submit(ns, value=[1])
-            asked = SimpleQueue[Any]()
             client._session.request(AskStats, asked)
-            peer_of(client)._pool.rouse()
-        peer_of(client)._pool.rouse()
+        peer._pool.rouse()
         gated.entered.get(timeout=TIMEOUT_S)
         assert asked.get(timeout=TIMEOUT_S)
+        assert drivers[0].startswith("scatterzmq-executor")
+        assert drivers[1] == "scatterzmq-peer"
         gated.gate.set()
         assert future.result(timeout=TIMEOUT_S)["value"].tolist() == [1]
 
