@@ -175,9 +175,10 @@ class _Peer:
             self._call_somebody()
 
     def _call_somebody(self) -> None:
-        """Something was posted: see that a thread takes it in. Who drives looks again before it goes. Otherwise best an
-        executor that is idle, as it can run at once the batch that may come of it; it becomes busy, or is replaced, only
-        through somebody who drives, and so looks after it.
+        """Something was posted: see that a thread takes it in.
+
+        Who drives looks again before it goes. Else an executor that is idle is best, as it can run at once the batch
+        that may come of it. It becomes busy, or is replaced, only by somebody who drives, and so looks again as well.
         """
         if not (self._driving.locked() or self._pool.rouse()):
             self._bell.ring()
@@ -257,9 +258,7 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(
-        self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None
-    ) -> None:
+    def _drive(self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None) -> None:
         """Take in all that is posted, unless another thread is at it.
 
         due: do what the clock asks for, too, after that other thread if need be.
@@ -308,7 +307,7 @@ class _Bell:
 
     def ring(self) -> None:
         # Two may ring at once, but only one can end the silence.
-        try:
+        try:  # noqa: SIM105 -- suppress() costs four calls, and a lone task waits for this
             self._silence.release()
         except RuntimeError:
             pass

@@ -73,10 +73,7 @@ class Pool:
 
         Best the one that had a batch least recently: it is the one to which the core will lend the next.
         """
-        for executor in self._threads:
-            if executor.rouse():
-                return True
-        return False
+        return any(executor.rouse() for executor in self._threads)
 
     def run_pending(self) -> bool:
         """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""

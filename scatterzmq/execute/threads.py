@@ -55,7 +55,7 @@ class ThreadExecutor:
         self._jobs.put(work)
 
     def has_work(self) -> bool:
-        """Whether a batch runs or waits here. Becomes false just before the result is posted."""
+        """Whether it has a batch; false just before the result is posted. Whoever submits gives it one at a time."""
         return self._busy
 
     def rouse(self) -> bool:

@@ -3,8 +3,8 @@
 Rules:
 * Inputs are read-only. They share memory with the payload store, so a write in place is found and fails the batch.
 * Every row is answered exactly once: emitted on an output, handed to a called graph, or rejected.
-* What is emitted belongs to the batch from then on. Its memory becomes the payload if nobody else holds it, else it is
-  copied: a payload never changes.
+* What is emitted belongs to the batch from then on. Its memory becomes the payload if nobody else holds it, else (and
+  if it is small) it is copied: a payload never changes.
 """
 
 import operator

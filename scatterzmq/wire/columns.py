@@ -16,7 +16,6 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from ..graph.formats import DType, Layout, Shape
 
-
 _JOINED_NBYTES_MAX = 4096
 """Up to here a copy of a task's fields takes less time than feeding them to a digest one by one."""
 

@@ -5,6 +5,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import torch
 
 from scatterzmq.execute.threads import InlineExecutor, ThreadExecutor
 from scatterzmq.ids import ExecutorId
@@ -56,6 +57,22 @@ def test_whatever_a_node_raises_the_executor_goes_on(
     assert posted.get(timeout=WAIT_S).failed
     executor.submit(bench.work(bench.one(bench.kind("double", double), ns="good"), 1))
     assert answers(posted.get(timeout=WAIT_S)) == {0: ("out", [0.0, 0.0])}
+
+
+def test_no_node_has_gradients_whatever_the_one_before_it_left(bench: Any, executor: Any, posted: Any) -> None:
+    grads = []
+
+    def act(node: Any, batch: Any) -> Any:
+        grads.append(torch.is_grad_enabled())
+        torch.set_grad_enabled(True)
+        double(node, batch)
+
+    plan = bench.one(bench.kind("act", act))
+    for _ in range(3):
+        executor.submit(bench.work(plan, 1))
+        assert posted.get(timeout=WAIT_S).failed == ()
+    assert grads == [False] * 3
+    assert torch.is_grad_enabled()  # in this thread
 
 
 class Hanging:
@@ -183,7 +200,8 @@ def test_roused_twice_it_runs_once_but_never_misses_one(bench: Any, posted: Any)
     assert executor.rouse()
     begun.get(timeout=WAIT_S)
     # While it is at it, what comes may be too late for this one; for another one, once is enough.
-    assert all([executor.rouse() for _ in range(3)])
+    for _ in range(3):
+        assert executor.rouse()
     go_on.put(None)
     begun.get(timeout=WAIT_S)
     go_on.put(None)
