@@ -212,8 +212,9 @@ class Neighbours:
         self._air.land()
 
     def due_s(self) -> float:
-        drivers = [place.driver for place in self._places]
-        return min([driver.due_s() for driver in (*drivers, *self._clients.values())])
+        times = [place.driver.due_s() for place in self._places]
+        times += [client.due_s() for client in self._clients.values()]
+        return min(times)
 
     def wait_s(self) -> float | None:
         due_s = self.due_s()
