@@ -14,14 +14,13 @@ Why       Members may be wrong about each other, and differently so: what must n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import CloseLink, Dial, OpenLink
 from .dials import Dials
 from .greetings import Greetings, Refusal
-from .member import Hearsay, Member, Status, hearsay
+from .member import Change, Hearsay, Member, Pulse, Status, hearsay
 from .outbox import Outbox
 from .partners import order
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
@@ -42,29 +41,6 @@ INTRODUCE_EVERY = 10
 """Heartbeats between two introductions: each tells one member of all others, in case it missed somebody's greeting."""
 GONE_MAX = 1024
 """Members that are gone are remembered, so many of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A member is something else from now on.
-
-    heal: it is ALIVE, and was known before and gone (dead, replaced, or known from an earlier life of ours): both sides
-    may hold what the other does not know to be over.
-    """
-
-    peer: PeerId
-    status: Status
-    incarnation: int = 0
-    heal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What other machines have to say in a heartbeat."""
-
-    idle: int = 0
-    queues: int = 0
-    pointers: bytes = b""
 
 
 class Members:

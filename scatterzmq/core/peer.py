@@ -290,7 +290,6 @@ class PeerCore:
                     self._leaving.gone(change.peer)
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
-                    self._nudges.gone(change.peer)
         owners = self._travel.owners
         if changes and owners is not None:
             owners.members_changed()
@@ -312,9 +311,9 @@ class PeerCore:
         """What this peer's heartbeats say of it."""
         return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
 
-    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
-        self._gossip.heard(sender, message, self._state.now_ms)
-        self._definitions.heard(sender, message.pointers)
+    def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
+        self._gossip.came(sender, message, self._state.now_ms)
+        self._borrowing.told(sender, message)
 
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
@@ -334,7 +333,7 @@ class PeerCore:
         return {
             **cache,
             Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
-            QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
+            QueueStates: lambda sender, message, _: self._queue_states(sender, message),
             AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),

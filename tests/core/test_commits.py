@@ -119,8 +119,6 @@ def test_whole_blocks() -> None:
 
 
 def test_calls() -> None:
-    ragged = {"value": ["long", [None]]}
-    inner = graph("inner", "n:value", [node("n", "length", ":value", None)], input_format=ragged, output_format=ragged)
     main = graph("main", "n:value", [node("n", "call", ":value", None, graph="down")])
     down = graph("down", "end:value", [node("end", "add", ":value", None)])
     plan = plan_of(main, down)
@@ -134,7 +132,6 @@ def test_calls() -> None:
     assert "no call of" in refusal(lease, replace(part, call=plan.entry), blocks)
     assert "for graph down" in refusal(lease, replace(part, fields=("more",)), blocks)
     assert "is no long[]" in refusal(lease, part, {"0:value": block(3, (1,))})
-    assert inner["name"] == "inner"
 
 
 def test_sizes_that_a_called_graph_leaves_open_are_not_looked_at() -> None:
