@@ -179,8 +179,9 @@ def test_nothing_is_left_of_fifty_in_a_row(build: Any, config: dict[str, Any]) -
         with scatterzmq.local(peers=2, **config) as client:
             ns = client.load_graph(build.graphs(build.line([8], ("add", 1), ("mul", 2))))
             tasks = [client.enqueue_task(ns, {"value": [number] * 8}) for number in range(6)]
-            found = dict(client.wait_for(tasks, timeout=60))
-            assert [found[task].result["value"][0].item() for task in tasks] == [2.0 * n + 2 for n in range(6)]
+            assert len(dict(client.wait_for(tasks, timeout=60))) == 6
+            results: list[Any] = [client.get_result(task) for task in tasks]
+            assert [result["value"][0].item() for result in results] == [2.0 * n + 2 for n in range(6)]
             client.clear_task(tasks[0])
             client.enqueue_task(ns, {"value": [9] * 8})
 
