@@ -99,10 +99,8 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        lease_ms, desk_ms = self._state.leases.deadline_ms(), self._desk.deadline_ms()
-        if lease_ms is None or desk_ms is None:
-            return desk_ms if lease_ms is None else lease_ms
-        return min(lease_ms, desk_ms)
+        times = [time for time in (self._state.leases.deadline_ms(), self._desk.deadline_ms()) if time is not None]
+        return min(times, default=None)
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
