@@ -194,10 +194,10 @@ class MeshMachine(RuleBasedStateMachine):
             assert peer.stored.keys() == cached, f"peer {peer.number} keeps something"
             assert not list(peer.core._state.leases)
 
-    def owned(self) -> list:
+    def owned(self) -> list[tuple[TaskId, Any]]:
         return [(task, self.mesh.peers[to]) for task, (to, _) in self.inputs.items()]
 
-    def check(self, told: list, value: int, task: TaskId) -> None:
+    def check(self, told: list[Any], value: int, task: TaskId) -> None:
         first = told[0]
         if task in self.stopped and first.status is TaskStatus.ERROR:
             assert first.error.code is ErrorCode.CANCELLED
