@@ -2,6 +2,8 @@
 direct evaluation says, once, and nothing is left behind.
 """
 
+from typing import Any
+
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
