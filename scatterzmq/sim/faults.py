@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .world import World
 
 _MINUTE_US = 60_000_000
+_DEAFENING = frozenset(("cut", "one_way", "isolate", "clog", "swizzle", "pause", "jump"))
+_DEAF_US = 40_000_000
+"""The longest that one of these lasts."""
 _DEATHS_MAX = 2
 """A simulated accident must not look like poison: nobody's executor dies more often than this by chance."""
 
@@ -99,6 +102,8 @@ class Faults:
     def _fire(self, kind: str, text: str) -> None:
         self._world.fired[kind] += 1
         self._world.trace.note(self._world.now_us, "world", f"{kind}: {text}")
+        if kind in _DEAFENING:
+            self._world.network_broken_us = self._world.now_us + _DEAF_US
 
     def _later(self, chance: Random, low_ms: int, high_ms: int, what: Callable[..., None], *args: object) -> None:
         """At some moment between these, mostly early."""
