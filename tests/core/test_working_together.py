@@ -176,6 +176,7 @@ def test_a_peer_that_leaves_finishes_what_it_has_borrowed() -> None:
 def test_what_is_granted_to_a_peer_that_has_begun_to_leave_goes_back() -> None:
     mesh = made(0, 2, 0)
     mesh.load(chain(1))
+    mesh.wait(1_000)
     tasks = mesh.submit(0, 1, 2)
     mesh.deliver()
     assert len(mesh.peers[1].running) == 1
