@@ -35,6 +35,29 @@ class Status(StrEnum):
 LINKED = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A member is something else from now on.
+
+    heal: it is ALIVE, and was known before and gone (dead, replaced, or known from an earlier life of ours): both sides
+    may hold what the other does not know to be over.
+    """
+
+    peer: PeerId
+    status: Status
+    incarnation: int = 0
+    heal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What other machines have to say in a heartbeat."""
+
+    idle: int = 0
+    queues: int = 0
+    pointers: bytes = b""
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """contact: of its newest life. nonce: of that life; None if only its contact is known. since_ms: of its status.

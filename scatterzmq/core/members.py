@@ -14,16 +14,15 @@ Why       Members may be wrong about each other, and differently so: what must n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..ids import PeerId
 from ..settings import Settings
 from .actions import CloseLink, Dial, OpenLink
 from .dials import Dials
 from .greetings import Greetings, Refusal
-from .member import Hearsay, Member, Status, hearsay
+from .member import Change, Hearsay, Member, Pulse, Status, hearsay
 from .outbox import Outbox
-from .partners import order
+from .partners import rank, take_turns
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
 from .punctual import Punctual
 from .values import Value
@@ -42,29 +41,6 @@ INTRODUCE_EVERY = 10
 """Heartbeats between two introductions: each tells one member of all others, in case it missed somebody's greeting."""
 GONE_MAX = 1024
 """Members that are gone are remembered, so many of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A member is something else from now on.
-
-    heal: it is ALIVE, and was known before and gone (dead, replaced, or known from an earlier life of ours): both sides
-    may hold what the other does not know to be over.
-    """
-
-    peer: PeerId
-    status: Status
-    incarnation: int = 0
-    heal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What other machines have to say in a heartbeat."""
-
-    idle: int = 0
-    queues: int = 0
-    pointers: bytes = b""
 
 
 class Members:
@@ -92,6 +68,8 @@ class Members:
         self._dials = Dials(self._ask_ms, 2 * self._peers_max)
         self._clock = Punctual(self._beat_every_ms, int(timing.pause_s * 1000))
         self._changes: list[Change] = []
+        self._ranked_for: tuple[PeerId, ...] = ()
+        self._ranked: tuple[PeerId, ...] = ()
         self._warned: dict[str, int] = {}
         self._booted_ms: int | None = None
         self.linked_count = 0
@@ -128,7 +106,10 @@ class Members:
 
         turn: a number that changes from batch to batch spreads them over a small group.
         """
-        return order(self.me.id, self.alive(), turn)
+        alive = self.alive()
+        if alive != self._ranked_for:  # it takes a hash per member
+            self._ranked_for, self._ranked = alive, rank(self.me.id, alive)
+        return take_turns(self._ranked, turn)
 
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""

@@ -437,11 +437,24 @@ def _chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
     """Pieces that make one message each."""
     start = nbytes = 0
     for place, record in enumerate(records):
-        nbytes += record.kept_nbytes
+        nbytes += _message_nbytes(record)
         if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
             yield records[start:place]
-            start, nbytes = place, record.kept_nbytes
+            start, nbytes = place, _message_nbytes(record)
     yield records[start:]
+
+
+def _message_nbytes(record: Record) -> int:
+    """What a record adds to a message, roughly. Texts of errors count more: the part that holds them is bounded closer
+    than the tensors beside it.
+    """
+    error = record.error
+    texts = 0 if error is None else len(error.message) + len(error.traceback)
+    return record.kept_nbytes + _TEXT_WEIGHT * texts
+
+
+_TEXT_WEIGHT = 16
+"""A body may have 1 MiB, and a character up to 4 bytes: so texts alone end a message at 256 Ki characters."""
 
 
 def _replicate(

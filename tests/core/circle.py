@@ -147,7 +147,7 @@ class Circle:
 
     def add(self, **extra: Any) -> One:
         number = extra.pop("number", len(self.ones))
-        given = {
+        given: dict[str, Any] = {
             "id": peer_id(number),
             "incarnation": 1,
             "address": f"mesh://{number}",

@@ -118,6 +118,10 @@ class Peer(World):
             self.core._state.gossip = self.beliefs
 
     @property
+    def has_left(self) -> bool:
+        return self.left is not None
+
+    @property
     def contact(self) -> Contact:
         return Contact(id=self.me, incarnation=self.incarnation, address=f"mesh://{self.number}")
 

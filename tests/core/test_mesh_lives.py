@@ -213,5 +213,8 @@ class MeshMachine(RuleBasedStateMachine):
 
 def test_random_lives() -> None:
     run_state_machine_as_test(
-        MeshMachine, settings=settings(max_examples=60, phases=(Phase.generate,), stateful_step_count=40, deadline=None, derandomize=True)
+        MeshMachine,
+        settings=settings(
+            max_examples=60, phases=(Phase.generate,), stateful_step_count=40, deadline=None, derandomize=True
+        ),
     )
