@@ -124,12 +124,12 @@ class Borrowing:
 
     def dispatch(self, *, look: bool) -> None:
         """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
-        look = look and not self._state.leaving
         idle = self._executors.idle
+        leaving = self._state.leaving
         for executor, ask in list(self._asks.items()):
-            if executor not in idle or not self._members.is_alive(ask.owner):
+            if leaving or executor not in idle or not self._members.is_alive(ask.owner):
                 del self._asks[executor]
-        if look:
+        if look and not leaving:
             for executor in [executor for executor in idle if executor not in self._asks]:
                 if not self._ask(executor):
                     break

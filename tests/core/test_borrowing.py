@@ -711,8 +711,8 @@ def gone(mesh: Mesh, number: int) -> None:
         if not peer.dead:
             whom = mesh.peers[number].me
             suspect(peer, whom)
-            for machine in (peer.core._lending, peer.core._borrowing):
-                machine.gone(whom)
+            peer.core._lending.gone(whom, on_purpose=False)
+            peer.core._borrowing.gone(whom)
             peer.tell(TimerFired())
 
 

@@ -569,7 +569,7 @@ def test_a_member_that_is_gone_gives_everything_back() -> None:
     owner = Owner(1, 2, 3)
     owner.claim(E1, most=1)
     owner.claim(E2, most=1, number=1)
-    owner.core._lending.gone(owner.mesh.peers[1].me)
+    owner.core._lending.gone(owner.mesh.peers[1].me, on_purpose=False)
     owner.core.check_invariants()
     assert [owner.status(place) for place in range(3)] == [TaskStatus.WAIT] * 3
     report = owner.report()
