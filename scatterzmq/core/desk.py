@@ -192,6 +192,7 @@ class Desk:
         attached: list[TaskId] = []
         created: list[Record] = []
         columns = [(f":{name}", block) for name, block in blocks.items()]
+        clients, rset = (entry.sender,), (self._state.me,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
             nbytes = entry.row_nbytes(row)
@@ -210,7 +211,7 @@ class Desk:
                 nonce=message.nonce,
                 submit_digest=digest,
                 input={name: (block, row) for name, block in columns},
-                clients=(entry.sender,),
+                clients=clients,
                 accepted_ms=self._state.now_ms,
                 caching=message.cache,
                 rset=rset,
