@@ -63,8 +63,8 @@ def perform(network: Network, action: Outward, store: PayloadStore) -> None:
             network.send(to, incarnation, message, columns)
         case Publish(message=message):
             network.publish(message)
-        case Dial(address=address, message=hello):
-            network.dial(address, hello)
+        case Dial(address=address, message=greeting):
+            network.dial(address, greeting)
         case OpenLink(peer=peer, address=address):
             network.open(peer, address)
         case CloseLink(peer=peer):

@@ -59,6 +59,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+DRIVEN = ("settings", "core", "wire", "execute")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded"),
@@ -73,10 +74,13 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client", "driver", "plugins"),
+    "embedded": (*BASE, "settings", "core", "wire", "execute", "client", "driver", "neighbours", "plugins"),
+    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
+    "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
-    "driver": (*BASE, "settings", "graph", "core", "wire", "nodes", "execute", "client.link", "driver"),
+    "driver": (*BASE, *DRIVEN, "network"),
+    "network": (*BASE, "core", "wire", "execute"),
     "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""

@@ -4,8 +4,8 @@ Purpose   Claims batches for executors for which nothing waits here, and has the
 Rules     1. Own work comes first, also while a claim is under way; what is granted then goes back.
           2. Claims, commits and batches that come back undone are said again until they are answered or the owner is
              gone. An owner that is gone has restarted its tasks elsewhere: nothing for it is of use any more.
-          3. An owner that had nothing is not asked again for that queue before something else is believed of it, or it
-             asks for help itself. Where many are idle, few ask (core/nudges.py).
+          3. An owner that had nothing is not asked again for that queue before it says something new of it, or asks for
+             help. Where many are idle, few ask (core/nudges.py).
           4. An executor is free once it is through, whether its owner knows of the results or not; where it asks the
              same owner next, both are said in one message.
 """
@@ -26,25 +26,34 @@ from .events import BatchFinished
 from .executors import Executors
 from .members import Status
 from .nudges import precedence
-from .peermessages import Claim, Commit, Committed, Grant, Nudge, Renew, Renewed, RowsRevoked, Surrender
+from .peermessages import (
+    Claim,
+    Commit,
+    Committed,
+    Grant,
+    Nudge,
+    QueueStates,
+    Renew,
+    Renewed,
+    RowsRevoked,
+    Surrender,
+)
 from .queues import Queue, QueueKey
 from .state import State
 from .values import Block, Value
 
-NUDGES_MAX = 1024
 MAX_EXEC_MS_MAX = 1_000_000_000_000
 TTL_MS_MIN = 30
 
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """A claim under way. known: how long its owner's queue was believed to be. sent: false until it has left."""
+    """A claim under way. sent: false until it has left."""
 
     message: Claim
     owner: PeerId
     key: QueueKey
-    known: int
-    again_ms: int
+    again_ms: int = 0
     sent: bool = False
 
 
@@ -95,9 +104,11 @@ class Borrowing:
         self._loans: dict[int, _Loan] = {}
         self._answers: dict[tuple[PeerId, ExecutorId, int], _Answer] = {}
         self._unsent: list[_Answer] = []
-        # (owner, queue) -> the length that was believed when it had nothing, and when that is forgotten
-        self._empty: dict[tuple[PeerId, QueueKey], tuple[int, int]] = {}
-        self._nudged: dict[tuple[PeerId, QueueKey], None] = {}
+        # (owner, queue) -> by how much it is longer than its owner said last, and when that is forgotten: no word of
+        # others is sure to come
+        self._since: dict[tuple[PeerId, QueueKey], tuple[int, int]] = {}
+        # (owner, queue) for which it is our turn to ask, whoever else is idle; counts for one event
+        self._sure: dict[tuple[PeerId, QueueKey], None] = {}
         self._number = 0
         self._renew_ms: int | None = None
         self._ask_ms = int(state.settings.timing.ask_s * 1000)
@@ -122,6 +133,7 @@ class Borrowing:
             for executor in [executor for executor in idle if executor not in self._asks]:
                 if not self._ask(executor):
                     break
+        self._sure = {}
         if self._unsent or self._asks:
             self._flush()
 
@@ -144,8 +156,7 @@ class Borrowing:
         assert queue is not None
         size = queue.node.batch_size or self._state.settings.executor.batch_size
         message = Claim(claim=self._number, executor=executor, digest=key[0], queue=key[1], tasks_max=size)
-        self._asks[executor] = _Ask(message, owner, key, self._believed(owner, key), 0)
-        self._nudged.pop((owner, key), None)
+        self._asks[executor] = _Ask(message, owner, key)
         self.counters["claims"] += 1
         return True
 
@@ -155,21 +166,22 @@ class Borrowing:
         returning: owners that are told something now anyway.
         """
         gossip = self._state.gossip
-        keys: dict[QueueKey, list[PeerId]] = {key: [] for key in gossip.queues()}
-        for owner, key in self._nudged:
-            keys.setdefault(key, []).append(owner)
+        keys = dict.fromkeys(gossip.queues())
+        for (_, key), (more, _) in self._since.items():
+            if more > 0:
+                keys[key] = None
         found = {}
-        for key, sure in keys.items():
+        for key in keys:
             queue = self._plans.find(key)
             if queue is None or not self._may_run(queue):
                 continue
-            known = dict(gossip.owners(key))
-            known |= {owner: max(known.get(owner, 0), 1) for owner in sure}
+            said = [owner for owner, _ in gossip.owners(key)]
+            longer = [owner for (owner, other), (more, _) in self._since.items() if other == key and more > 0]
             owners = [
                 (owner, left)
-                for owner, length in known.items()
-                if (left := self._left(owner, queue, length)) > 0
-                and (owner in returning or (owner, key) in self._nudged or self._is_our_turn(owner, queue, length))
+                for owner in dict.fromkeys((*said, *longer))
+                if (left := self._left(owner, key)) > 0
+                and (owner in returning or (owner, key) in self._sure or self._is_our_turn(owner, queue))
             ]
             if owners:
                 found[key] = owners
@@ -181,25 +193,27 @@ class Borrowing:
             return False
         return queue.node.thread_safe or all(ask.key != queue.key for ask in self._asks.values())
 
-    def _left(self, owner: PeerId, queue: Queue, length: int) -> int:
+    def _left(self, owner: PeerId, key: QueueKey) -> int:
         """How many tasks an owner is believed to have beyond those that are asked for; 0 if it is not to be asked."""
-        key = queue.key
         if not self._members.is_alive(owner):
             return 0
-        empty = self._empty.get((owner, key))
-        if empty is not None and empty[0] == self._believed(owner, key):
-            return 0
-        return length - sum(
-            ask.message.tasks_max for ask in self._asks.values() if ask.owner == owner and ask.key == key
-        )
+        asked = [ask.message.tasks_max for ask in self._asks.values() if (ask.owner, ask.key) == (owner, key)]
+        return self._believed(owner, key) - sum(asked)
 
     def _believed(self, owner: PeerId, key: QueueKey) -> int:
-        return dict(self._state.gossip.owners(key)).get(owner, 0)
+        """How long a queue of an owner is believed to be."""
+        said = next((length for other, length in self._state.gossip.owners(key) if other == owner), 0)
+        return said + self._since.get((owner, key), (0, 0))[0]
 
-    def _is_our_turn(self, owner: PeerId, queue: Queue, length: int) -> bool:
+    def _correct(self, owner: PeerId, key: QueueKey, length: int) -> None:
+        """Something has happened to a queue, of which its owner has not spoken yet."""
+        more = self._since.get((owner, key), (0, 0))[0] + max(length, 0) - self._believed(owner, key)
+        self._since[owner, key] = (more, self._state.now_ms + self._lease_ms)
+
+    def _is_our_turn(self, owner: PeerId, queue: Queue) -> bool:
         """Whether this peer is among the few that should ask, of all that have nothing to do."""
         size = queue.node.batch_size or self._state.settings.executor.batch_size
-        few = 2 * -(-length // size)
+        few = 2 * -(-self._believed(owner, queue.key) // size)
         others = [peer for peer, _ in self._state.gossip.idle_peers() if peer != owner]
         if len(others) < few:
             return True
@@ -218,18 +232,18 @@ class Borrowing:
         return max(_drawn(owners, digest[:8]), _drawn(owners, digest[8:]))[1]
 
     def nudge(self, owner: PeerId, message: Nudge) -> None:
-        """Tasks wait there which nobody takes."""
-        key = (message.digest, message.queue)
-        if self._plans.find(key) is None:
-            return
-        self._sure_of(owner, key)
+        """Tasks wait there which nobody takes. Of no use to who has no time now: its owner will say so again."""
+        if self.idle_count():
+            key = (message.digest, message.queue)
+            self._sure[owner, key] = None
+            self._correct(owner, key, max(self._believed(owner, key), 1))
 
-    def _sure_of(self, owner: PeerId, key: QueueKey) -> None:
-        """An owner has tasks in a queue, whatever else is believed."""
-        self._empty.pop((owner, key), None)
-        self._nudged[owner, key] = None
-        if len(self._nudged) > NUDGES_MAX:
-            del self._nudged[next(iter(self._nudged))]
+    def told(self, owner: PeerId, message: QueueStates) -> None:
+        """What an owner says of its queues is all that is believed of them."""
+        if message.full:
+            self._since = {known: news for known, news in self._since.items() if known[0] != owner}
+        for state in message.states:
+            self._since.pop((owner, (state.digest, state.queue)), None)
 
     def _flush(self) -> None:
         """Send what is to be said for the first time, claims with commits where they go to the same owner."""
@@ -276,9 +290,10 @@ class Borrowing:
             return
         del self._asks[message.executor]
         queue = self._plans.find(key)
+        self._correct(owner, key, self._believed(owner, key) - len(message.ids) if message.ids else 0)
         if not message.ids:
-            self._empty[owner, key] = (ask.known, self._state.now_ms + self._lease_ms)
-        elif queue is None or not _is_fitting(queue, message, blocks) or not self._executors.may_run(key, queue.node):
+            return
+        if queue is None or not _is_fitting(queue, message, blocks) or not self._executors.may_run(key, queue.node):
             self._give_back(owner, message)
         else:
             self._begin(owner, queue, message, blocks)
@@ -352,8 +367,9 @@ class Borrowing:
         else:
             message, values = commit_of(event, loan.number)
             self._promise(loan, message, values, blocks)
-            for queue in dict.fromkeys(_lands_in(loan.plan, loan.key, event)):
-                self._sure_of(loan.owner, (loan.key[0], queue))
+            for queue, tasks in _lands_in(loan.plan, loan.key, event):
+                key = (loan.key[0], queue)
+                self._correct(loan.owner, key, self._believed(loan.owner, key) + tasks)
         return True
 
     def lost(self, executor: ExecutorId, reason: str, *, crashed: bool) -> None:
@@ -421,8 +437,7 @@ class Borrowing:
                 self._fence(loan)
         for key in [key for key in self._answers if key[0] == owner]:
             self._drop_answer(key)
-        self._empty = {key: empty for key, empty in self._empty.items() if key[0] != owner}
-        self._nudged = {key: None for key in self._nudged if key[0] != owner}
+        self._since = {key: news for key, news in self._since.items() if key[0] != owner}
 
     def _fence(self, loan: _Loan) -> None:
         if not loan.fenced:
@@ -452,7 +467,7 @@ class Borrowing:
         for answer in self._answers.values():
             if answer.again_ms <= now_ms and answer not in self._unsent:
                 self._say(answer)
-        self._empty = {key: empty for key, empty in self._empty.items() if empty[1] > now_ms}
+        self._since = {key: news for key, news in self._since.items() if news[1] > now_ms}
         if self._renew_ms is not None and self._renew_ms <= now_ms:
             self._renew()
 
@@ -486,7 +501,7 @@ class Borrowing:
             yield ask.again_ms
         for answer in self._answers.values():
             yield answer.again_ms
-        for _, forget_ms in self._empty.values():
+        for _, forget_ms in self._since.values():
             yield forget_ms
         if self._renew_ms is not None:
             yield self._renew_ms
@@ -515,7 +530,7 @@ class Borrowing:
         assert own | set(here) == self._executors.slots.keys() - self._executors.idle.keys()
         for loan in self._loans.values():
             assert loan.fenced or self._members.status(loan.owner) in (Status.ALIVE, Status.SUSPECT)
-        assert len(self._nudged) <= NUDGES_MAX
+        assert not self._sure
         assert self._renew_ms is not None or all(loan.fenced for loan in self._loans.values())
 
 
@@ -533,11 +548,11 @@ def _is_fitting(queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> bo
     return all(block.layout.rows == len(message.ids) for block in blocks.values())
 
 
-def _lands_in(plan: Plan, key: QueueKey, event: BatchFinished) -> Iterator[QueueId]:
-    """The queues in which the tasks of a batch wait next, as far as its answer says."""
+def _lands_in(plan: Plan, key: QueueKey, event: BatchFinished) -> Iterator[tuple[QueueId, int]]:
+    """The queues in which the tasks of a batch wait next, and how many, as far as its answer says."""
     node = plan.queues[key[1]]
     for part in event.emitted:
         if part.call is not None:
-            yield plan.graphs[part.call].first_queue
+            yield plan.graphs[part.call].first_queue, len(part.rows)
         elif part.output in node.outputs and (following := node.outputs[part.output].next) is not None:
-            yield following
+            yield following, len(part.rows)

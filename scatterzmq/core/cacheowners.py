@@ -314,10 +314,16 @@ class CacheOwners:
             del self._requests[key, task]
             if request.is_waiting:
                 self._compute(key, task, request)
-        elif request.is_waiting:
+        elif request.stage is _Stage.ASKED:
             self._ask(key, task, request)
+        elif request.is_waiting:
+            self._ask_soon(key, task, request)
         elif request.leads:
             self._renews.setdefault(owner, []).append((key, task))
+
+    def _ask_soon(self, key: CacheKey, task: TaskId, request: _Request) -> None:
+        """Somebody leads this key: let it say so to the new owner first."""
+        self._ask_at(key, task, request, self._state.now_ms + self._ask_ms)
 
     def _hand_over(self, key: CacheKey, leader: Asker | None, owner: PeerId) -> None:
         """A key that this peer owned has another owner. Tasks of other peers find their own way there."""
@@ -331,8 +337,8 @@ class CacheOwners:
             self._renews.setdefault(owner, []).append((key, task))
         else:
             self._deferred.lead(task, key)
-            request = self._requests[key, task] = _Request(owner, may_wait=True, counted=True)
-            self._ask(key, task, request)
+            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.WAITS, counted=True)
+            self._ask_soon(key, task, request)
 
     def gone(self, peer: PeerId) -> None:
         """A member is gone: its tasks lead and wait no more. (`members_changed` comes first.)"""

@@ -148,8 +148,6 @@ class Asks:
     def peer_changed(self, peer: PeerId, usable: bool) -> None:
         """A peer has become usable, or is not any more. A new link starts empty, so what was asked is asked again."""
         for ask in list(self._asks.values()):
-            if ask.number not in self._asks:
-                continue  # another one's end was its end, too
             if ask.peer == peer and usable:
                 self._say(ask)
             elif ask.peer == peer or (ask.peer is None and usable):

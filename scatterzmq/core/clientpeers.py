@@ -190,11 +190,7 @@ class Peers:
         self.changed.append((id_, usable))
         if self.home is not None and self.usable(self.home):
             return
-        home = next(iter(self.everybody()), None)
-        if home is None and self.home is not None:
-            self._lost_ms = now_ms + LOST_MS
-        elif home is not None:
-            self._lost_ms = None
-            self._listed = False
-            self._refresh_ms = now_ms
-        self.home = home
+        self.home = next(iter(self.everybody()), None)
+        self._lost_ms = now_ms + LOST_MS if self.home is None else None
+        self._listed = False
+        self._refresh_ms = now_ms

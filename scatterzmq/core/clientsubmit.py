@@ -39,10 +39,11 @@ class Submission:
         return Place(None, (), self._tried)
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
-        ids = tuple([task for task in message.ids if self._is_open(task)])  # type: ignore[union-attr]
+        assert isinstance(message, Accepted | Refused)
+        ids = tuple([task for task in message.ids if task in self._open])
         if isinstance(message, Accepted):
             self._accepted(peer, message, ids)
-        elif isinstance(message, Refused) and ids:
+        elif ids:
             self._refused |= dict.fromkeys(ids)
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
         self._settle(ids)
@@ -76,14 +77,10 @@ class Submission:
             self._tried = (*self._tried, home)
         return home
 
-    def _is_open(self, task: TaskId) -> bool:
-        return task in self._open
-
     def _settle(self, ids: Iterable[TaskId]) -> None:
         for task in ids:
             del self._open[task]
-            if self._tasks.submitting.get(task) is self:
-                del self._tasks.submitting[task]
+            del self._tasks.submitting[task]
         if not self._open:
             self._asks.close(self._ask)
             if self._parcel:

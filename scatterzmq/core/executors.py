@@ -76,7 +76,8 @@ class Executors:
         self.idle[executor] = None
         subtract(self.at_work, (slot.own,))
         if loaded is not None:
-            self._touch((*slot.loaded, *loaded))
+            self._touch(slot.loaded)
+            self._touch(loaded)
             subtract(self.loaded, slot.loaded)
             slot.loaded = frozenset(loaded)
             self.loaded.update(slot.loaded)

@@ -95,10 +95,11 @@ class Lending:
 
     def _lend(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
         """Lend a batch for a new claim, if there is one."""
-        queue = self._state.plans.find((message.digest, message.queue))
         may_have = self._members.is_alive(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
-        may_have = may_have and not self._state.leaving
-        if queue is None or not queue.length or not may_have:
+        if not may_have or self._state.leaving:
+            return
+        queue = self._state.plans.find((message.digest, message.queue))
+        if queue is None or not queue.length:
             self._nudges.claimed(peer, granted=False)
             return
         node = queue.node
@@ -219,6 +220,7 @@ class Lending:
             self._settle(lease)
             self._batches.take_back(lease, f"{peer} is gone", crashed=False, counted=True)
         self._borrowers.pop(peer, None)
+        self._nudges.gone(peer)
         self._asked = [(asker, message) for asker, message in self._asked if asker != peer]
 
     def _settle(self, lease: Lease) -> _Borrower:
@@ -227,6 +229,7 @@ class Lending:
 
     def _forget_order(self, lease: Lease) -> _Borrower:
         assert lease.holder is not None
+        self._nudges.returned(lease.holder)
         borrower = self._borrower(lease.holder, lease.executor)
         borrower.orders.pop(lease.order, None)
         return borrower

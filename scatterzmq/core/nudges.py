@@ -4,7 +4,8 @@ Rules   1. No more peers are told than can have a batch each; the same ones that
            so that few ask.
         2. A peer is told once, until it has claimed or something else is believed of it. A nudge may get lost: after
            `ask_s` another peer is told, and after a lease's time this one again.
-        3. Who got a batch is believed to be that much less idle, until it says how idle it is.
+        3. Who got a batch is believed to be that much less idle, and more when it comes back, until it says how idle it
+           is.
 """
 
 from dataclasses import dataclass
@@ -18,20 +19,25 @@ from .state import State
 
 @dataclass(slots=True, eq=False)
 class _Belief:
-    """idle: executors of a peer, by its own account. taken: batches it got since then.
+    """idle: executors of a peer, by its own account. more: how many are idle besides since then (or busy, if negative).
 
     told: the queue it was nudged for, if it was. lapses_ms: when that does not count any more (fresh), or is forgotten.
     """
 
     idle: int
-    taken: int = 0
+    more: int = 0
     told: QueueKey | None = None
     fresh: bool = False
     lapses_ms: int = 0
 
+    @property
+    def room(self) -> int:
+        """Batches for which it has executors."""
+        return self.idle + self.more
+
 
 class Nudges:
-    """The peers that were told, or have taken something."""
+    """What is believed of other peers' executors."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -41,31 +47,37 @@ class Nudges:
 
     def claimed(self, peer: PeerId, *, granted: bool) -> None:
         """A peer has asked for tasks."""
-        belief = self._beliefs.get(peer)
-        if belief is not None:
-            belief.told = None
-        if granted:
-            for other, idle in self._state.gossip.idle_peers():
-                if other == peer:
-                    self._beliefs.setdefault(peer, _Belief(idle)).taken += 1
+        belief = self._belief(peer)
+        belief.told = None
+        belief.more -= granted
+
+    def returned(self, peer: PeerId) -> None:
+        """A peer is through with a batch."""
+        self._belief(peer).more += 1
 
     def gone(self, peer: PeerId) -> None:
         """A member is dead or has left."""
         self._beliefs.pop(peer, None)
 
+    def _belief(self, peer: PeerId) -> _Belief:
+        belief = self._beliefs.get(peer)
+        if belief is None:
+            idle = next((idle for other, idle in self._state.gossip.idle_peers() if other == peer), 0)
+            belief = self._beliefs[peer] = _Belief(idle)
+        return belief
+
     def send(self) -> None:
         """Tell idle peers of the tasks that wait now."""
         waiting = self._state.plans.waiting()
-        if not waiting or not (idle_peers := self._state.gossip.idle_peers()):
+        if not waiting:
             return
-        room: dict[PeerId, int] = {}
-        for peer, idle in idle_peers:
-            belief = self._beliefs.get(peer)
-            if belief is not None and belief.idle != idle:
-                del self._beliefs[peer]
-                belief = None
-            if self._state.members.is_alive(peer) and (belief is None or (belief.told is None and belief.taken < idle)):
-                room[peer] = idle if belief is None else idle - belief.taken
+        said = dict(self._state.gossip.idle_peers())
+        if not (said or self._beliefs):
+            return
+        self._beliefs = {peer: belief for peer, belief in self._beliefs.items() if belief.idle == said.get(peer, 0)}
+        room = {peer: idle for peer, idle in said.items() if peer not in self._beliefs}
+        room |= {peer: belief.room for peer, belief in self._beliefs.items() if belief.told is None and belief.room > 0}
+        room = {peer: batches for peer, batches in room.items() if self._state.members.is_alive(peer)}
         for queue in waiting:
             if not room:
                 return
@@ -74,15 +86,13 @@ class Nudges:
     def _send(self, queue: Queue, room: dict[PeerId, int]) -> None:
         """Tell as many as are needed for one queue. room: peers that may be told -> batches they have room for."""
         size = queue.node.batch_size or self._state.settings.executor.batch_size
-        told = sum(
-            belief.idle - belief.taken for belief in self._beliefs.values() if belief.fresh and belief.told == queue.key
-        )
-        wanted = -(-queue.length // size) - told
+        fresh = [belief.room for belief in self._beliefs.values() if belief.fresh and belief.told == queue.key]
+        wanted = -(-queue.length // size) - sum(fresh)
         message = Nudge(digest=queue.key[0], queue=queue.key[1])
         for peer in by_precedence(self._state.me, queue.key, room):
             if wanted <= 0:
                 return
-            belief = self._beliefs.setdefault(peer, _Belief(room[peer]))
+            belief = self._belief(peer)
             belief.told, belief.fresh = queue.key, True
             belief.lapses_ms = self._state.now_ms + self._ask_ms
             self._state.members.tell(peer, message)

@@ -290,7 +290,6 @@ class PeerCore:
                     self._leaving.gone(change.peer)
                     self._lending.gone(change.peer)
                     self._borrowing.gone(change.peer)
-                    self._nudges.gone(change.peer)
         owners = self._travel.owners
         if changes and owners is not None:
             owners.members_changed()
@@ -316,6 +315,10 @@ class PeerCore:
         self._gossip.heard(sender, message, self._state.now_ms)
         self._definitions.heard(sender, message.pointers)
 
+    def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
+        self._gossip.came(sender, message, self._state.now_ms)
+        self._borrowing.told(sender, message)
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
@@ -334,7 +337,7 @@ class PeerCore:
         return {
             **cache,
             Heartbeat: lambda sender, message, _: self._heartbeat(sender, message),
-            QueueStates: lambda sender, message, _: gossip.came(sender, message, state.now_ms),
+            QueueStates: lambda sender, message, _: self._queue_states(sender, message),
             AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
             AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),

@@ -354,11 +354,7 @@ class Replicas:
                 if late and peer in write.waiting:
                     self._replace(mid, write, peer, now_ms)
             if mid in self._writes:
-                if now_ms - write.sent_ms >= self._ask_ms:
-                    write.sent_ms = now_ms
-                    for peer in write.waiting:
-                        self._members.tell(peer, write.message, write.values)
-                self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
+                self._repeat(mid, write, now_ms)
         if self._newcomer_ms is not None:
             if self._newcomer_ms <= now_ms:
                 self._newcomer_ms = None
@@ -367,6 +363,20 @@ class Replicas:
             else:
                 self._due(self._newcomer_ms)
         self._repair(now_ms)
+
+    def _repeat(self, mid: int, write: _Write, now_ms: int) -> None:
+        """Say a write again when it is time. Of records that are gone nothing is said: others may have deleted them."""
+        if now_ms - write.sent_ms >= self._ask_ms:
+            write.sent_ms = now_ms
+            if write.message.kind is not CopyKind.DELETE:
+                mine = [record for record in write.records if self._ledger.record(record.id) is record]
+                if len(mine) < len(write.records):
+                    self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
+                    self._end(mid)
+                    return
+            for peer in write.waiting:
+                self._members.tell(peer, write.message, write.values)
+        self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
 
     def repair(self, now_ms: int) -> None:
         """Go on with repairs as far as there is room for them; after every event."""
@@ -427,11 +437,24 @@ def _chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
     """Pieces that make one message each."""
     start = nbytes = 0
     for place, record in enumerate(records):
-        nbytes += record.kept_nbytes
+        nbytes += _message_nbytes(record)
         if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
             yield records[start:place]
-            start, nbytes = place, record.kept_nbytes
+            start, nbytes = place, _message_nbytes(record)
     yield records[start:]
+
+
+def _message_nbytes(record: Record) -> int:
+    """What a record adds to a message, roughly. Texts of errors count more: the part that holds them is bounded closer
+    than the tensors beside it.
+    """
+    error = record.error
+    texts = 0 if error is None else len(error.message) + len(error.traceback)
+    return record.kept_nbytes + _TEXT_WEIGHT * texts
+
+
+_TEXT_WEIGHT = 16
+"""A body may have 1 MiB, and a character up to 4 bytes: so texts alone end a message at 256 Ki characters."""
 
 
 def _replicate(

@@ -8,7 +8,7 @@ from ..settings import Settings
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
-from .hints import Hints, NoHints
+from .hints import Hints
 from .leases import Leases
 from .ledger import Ledger, Record
 from .members import Members
@@ -37,7 +37,7 @@ class State:
     plans: Plans
     leases: Leases
     cache: Cache | None
-    gossip: Hints = field(default_factory=NoHints)
+    gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
 

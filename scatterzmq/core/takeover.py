@@ -76,6 +76,7 @@ class Takeover:
         self._asked: dict[TaskId, None] = {}
         self._patience_ms: int | None = None
         self._compare_ms: int | None = None
+        self._compared: dict[PeerId, None] = {}
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
@@ -287,13 +288,18 @@ class Takeover:
         self._sync(peer, self._ledger, self._copies)
 
     def compare(self) -> None:
-        """Let every holder of copies find out whether it has what it should have."""
+        """Let every holder of copies find out whether it has what it should have, and ask owners that do not."""
         for peer in self._replicas.holders():
             count, total = self._replicas.summed(peer)
             self._members.tell(peer, SyncDigest(count=count, total=total))
+        for owner in self._copies.owners():
+            if owner not in self._compared:
+                self._sync(owner, (), self._copies.of(owner))
+        self._compared.clear()
 
     def compared(self, sender: PeerId, message: SyncDigest) -> None:
         """An owner says what should be here. What is under way makes a difference, too; then this is for nothing."""
+        self._compared[sender] = None
         if (message.count, message.total) != self._copies.summed(sender):
             self._members.tell(sender, AskSync())
             self._sync(sender, (), self._copies.of(sender))
@@ -385,7 +391,7 @@ class Takeover:
 
     def plan_comparison(self) -> None:
         """Compare copies from time to time, as long as there are any; after every event."""
-        if self._compare_ms is None and self._replicas.has_holders:
+        if self._compare_ms is None and (self._replicas.has_holders or len(self._copies)):
             self._compare_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
 
     def deadline_ms(self) -> int | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from ..ids import TaskId
 from .checkers import Violation
 from .options import Options
 from .world import World

@@ -34,8 +34,8 @@ from ..core.peermessages import (
 )
 from .refusal import Reject, WireError
 
-NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, SUM = 8, 16, 32, 8, 16, 8
-"""Lengths of the byte strings that identify something. SUM: of digests over much that changes."""
+NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS = 8, 16, 32, 8, 16, 8
+"""Lengths of the byte strings that identify something. POINTERS: of the digest over all of a peer's pointers."""
 
 Lists: TypeAlias = dict[str, tuple[int, int]]
 Sizes: TypeAlias = list[tuple[Iterable[bytes], int]]
@@ -115,11 +115,11 @@ def _grant(message: Grant) -> Shape:
 
 
 def _commit(message: Commit) -> Shape:
+    """Which rows there are, and that each has one result, is for the owner to see: it knows the batch."""
     lists: Lists = {}
     sizes: Sizes = [] if message.claim is None else [((message.claim.digest,), DIGEST)]
     columns: dict[str, int] = {}
     digested: list[str] = []
-    rows: list[int] = []
     for place, part in enumerate(message.parts):
         columns |= {f"{place}:{name}": len(part.rows) for name in part.fields}
         named = {f"{place}:{name}": values for name, values in part.digests.items()}
@@ -127,18 +127,7 @@ def _commit(message: Commit) -> Shape:
         lists |= part_lists
         sizes += part_sizes
         digested += named
-        rows += part.rows
-    for failed in message.failed:
-        rows += failed.rows
-    rows += message.missing
-    problem = ""
-    if len(set(rows)) < len(rows):
-        problem = "a row with two results"
-    elif len(columns) < sum(len(part.fields) for part in message.parts):
-        problem = "a part with the same field twice"
-    elif message.claim is not None and message.claim.executor != message.executor:
-        problem = "a claim of another executor"
-    return Shape(lists, sizes, columns, digested, problem)
+    return Shape(lists, sizes, columns, digested)
 
 
 def _value(message: CacheTell | CachePut) -> Shape:
@@ -159,7 +148,7 @@ def _greeting(message: Hello | Welcome) -> Shape:
 def _heartbeat(message: Heartbeat) -> Shape:
     """Who has no definitions yet may say nothing of them."""
     pointers = (message.pointers,) if message.pointers else ()
-    return Shape(_lengths(message, len(message.dead), "dead_incarnations"), [(pointers, SUM)])
+    return Shape(_lengths(message, len(message.dead), "dead_incarnations"), [(pointers, POINTERS)])
 
 
 _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(

@@ -72,6 +72,7 @@ class ClientWorld:
         self.core = ClientCore(TimingSettings(**timing), static=static)
         self.now_ms = now_ms
         self.actions: list[ClientAction] = []
+        self.core.check_invariants()
         for peer in ups:
             self.tell(PeerUp(peer=peer))
         if ups and not static:
@@ -110,12 +111,12 @@ class ClientWorld:
     def accepted(self, peer: PeerId, *numbers: int, rset: tuple[PeerId, ...] = ()) -> tuple[TaskId, ...]:
         """Submit tasks to a peer, and have them accepted there. Home is where it was before."""
         home = self.core._state.peers.home
-        if home not in (None, peer):
+        if home is not None and home != peer:
             self.down(home)
         self.say(submit(1, *numbers))
         (said,) = self.said(Submit, peer)
         self.accept(peer, said.message.mid, *tasks(*numbers), rset=rset)
-        if home not in (None, peer):
+        if home is not None and home != peer:
             self.up(home)
             self.down(peer)
             self.up(peer)
@@ -133,7 +134,7 @@ class ClientWorld:
 
     # ---- what it asked for
 
-    def take(self) -> list[ClientAction]:
+    def take(self) -> list[Any]:
         actions, self.actions = self.actions, []
         return actions
 

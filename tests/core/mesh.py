@@ -32,7 +32,7 @@ from scatterzmq.core.events import (
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
 from scatterzmq.core.peer import PeerCore
-from scatterzmq.core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact
+from scatterzmq.core.peermessages import KEPT_BESIDE, AskQueues, BetweenPeers, Commit, Contact, QueueState, QueueStates
 from scatterzmq.core.queues import QueueKey
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
@@ -114,7 +114,12 @@ class Peer(World):
             nonce=self.number.to_bytes(8, "big") + self.incarnation.to_bytes(8, "big"),
             static=self.static,
         )
-        self.core._state.gossip = self.beliefs
+        if not self.mesh.gossiping:
+            self.core._state.gossip = self.beliefs
+
+    @property
+    def has_left(self) -> bool:
+        return self.left is not None
 
     @property
     def contact(self) -> Contact:
@@ -123,6 +128,27 @@ class Peer(World):
     def tell(self, event: Event) -> tuple[Action, ...]:
         self.now_ms = self.mesh.now_ms
         return super().tell(event)
+
+    def believe(self, owner: "Peer", key: QueueKey, length: int) -> None:
+        """From now on this is believed of a queue of another peer."""
+        owners = self.beliefs.lengths.setdefault(key, {})
+        if owners.get(owner.me, 0) != length:
+            owners[owner.me] = length
+            state = QueueState(
+                digest=key[0],
+                queue=key[1],
+                length=length,
+                weight=0.0,
+                pressure=0.0,
+                expected_pressure=0.0,
+                claimants=0,
+                loaded=0,
+            )
+            self.core._borrowing.told(owner.me, QueueStates(version=1, full=False, idle=0, states=(state,)))
+        if not length:
+            owners.pop(owner.me, None)
+        if not owners:
+            del self.beliefs.lengths[key]
 
     def perform(self, action: Action) -> None:
         match action:
@@ -187,11 +213,22 @@ class Peer(World):
 
 
 class Mesh:
-    """n peers that know each other. executors: per peer, or one number for each."""
+    """n peers that know each other. executors: per peer, or one number for each.
+
+    gossiping: peers tell each other of their queues as they do in reality; else they believe nothing of each other but
+    what `gossip` (or a test, in `Peer.beliefs`) lets them believe, so that only those claim who shall.
+    """
 
     def __init__(
-        self, n: int, *, executors: int | Sequence[int] = 1, static: bool = True, **sections: Mapping[str, object]
+        self,
+        n: int,
+        *,
+        executors: int | Sequence[int] = 1,
+        static: bool = True,
+        gossiping: bool = False,
+        **sections: Mapping[str, object],
     ) -> None:
+        self.gossiping = gossiping
         self.now_ms = 0
         self.settings = Settings.of(sections)
         self.links: deque[Packet] = deque()
@@ -226,11 +263,12 @@ class Mesh:
         """Everybody believes what is true now of everybody else's queues and executors (and looks for work)."""
         alive = [peer for peer in self.peers if not peer.dead]
         for peer in alive:
-            peer.beliefs.lengths, peer.beliefs.idle = {}, {}
+            peer.beliefs.idle = {}
             for other in alive:
                 if other is not peer:
-                    for queue in other.core._state.plans.waiting():
-                        peer.beliefs.lengths.setdefault(queue.key, {})[other.me] = queue.length
+                    lengths = {queue.key: queue.length for queue in other.core._state.plans.waiting()}
+                    for key in dict.fromkeys((*peer.beliefs.lengths, *lengths)):
+                        peer.believe(other, key, lengths.get(key, 0))
                     if idle := other.core._borrowing.idle_count():
                         peer.beliefs.idle[other.me] = idle
         for peer in alive:
@@ -267,8 +305,11 @@ class Mesh:
         """Run one batch of a peer; its messages are not delivered yet."""
         return self.peers[number].step(executor, act=act)
 
-    def run(self) -> int:
-        """Deliver and execute until nothing runs and nothing is under way. Returns how many batches there were."""
+    def run(self, *, gossip: bool = False) -> int:
+        """Deliver and execute until nothing runs and nothing is under way. Returns how many batches there were.
+
+        gossip: everybody is told how it stands after each round.
+        """
         batches = 0
         self.deliver()
         while busy := [peer for peer in self.peers if peer.running and not peer.dead]:
@@ -276,6 +317,9 @@ class Mesh:
                 if peer.running:
                     peer.step()
                     batches += 1
+                self.deliver()
+            if gossip:
+                self.gossip()
                 self.deliver()
             assert batches <= BATCHES_MAX, "it does not end"
         return batches
@@ -292,6 +336,8 @@ class Mesh:
     def send(
         self, src: Peer, to: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
+        if isinstance(message, QueueStates | AskQueues) and not self.gossiping:
+            return
         envelope = Envelope(
             src=src.me, src_incarnation=src.incarnation, dst=to, dst_incarnation=incarnation, seq=len(self.log)
         )

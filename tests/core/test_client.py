@@ -21,6 +21,7 @@ from scatterzmq.core.messages import (
     Definition,
     ExecutorStats,
     Final,
+    Goodbye,
     GraphRefused,
     LoadGraph,
     MemberList,
@@ -73,8 +74,7 @@ def answer_all(world: ClientWorld, asks: list[Any], **statuses: TaskStatus) -> N
 def test_a_submission_goes_home_and_is_answered_once() -> None:
     world = ClientWorld(A, B)
     world.say(submit(5, 1, 2), PARCEL)
-    (said,) = world.take()
-    assert isinstance(said, SayTo)
+    (said,) = world.said(Submit)
     assert (said.peer, said.parcel, said.message.ids, said.message.nonce) == (A, PARCEL, tasks(1, 2), b"nonce..5")
     world.accept(A, said.message.mid, *tasks(1, 2), rset=(A, B))
     told, gone = world.take()
@@ -102,6 +102,18 @@ def test_a_submission_is_repeated_until_every_task_has_its_answer() -> None:
     assert not world.said(Submit)
 
 
+def test_answers_may_come_twice() -> None:
+    world = ClientWorld(A)
+    world.say(submit(5, 1, 2, 3), PARCEL)
+    (said,) = world.take()
+    world.refuse(A, said.message.mid, *tasks(1))
+    world.accept(A, said.message.mid, *tasks(2))
+    world.take()
+    world.refuse(A, said.message.mid, *tasks(1))
+    world.accept(A, said.message.mid, *tasks(2))
+    assert not world.take()
+
+
 def test_repeats_become_rarer() -> None:
     world = ClientWorld(A, ask_s=1.0)
     world.say(submit(5, 1))
@@ -123,7 +135,9 @@ def test_another_peer_gets_what_the_first_may_not_have_got() -> None:
     world.down(A)
     said = world.said(Submit)
     assert said == [SayTo(peer=B, message=first.message, parcel=PARCEL)]
-    world.accept(B, first.message.mid, *tasks(1, 2))
+    world.accept(B, first.message.mid, *tasks(1))
+    assert not world.told()
+    world.accept(B, first.message.mid, *tasks(2))
     assert [message.ids for message in of(Accepted, world.told())] == [tasks(2)]
     # Task 1 was accepted by a peer that is gone: what the new one says of it counts, and both hear of its end.
     world.up(A)
@@ -274,6 +288,18 @@ def test_when_the_owner_goes_those_with_copies_are_asked_and_then_everybody() ->
     assert world.targets(Attach) == [(B, ids[1:])], "what it sent over the old link may be lost"
 
 
+def test_nothing_new_goes_to_a_peer_that_leaves() -> None:
+    """What it still says counts."""
+    world = ClientWorld(A, B)
+    one, two = world.accepted(A, 1, 2, rset=(A, B))
+    world.hear(A, Goodbye())
+    assert world.targets(Attach) == [(B, (one, two))]
+    world.say(submit(2, 3))
+    assert [said.peer for said in world.said(Submit)] == [B]
+    world.hear(A, final((one, READY)))
+    assert world.ends() == {one: READY}
+
+
 def test_a_new_link_means_that_something_may_be_lost() -> None:
     world = ClientWorld(A)
     ids = world.accepted(A, 1)
@@ -282,7 +308,7 @@ def test_a_new_link_means_that_something_may_be_lost() -> None:
     world.up(A)
     again = world.take()
     assert said in again
-    assert [action.message for action in again[1:]] == [Attach(ids=ids)]  # type: ignore[union-attr]
+    assert [action.message for action in again[1:]] == [Attach(ids=ids)]
 
 
 def test_a_peer_sends_on_to_the_owner() -> None:
@@ -300,6 +326,7 @@ def test_an_owner_that_is_not_there_is_no_news() -> None:
     world.down(A)
     world.take()
     world.hear(B, Moved(ids=ids, owners=(A,)))
+    world.hear(B, Moved(ids=ids, owners=(C,)))
     assert not world.take()
 
 
@@ -789,6 +816,7 @@ def test_a_link_that_does_not_come_is_not_waited_for_for_ever() -> None:
     world = ClientWorld(static=False)
     world.up(A)
     world.say(AskStats(mid=9))
+    world.say(LoadGraph(mid=10, definition="{}"))
     world.members(A, A, B)
     world.wait(4999)
     assert not world.said(AskStats)

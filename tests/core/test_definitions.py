@@ -73,7 +73,7 @@ def tell(mesh: Mesh, src: int, dst: int, message: BetweenPeers) -> None:
     mesh.deliver()
 
 
-def set_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
+def change_status(mesh: Mesh, of: int, status: Status, at: int) -> None:
     """A peer thinks differently of another from now on."""
     members = mesh.peers[at].core._state.members
     peer = mesh.peers[of].me
@@ -175,7 +175,7 @@ def test_who_is_gone_is_not_waited_for() -> None:
     load(mesh, 0, load_plan)
     mesh.deliver()
     assert answers(mesh.peers[0]) == []
-    set_status(mesh, 2, Status.SUSPECT, at=0)
+    change_status(mesh, 2, Status.SUSPECT, at=0)
     assert answers(mesh.peers[0]) == [GraphLoaded]
     assert mesh.peers[0].core.deadline_ms() is None
 
@@ -184,14 +184,14 @@ def test_who_comes_while_a_definition_is_spread_gets_it_too() -> None:
     mesh = Mesh(2, cluster={"replicas": 3})
     mesh.drop(dst=1)
     load(mesh, 0, make_plan())
-    set_status(mesh, 1, Status.SUSPECT, at=0)
+    change_status(mesh, 1, Status.SUSPECT, at=0)
     assert answers(mesh.peers[0]) == [GraphLoaded]
     load(mesh, 0, make_plan())
     assert answers(mesh.peers[0]) == [GraphLoaded] * 2, "nobody is there"
     mesh = Mesh(2, cluster={"replicas": 3})
     mesh.drop(dst=1)
     load(mesh, 0, make_plan())
-    set_status(mesh, 1, Status.ALIVE, at=0)
+    change_status(mesh, 1, Status.ALIVE, at=0)
     mesh.heal()
     mesh.wait(1000)
     assert answers(mesh.peers[0]) == [GraphLoaded]
@@ -280,7 +280,7 @@ def test_groups_that_were_apart_agree_when_they_meet() -> None:
     plans = [make_plan(length) for length in (1, 2, 3)]
     mesh.drop()
     for at in (0, 1):
-        set_status(mesh, 1 - at, Status.SUSPECT, at=at)
+        change_status(mesh, 1 - at, Status.SUSPECT, at=at)
     load(mesh, 0, plans[0])
     load(mesh, 0, plans[1], replace=True)
     load(mesh, 1, plans[2])
@@ -288,7 +288,7 @@ def test_groups_that_were_apart_agree_when_they_meet() -> None:
     assert [answers(peer) for peer in mesh.peers] == [[GraphLoaded] * 2] * 2
     mesh.heal()
     for at in (0, 1):
-        set_status(mesh, 1 - at, Status.ALIVE, at=at)
+        change_status(mesh, 1 - at, Status.ALIVE, at=at)
     mesh.deliver()
     for peer in mesh.peers:
         assert namespaces(peer) == {"main": plans[1].digest, "other": make_plan(1, "other").digest}
@@ -374,8 +374,8 @@ def test_the_next_one_is_asked_for_what_does_not_come() -> None:
     mesh.log.clear()
     mesh.wait(2500)
     assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1]
-    set_status(mesh, 1, Status.SUSPECT, at=3)
-    set_status(mesh, 2, Status.SUSPECT, at=3)
+    change_status(mesh, 1, Status.SUSPECT, at=3)
+    change_status(mesh, 2, Status.SUSPECT, at=3)
     mesh.wait(1000)
     assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1, 0]
     mesh.heal()
@@ -390,12 +390,12 @@ def test_nobody_is_asked_while_nobody_is_there() -> None:
     mesh.drop(PlanText)
     load(mesh, 0, plan)
     mesh.deliver()
-    set_status(mesh, 0, Status.SUSPECT, at=1)
+    change_status(mesh, 0, Status.SUSPECT, at=1)
     mesh.wait(5000)
     peer = mesh.peers[1]
     assert peer.core.deadline_ms() is None
     mesh.heal()
-    set_status(mesh, 0, Status.ALIVE, at=1)
+    change_status(mesh, 0, Status.ALIVE, at=1)
     mesh.deliver()
     assert namespaces(peer) == {"main": plan.digest}
 

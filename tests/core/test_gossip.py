@@ -6,7 +6,6 @@ import pytest
 
 from scatterzmq.core.actions import Publish, Tell
 from scatterzmq.core.gossip import Gossip
-from scatterzmq.core.hints import NoHints
 from scatterzmq.core.members import Members
 from scatterzmq.core.outbox import Outbox
 from scatterzmq.core.peermessages import AskQueues, Contact, Heartbeat, Hello, QueueState, QueueStates, Welcome
@@ -398,12 +397,6 @@ def test_peers_in_one_process_ask_but_once() -> None:
     assert not teller.told()
 
 
-def test_without_others_there_are_no_hints() -> None:
-    hints = NoHints()
-    assert (hints.queues(), hints.owners(KEYS[0]), hints.idle_peers()) == ((), (), ())
-    assert hints.view(KEYS[0]) == (0, 0.0, 0.0, 0.0, 0, 0)
-
-
 # ---- among peers
 
 
@@ -433,7 +426,7 @@ def truth(mesh: Mesh, at: int) -> dict[QueueKey, tuple[Any, ...]]:
 @pytest.mark.parametrize("static", [True, False])
 def test_peers_know_each_others_queues(static: bool) -> None:
     """After every batch all beliefs are true, at once in one process and soon between machines."""
-    mesh = Mesh(2, executors=(1, 0), static=static, executor={"batch_size": 2}, cluster={"replicas": 1})
+    mesh = Mesh(2, executors=(1, 0), gossiping=True, static=static, executor={"batch_size": 2}, cluster={"replicas": 1})
     mesh.load(chain(3))
     mesh.submit(0, *range(9))
     mesh.deliver()
@@ -452,7 +445,7 @@ def test_peers_know_each_others_queues(static: bool) -> None:
 
 
 def test_losses_are_made_good_within_a_heartbeat() -> None:
-    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1})
+    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1}, gossiping=True)
     mesh.load(chain(2))
     mesh.wait(2000)
     mesh.drop(QueueStates)
@@ -466,7 +459,7 @@ def test_losses_are_made_good_within_a_heartbeat() -> None:
 
 
 def test_a_dead_peer_has_no_queues() -> None:
-    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1})
+    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1}, gossiping=True)
     mesh.load(chain(2))
     mesh.submit(0, 1, 2, 3)
     mesh.wait(10)
@@ -476,7 +469,7 @@ def test_a_dead_peer_has_no_queues() -> None:
 
 
 def test_quiet_peers_only_send_heartbeats() -> None:
-    mesh = Mesh(3, static=False)
+    mesh = Mesh(3, static=False, gossiping=True)
     mesh.load(chain(2))
     mesh.submit(0, 1, 2)
     mesh.run()

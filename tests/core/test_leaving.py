@@ -19,7 +19,7 @@ def test_waiting_tasks_and_results_are_handed_over() -> None:
     heir = holder(mesh)
     mesh.leave(0)
     mesh.deliver()
-    assert mesh.peers[0].left is None  # a batch runs
+    assert not mesh.peers[0].has_left  # a batch runs
     mesh.peers[0].step()
     mesh.deliver()
     left = mesh.peers[0].left
@@ -58,7 +58,7 @@ def test_a_batch_that_does_not_end_is_not_waited_for_for_ever() -> None:
     mesh.deliver()
     mesh.leave(0)
     mesh.wait(4999)
-    assert mesh.peers[0].left is None
+    assert not mesh.peers[0].has_left
     mesh.wait(1)
     left = mesh.peers[0].left
     assert left is not None
@@ -75,7 +75,7 @@ def test_words_about_handing_over_get_lost() -> None:
     mesh.drop(Replicate, src=1)  # which would say it, too
     mesh.leave(0)
     mesh.deliver()
-    assert mesh.peers[0].left is None
+    assert not mesh.peers[0].has_left
     mesh.heal()
     mesh.wait(1000)
     assert len(mesh.said(Handover)) == 2

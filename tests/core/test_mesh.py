@@ -6,7 +6,7 @@ import pytest
 
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import TaskStatus
-from scatterzmq.core.peermessages import AskQueues, Nudge
+from scatterzmq.core.peermessages import AskPointers, Nudge
 from scatterzmq.errors import ErrorCode
 from tests.core.conftest import chain
 from tests.core.mesh import Mesh
@@ -20,7 +20,7 @@ def heard(mesh: Mesh, kind: type[Any]) -> list[int]:
 
 
 def ask(mesh: Mesh, src: int, dst: int) -> None:
-    mesh.peers[src].core._state.members.tell(mesh.peers[dst].me, AskQueues())
+    mesh.peers[src].core._state.members.tell(mesh.peers[dst].me, AskPointers())
     for action in mesh.peers[src].core._state.out.take():
         mesh.peers[src].perform(action)
 
@@ -49,20 +49,20 @@ def test_tasks_run_and_end() -> None:
 
 def test_links_lose_double_and_hold_back() -> None:
     mesh = Mesh(3)
-    mesh.drop(AskQueues, dst=1)
-    mesh.duplicate(AskQueues, dst=2)
+    mesh.drop(AskPointers, dst=1)
+    mesh.duplicate(AskPointers, dst=2)
     ask(mesh, 0, 1)
     ask(mesh, 0, 2)
-    assert heard(mesh, AskQueues) == [2, 2]
+    assert heard(mesh, AskPointers) == [2, 2]
     assert mesh.dropped == 1
-    assert len(mesh.said(AskQueues, src=0)) == 2
-    assert mesh.said(AskQueues, src=1) == mesh.said(Nudge) == []
+    assert len(mesh.said(AskPointers, src=0)) == 2
+    assert mesh.said(AskPointers, src=1) == mesh.said(Nudge) == []
     mesh.heal()
     mesh.hold(src=0)
     ask(mesh, 0, 1)
-    assert heard(mesh, AskQueues) == []
+    assert heard(mesh, AskPointers) == []
     mesh.heal()
-    assert heard(mesh, AskQueues) == [1]
+    assert heard(mesh, AskPointers) == [1]
 
 
 def test_what_is_sent_comes_from_the_store() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from scatterzmq.core.messages import Accepted, Cleared, Final, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest
+from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId
 from tests.core.conftest import BOB, chain, graph, node
 from tests.core.mesh import Mesh, Packet, Peer
@@ -278,3 +279,36 @@ def test_large_submissions_go_in_pieces() -> None:
     assert [len(message.ids) for message in mesh.said(Replicate)] == [256, 256, 88]
     assert [told.ids for told in accepted(mesh.peers[0])] == [tasks]
     assert isinstance(mesh.peers[0].me, PeerId)
+
+
+def test_of_a_record_that_is_gone_nothing_is_said_again() -> None:
+    """Found by the simulator: somebody else knew it better, it was deleted there, and then an old word came again."""
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    first, second = mesh.submit(0, 2, 3)
+    record = mesh.peers[0].core.state.ledger.record(first)
+    assert record is not None
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.READY, 9, mesh.peers[1].me, 1))
+    mesh.heal()
+    mesh.wait(1000)
+    assert copies(mesh.peers[1]).keys() == {second}
+
+
+def test_copies_that_their_owner_does_not_know_go() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.hold(Replicate)
+    (task,) = mesh.submit(0, 2)
+    late = list(mesh.held)
+    mesh.heal()
+    mesh.deliver()
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    mesh.peers[1].core.state.copies._tombstones.clear()  # as if it had not heard of it
+    for packet in late:
+        mesh.peers[1].receive(packet)
+    mesh.deliver()
+    assert copies(mesh.peers[1])
+    mesh.wait(30_000)
+    assert not copies(mesh.peers[1])

@@ -127,12 +127,9 @@ def test_a_deletion_that_somebody_knows_of_stops_the_takeover() -> None:
     mesh.peers[0].clear(task)
     mesh.deliver()
     copy = copies(mesh.peers[heir])[task]
-    mesh.peers[third].core._state.copies.bury(
-        task,
-        copy.nonce,
-        mesh.peers[0].core._state.copies.version(task),
-        mesh.now_ms,  # type: ignore[arg-type]
-    )
+    deletion = mesh.peers[0].core._state.copies.version(task)
+    assert deletion is not None
+    mesh.peers[third].core._state.copies.bury(task, copy.nonce, deletion, mesh.now_ms)
     mesh.heal()
     mesh.kill(0)
     mesh.wait(2000)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scatterzmq.sim.__main__ import main
-from scatterzmq.sim.options import FAULTS, draw
-from scatterzmq.sim.runs import minimise, run
+from scatterzmq.sim.options import draw
+from scatterzmq.sim.runs import run
 
 SEEDS = [
     int(line.split()[0])

@@ -147,6 +147,8 @@ def test_a_newer_peer_may_send_more(forged: Any) -> None:
 def test_an_older_peer_may_send_less(forged: Any) -> None:
     message, _ = decode(forged("LoadGraph", body=lambda body: body[0].pop()), LIMITS)
     assert message == LoadGraph(mid=1, definition="{}", replace=False)
+    accepted, _ = decode(forged("Accepted", body=lambda body: body[0].pop()), LIMITS)
+    assert accepted.rset == ()
     stats, _ = decode(forged("Stats", body=lambda body: body[0].__delitem__(slice(4, None))), LIMITS)
     assert (stats.counters, stats.cache_bytes) == ({}, 0)
 
@@ -223,7 +225,7 @@ REFUSED: dict[str, tuple[Reject, str, Change]] = {
     "kind is true": (Reject.ENVELOPE, "whole number", address(3, True)),
     "kind is a list": (Reject.ENVELOPE, "whole number", address(3, [])),
     "kind 0": (Reject.KIND, "unknown kind 0", address(3, 0)),
-    "kind 11": (Reject.KIND, "unknown kind 11", address(3, 11)),
+    "kind between": (Reject.KIND, "unknown kind 32", address(3, 32)),
     "negative sequence": (Reject.ENVELOPE, "not negative", address(9, -1)),
     "huge incarnation": (Reject.ENVELOPE, "whole number", address(6, 1 << 63)),
     "incarnation is a fraction": (Reject.ENVELOPE, "whole number", address(8, 1.0)),
