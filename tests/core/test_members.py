@@ -1218,3 +1218,13 @@ def test_a_tell_of_a_welcome_comes_after_the_link_is_open() -> None:
     hello = both[1].members._greetings.hello()
     actions = both[0].do(lambda: both[0].members.received(both[1].id, 1, 0, hello, 0))
     assert [type(action) for action in actions[:2]] == [OpenLink, Tell]
+
+
+def test_what_is_said_last_goes_before_the_link_is_closed() -> None:
+    out = Outbox()
+    out.link(CloseLink(peer=peer_id(1)))
+    out.work(Dial(address="mesh://2", message=Unwelcome(reason="full")))
+    out.tell(peer_id(1), 1, Bye())
+    out.link(OpenLink(peer=peer_id(2), address="mesh://2"))
+    assert [type(action) for action in out.take()] == [OpenLink, Tell, CloseLink, Dial]
+    assert out.take() == ()
