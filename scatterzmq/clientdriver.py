@@ -8,6 +8,7 @@ Rules   1. One thread at a time is in here. Deliveries run callbacks of users, w
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
+from math import inf
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
@@ -85,10 +86,10 @@ class ClientDriver:
         if deadline_ms is not None and deadline_ms <= self._now_ms():
             self._handle(TimerFired())
 
-    def due_s(self) -> float | None:
-        """When something happens by itself, by the clock; None for never."""
+    def due_s(self) -> float:
+        """When something happens by itself, by the clock; inf for never."""
         deadline_ms = self._core.deadline_ms()
-        return None if deadline_ms is None else deadline_ms / 1000
+        return inf if deadline_ms is None else deadline_ms / 1000
 
     def _keep(self, columns: Mapping[str, Column]) -> int:
         if not columns:

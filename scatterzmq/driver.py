@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import (
@@ -160,10 +161,17 @@ class Driver:
         for executor in self._executors.start():
             self._started(executor)
 
+    def due_s(self) -> float:
+        """When something happens by itself, by the clock; inf for never."""
+        core_ms, store_ms = self._core.deadline_ms(), self._store.deadline_ms()
+        if core_ms is None or (store_ms is not None and store_ms < core_ms):
+            core_ms = store_ms
+        return inf if core_ms is None else core_ms / 1000
+
     def wait_s(self) -> float | None:
         """How long nothing will happen by itself, as far as it is worth waiting at once; None for ever."""
-        times = [time for time in (self._core.deadline_ms(), self._store.deadline_ms()) if time is not None]
-        return min(max(0.0, min(times) / 1000 - self._clock()), WAIT_MAX_S) if times else None
+        due_s = self.due_s()
+        return None if due_s == inf else min(max(0.0, due_s - self._clock()), WAIT_MAX_S)
 
     def take(self, posted: Posted) -> None:
         """Take in one thing that was posted."""
@@ -227,8 +235,11 @@ class Driver:
                 for part in done.emitted
             ]
         )
-        taken = frozenset(running.work.rows)
-        missing = tuple([row for row in range(len(running.work.order.tasks)) if row not in taken])
+        rows, rows_count = running.work.rows, len(running.work.order.tasks)
+        missing: tuple[int, ...] = ()
+        if len(rows) < rows_count:
+            taken = frozenset(rows)
+            missing = tuple([row for row in range(rows_count) if row not in taken])
         self._tell(
             BatchFinished(
                 executor=done.executor,

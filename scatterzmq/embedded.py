@@ -7,8 +7,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,6 +26,7 @@ from .errors import ClusterError, ConfigError
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
+from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
 from .neighbours import At, Neighbours
@@ -88,6 +88,8 @@ def local(
         raise ConfigError("local: processes=True: this version runs all peers in this process; leave it out")
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < 1:
         raise ConfigError(f"local: peers: expected a whole number of at least 1, got {peers!r}")
+    if peers == 1:
+        config.setdefault("cluster_replicas", 1)  # nobody else could keep a copy
     settings = _settings(config)
     if peers > settings.cluster.peers_max:
         raise ConfigError(
@@ -134,9 +136,10 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 class _Peer:
     """An embedded peer. `inline`: no thread of its own; whoever waits runs it through the link's `pump`.
 
-    One thread at a time drives it: its own, or an executor's that has just posted a result and can go on with the next
-    batch at once, which saves waking two threads per batch. Who finds another one driving leaves what it posted to
-    that one, which looks again before it goes. Clients' threads never drive: Ctrl-C could interrupt them anywhere.
+    One thread at a time drives it: its own, or an executor's that is idle or has just posted a result and can go on
+    with the next batch at once: a lone task crosses two threads instead of three. Who finds another one driving leaves
+    what it posted to that one, which looks again before it goes. Clients' threads never drive: Ctrl-C could interrupt
+    them anywhere.
     Whatever ends it, its own thread cleans up after it: so it may be closed from any thread, nodes' too.
     """
 
@@ -152,17 +155,18 @@ class _Peer:
         self._over = ""
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
+        errand = None if self.inline else self._roused
         self._pool: Pool | Neighbours
         self._driver: Driver | Neighbours
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, inline=self.inline)
+            self._pool = Pool(settings, self.blobs, self._answered, errand)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, inline=self.inline)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
@@ -187,8 +191,17 @@ class _Peer:
         if self._process != os.getpid():
             raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
         self._inbox.put(posted)
-        # A result that was read changes nothing but a status, and whoever asks for that rings the bell.
+        # A result that was read changes nothing but a status, and whoever asks for that calls somebody.
         if not (isinstance(posted, Incoming) and isinstance(posted.message, ResultRead)):
+            self._call_somebody()
+
+    def _call_somebody(self) -> None:
+        """Something was posted: see that a thread takes it in.
+
+        Who drives looks again before it goes. Else an executor that is idle is best, as it can run at once the batch
+        that may come of it. It becomes busy, or is replaced, only by somebody who drives, and so looks again as well.
+        """
+        if not (self._driving.locked() or self._pool.rouse()):
             self._bell.ring()
 
     def _answered(self, posted: Posted | At) -> None:
@@ -200,10 +213,14 @@ class _Peer:
         else:
             self._bell.ring()
 
+    def _roused(self, executor: ThreadExecutor) -> None:
+        """In the thread of an executor that was idle."""
+        self._drive(until=executor.has_work)
+
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
             self._inbox.put(ClientLeft(client=client))
-            self._bell.ring()
+            self._call_somebody()
 
     def pump(self, timeout_s: float | None) -> bool:
         """Do one piece of work in the caller's thread: take in what was posted, else run a batch, else wait."""
@@ -263,11 +280,11 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(self, *, due: bool = False, items_max: int = maxsize) -> None:
+    def _drive(self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None) -> None:
         """Take in all that is posted, unless another thread is at it.
 
         due: do what the clock asks for, too, after that other thread if need be.
-        items_max: leave the rest to the peer's own thread, because the caller has other work.
+        items_max, until: leave the rest to the peer's own thread, because the caller has other work.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
@@ -276,6 +293,8 @@ class _Peer:
                 while items_max and not (inbox.empty() or self._over):
                     items_max -= 1
                     self._driver.take(inbox.get_nowait())
+                    if until is not None and until():
+                        items_max = 0
                 if due:
                     due = False
                     self._driver.tick()
@@ -288,14 +307,15 @@ class _Peer:
                 self._driving_thread = 0
                 self._driving.release()
             if not items_max:
-                self._bell.ring()
+                if not inbox.empty():
+                    self._bell.ring()
                 return
 
     def _plan_alarm(self) -> None:
         """Have the peer's own thread wake up when something is due by the clock; it may find that nothing is."""
-        wait_s = self._driver.wait_s()
-        if wait_s is not None and monotonic() + wait_s < self._alarm_s:
-            self._alarm_s = monotonic() + wait_s
+        due_s = self._driver.due_s()
+        if due_s < self._alarm_s:
+            self._alarm_s = due_s
             if self._driving_thread != self._thread.ident:
                 self._bell.ring()
 
@@ -309,8 +329,10 @@ class _Bell:
 
     def ring(self) -> None:
         # Two may ring at once, but only one can end the silence.
-        with suppress(RuntimeError):
+        try:  # noqa: SIM105 -- suppress() costs four calls, and a lone task waits for this
             self._silence.release()
+        except RuntimeError:
+            pass
 
     def wait(self, until_s: float) -> None:
         """Wait for the bell, at most until then (by the monotonic clock; inf: for ever)."""

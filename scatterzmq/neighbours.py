@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incom
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
+from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
 from .network import FromPeer
@@ -156,18 +158,23 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread.
+    post: gets what executors post, from whichever thread. errand: as for Pool.
     """
 
     def __init__(
-        self, settings: Settings, count: int, blobs: BlobStore, post: Callable[[At], None], *, inline: bool
+        self,
+        settings: Settings,
+        count: int,
+        blobs: BlobStore,
+        post: Callable[[At], None],
+        errand: Callable[[ThreadExecutor], None] | None,
     ) -> None:
         self._settings = settings
         self._air = _Air()
         self._places: list[_Place] = []
         self._clients: dict[ClientId, ClientDriver] = {}
         for index in range(count):
-            pool = Pool(settings, blobs, partial(_post_at, post, index), inline=inline)
+            pool = Pool(settings, blobs, partial(_post_at, post, index), errand)
             self._places.append(self._settle(index, pool))
         members = [Member(id=place.contact.id, name=place.contact.name, status="alive") for place in self._places]
         self.members: tuple[Member, ...] = tuple(members)
@@ -204,13 +211,19 @@ class Neighbours:
             client.tick()
         self._air.land()
 
+    def due_s(self) -> float:
+        times = [place.driver.due_s() for place in self._places]
+        times += [client.due_s() for client in self._clients.values()]
+        return min(times)
+
     def wait_s(self) -> float | None:
-        waits = [place.driver.wait_s() for place in self._places]
-        due = [client.due_s() for client in self._clients.values()]
-        waits += [None if time is None else min(max(0.0, time - monotonic()), WAIT_MAX_S) for time in due]
-        return min((wait for wait in waits if wait is not None), default=None)
+        due_s = self.due_s()
+        return None if due_s == inf else min(max(0.0, due_s - monotonic()), WAIT_MAX_S)
 
     # ---- as a pool
+
+    def rouse(self) -> bool:
+        return any(place.pool.rouse() for place in self._places)
 
     def run_pending(self) -> bool:
         return any(place.pool.run_pending() for place in self._places)

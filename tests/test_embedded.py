@@ -2,12 +2,14 @@
 
 import gc
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module, invalidate_caches
 from pathlib import Path
+from queue import SimpleQueue
 from textwrap import dedent
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytest
 
 import scatterzmq
 from scatterzmq import embedded
+from scatterzmq.core.messages import AskStats
+from scatterzmq.driver import Driver
 from scatterzmq.errors import ClusterError, GraphError
-from scatterzmq.execute import pool
+from scatterzmq.graph import check
 
 INFO = ["float", [1]]
 TIMEOUT_S = 30.0
@@ -274,6 +278,100 @@ def test_a_forked_process_is_told_that_the_peer_is_not_its_own() -> None:
         assert client.namespaces() == {"main"}
 
 
+# ---- who drives
+
+
+@pytest.fixture
+def drivers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the threads that took something in."""
+    names: list[str] = []
+    take = Driver.take
+
+    def noted(driver: Driver, posted: Any) -> None:
+        names.append(threading.current_thread().name)
+        take(driver, posted)
+
+    monkeypatch.setattr(Driver, "take", noted)
+    return names
+
+
+@pytest.mark.parametrize("executors", [1, 3])
+def test_a_lone_task_meets_no_thread_but_that_of_its_executor(drivers: list[str], executors: int) -> None:
+    with scatterzmq.local(executors=executors) as client:
+        ns = client.load_graph(definition())
+        alone = []
+        for number in range(20):
+            until(lambda: peer_of(client)._inbox.empty() and not peer_of(client)._driving.locked())
+            drivers.clear()
+            assert client.submit(ns, value=[number]).result(timeout=TIMEOUT_S)["value"].tolist() == [number + 1]
+            names = set(drivers)
+            alone.append(len(names) == 1 and names.pop().startswith("scatterzmq-executor"))
+        # Another thread that was awake for another reason may be quicker now and then.
+        assert alone.count(True) > 10
+
+
+def test_the_peer_answers_while_all_executors_are_busy(gated: Any, drivers: list[str]) -> None:
+    with scatterzmq.local(executors=2, plugins=[gated.__package__], batch_size=1) as client:
+        ns = client.load_graph(definition(gated.__name__, ns="gated"))
+        futures = [client.submit(ns, value=[number]) for number in range(2)]
+        for _ in futures:
+            gated.entered.get(timeout=TIMEOUT_S)
+        drivers.clear()
+        assert client.get_queue_stats() is not None
+        assert set(drivers) == {"scatterzmq-peer"}
+        gated.gate.set()
+        assert [future.result(timeout=TIMEOUT_S)["value"].tolist() for future in futures] == [[0], [1]]
+
+
+def test_an_executor_that_takes_in_much_runs_its_batch_first(gated: Any, drivers: list[str]) -> None:
+    """What was posted meanwhile is for the peer's own thread: a batch must not wait for it, nor it for the batch."""
+    with scatterzmq.local(plugins=[gated.__package__], batch_size=1) as client:
+        ns = client.load_graph(definition(gated.__name__, ns="gated"))
+        peer = peer_of(client)
+        until(lambda: peer._inbox.empty() and peer._bell._silence.locked())
+        drivers.clear()
+        asked = SimpleQueue[Any]()
+        with peer._driving:  # so that both wait when the executor comes
+            future = client.submit(ns, value=[1])
+            client._session.request(AskStats, asked)
+        peer._pool.rouse()
+        gated.entered.get(timeout=TIMEOUT_S)
+        assert asked.get(timeout=TIMEOUT_S)
+        assert drivers[0].startswith("scatterzmq-executor")
+        assert drivers[1] == "scatterzmq-peer"
+        gated.gate.set()
+        assert future.result(timeout=TIMEOUT_S)["value"].tolist() == [1]
+
+
+def test_starting_a_peer_imports_neither_nodes_nor_checks() -> None:
+    """It is a good part of the time that `local` takes; they come in the peer's own thread, or when they are needed."""
+    late = ["graph.check", "nodes", "execute.worker", "execute.loaded", "client.aio"]
+    code = "import sys, scatterzmq.embedded; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "scatterzmq.embedded" in found
+    assert not {f"scatterzmq.{name}" for name in late} & set(found)
+
+
+def test_a_finished_task_leaves_little_to_the_garbage_collector() -> None:
+    """Its collections walk through all that is kept, and take a good part of the time of many small tasks."""
+    tasks_count = 400
+    with scatterzmq.local(executor_kind="inline") as client:
+        ns = client.load_graph(definition())
+
+        def run() -> list[Any]:
+            tasks = [client.enqueue_task(ns, {"value": [number]}) for number in range(tasks_count)]
+            return [response.result["value"] for _, response in client.wait_for(tasks)]  # type: ignore[index]
+
+        results = run()
+        gc.collect()
+        before = len(gc.get_objects())
+        results += run()
+        gc.collect()
+        # The id, the peer's record, its stack, its result with one value; the client's handle with the outcome and the
+        # tensor. The rest is for what batches have.
+        assert len(gc.get_objects()) - before <= 9.2 * tasks_count
+
+
 # ---- checks of definitions
 
 
@@ -282,7 +380,7 @@ def test_a_check_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, kind: str) 
     """It is ours or a plug-in's mistake; the client must not wait for an answer that never comes."""
     with scatterzmq.local(executor_kind=kind) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(pool, "check", lambda text, describe: 1 // 0)
+            patch.setattr(check, "check", lambda text, describe: 1 // 0)
             with pytest.raises(GraphError, match="the check of this definition failed: ZeroDivisionError"):
                 client.load_graph(definition())
         assert client.load_graph(definition()) == "main"
@@ -294,7 +392,7 @@ def test_an_interrupt_during_an_inline_check(monkeypatch: pytest.MonkeyPatch) ->
 
     with scatterzmq.local(executor_kind="inline") as client:
         with monkeypatch.context() as patch:
-            patch.setattr(pool, "check", interrupt)
+            patch.setattr(check, "check", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 client.load_graph(definition())
         assert client.load_graph(definition()) == "main"

@@ -47,7 +47,7 @@ class Handle:
     inputs: Columns | None
     nbytes: int
     fingerprint: bytes
-    watchers: list[Box]
+    watchers: tuple[Box, ...]
     private: bool = False
     seq: int = 0
     pending: bool = False

@@ -8,7 +8,7 @@ from ..core.messages import Final, TaskReport, TaskStatus
 from ..errors import ErrorInfo, TaskError
 from ..ids import TaskId
 from ..wire.columns import Column
-from ..wire.tensors import to_flat, to_tensors
+from ..wire.tensors import row_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -26,33 +26,17 @@ class Rows:
     row_nbytes: what one of them weighs on average.
     """
 
-    __slots__ = ("_columns", "_count", "_tensors", "row_nbytes")
+    __slots__ = ("_columns", "row_nbytes")
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = columns
-        self._tensors: dict[str, list[torch.Tensor]] | None = None
-        self._count = 0
         self.row_nbytes = 0
         for column in columns.values():
-            self._count = column.layout.rows
-            self.row_nbytes += len(column.data) // (self._count or 1)
+            self.row_nbytes += len(column.data) // (column.layout.rows or 1)
 
     def result(self, row: int) -> Result:
         """One task's result, in memory of its own: the user may write into it, and the peer's copy stays as it is."""
-        tensors = self._tensors
-        if tensors is None:
-            if self._count == 1:
-                return {name: _only_row(column) for name, column in self._columns.items()}
-            # Two threads may both do this; they come to the same.
-            self._tensors = tensors = {name: to_tensors(column) for name, column in self._columns.items()}
-        return {name: rows[row].clone() for name, rows in tensors.items()}
-
-
-def _only_row(column: Column) -> "torch.Tensor":
-    """A copy of the row of a column that has no other. A lone task waits for this, so every step counts."""
-    flat = to_flat(column).clone()
-    shape = column.layout.row_shape(0)
-    return flat if len(shape) == 1 else flat.view(shape)
+        return {name: row_tensor(column, row) for name, column in self._columns.items()}
 
 
 class Outcome(NamedTuple):

@@ -102,7 +102,7 @@ class Session:
         for column in inputs.values():
             nbytes += len(column.data)
         # The fields of a handle by position: names would double what making it costs, and there is one per task.
-        watchers = [] if watcher is None else [watcher]
+        watchers = () if watcher is None else (watcher,)
         mark = fingerprint(info.ns, inputs, 0)
         handle = Handle(task or self._fresh.take(), info.ns, inputs, nbytes, mark, watchers, watcher is not None)
         with self._lock:
@@ -156,7 +156,7 @@ class Session:
             if handle.outcome is not None or handle.abandoned:
                 return False
             handle.abandoned = True
-            handle.watchers = []
+            handle.watchers = ()
             if not handle.pending:  # else as soon as it is accepted
                 self._discard((handle,))
         self._carry()
@@ -188,7 +188,7 @@ class Session:
                 self._room = [entry for entry in self._room if entry is not box]
             for handle in handles:
                 if box in handle.watchers:
-                    handle.watchers.remove(box)
+                    handle.watchers = tuple([other for other in handle.watchers if other is not box])
                 foreign = not handle.fingerprint and handle.outcome is None and not handle.watchers
                 if foreign and self._tasks.get(handle.id) is handle:
                     del self._tasks[handle.id]
@@ -209,7 +209,7 @@ class Session:
             for task in tasks:
                 handle = known.get(task)
                 if handle is None:
-                    handle = known[task] = Handle(task, "", None, 0, b"", [])
+                    handle = known[task] = Handle(task, "", None, 0, b"", ())
                     strangers.append(task)
                 elif handle.outcome is not None or handle.conflict is not None:
                     over.append(handle)
@@ -217,7 +217,7 @@ class Session:
                 elif not handle.fingerprint:
                     strangers.append(task)  # asking again is free, and heals an answer that was lost
                 waiting[task] = handle
-                handle.watchers.append(box)
+                handle.watchers += (box,)
             if strangers:
                 self._out.stage(Attach(ids=tuple(strangers)))
         if self._out.staged:
@@ -342,7 +342,7 @@ class Session:
             boxes = [*self._replies.values(), *(box for _, box in self._barriers), *self._room]
             for handle in self._tasks.values():
                 boxes += handle.watchers
-                handle.watchers = []
+                handle.watchers = ()
             self._replies, self._barriers, self._room, self._buffers = {}, [], [], {}
             self._out.drop()
         _wake([(box, fault) for box in boxes])
@@ -387,7 +387,7 @@ class Session:
                         elif handle.watchers:
                             for box in handle.watchers:
                                 wakes.append((box, handle))
-                            handle.watchers = []
+                            handle.watchers = ()
                 row += has_result
             if over:
                 self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(over)))
@@ -540,7 +540,7 @@ class Session:
             return
         self._refusals[handle.id] = error
         wakes += [(box, handle) for box in handle.watchers]
-        handle.watchers = []
+        handle.watchers = ()
 
     def _discard(self, handles: Sequence[Handle]) -> None:
         """End tasks and forget them everywhere, without waiting for it."""
@@ -557,7 +557,7 @@ class Session:
             del self._tasks[handle.id]
         self._kept.drop(handle.id)
         wakes += [(box, handle) for box in handle.watchers]
-        handle.watchers = []
+        handle.watchers = ()
 
     # ---- without the lock
 

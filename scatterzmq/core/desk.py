@@ -63,6 +63,10 @@ class _Waiting:
     def row_nbytes(self, row: int) -> int:
         return sum([block.row_nbytes(row) for block in self.blocks.values()])
 
+    def is_repeated(self, sender: ClientId, message: Submit) -> bool:
+        """Whether the client just says it again: then it must not take room twice."""
+        return self.sender == sender and self.message.nonce == message.nonce and self.message.ids == message.ids
+
 
 class Desk:
     """One peer's clients."""
@@ -95,6 +99,9 @@ class Desk:
         self._blocks.admit(blocks.values(), kept=True)
         if self._state.leaving and self._members.alive():
             self._out.send(sender, Goodbye())
+            self._blocks.settle(blocks.values())
+            return
+        if any(entry.is_repeated(sender, message) for entry in self._waiting):
             self._blocks.settle(blocks.values())
             return
         until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
@@ -188,6 +195,7 @@ class Desk:
         attached: list[TaskId] = []
         created: list[Record] = []
         columns = [(f":{name}", block) for name, block in blocks.items()]
+        clients, rset = (entry.sender,), (self._state.me,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
             nbytes = entry.row_nbytes(row)
@@ -206,7 +214,7 @@ class Desk:
                 nonce=message.nonce,
                 submit_digest=digest,
                 input={name: (block, row) for name, block in columns},
-                clients=(entry.sender,),
+                clients=clients,
                 accepted_ms=self._state.now_ms,
                 caching=message.cache,
                 rset=rset,

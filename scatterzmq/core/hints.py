@@ -24,19 +24,3 @@ class Hints(Protocol):
 
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""
-
-
-class NoHints:
-    """Nobody else is known to have anything."""
-
-    def queues(self) -> tuple[QueueKey, ...]:
-        return ()
-
-    def owners(self, key: QueueKey) -> tuple[tuple[PeerId, int], ...]:
-        return ()
-
-    def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
-        return (0, 0.0, 0.0, 0.0, 0, 0)
-
-    def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
-        return ()

@@ -159,7 +159,8 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
-    story: tuple[tuple[int, str, str], ...] = ()
+    story: tuple[str, ...] = ()
+    story_ms: tuple[int, ...] = ()
 
     @property
     def retries(self) -> int:
@@ -184,14 +185,18 @@ class Record:
 
     def tell(self, now_ms: int, what: str, detail: str = "") -> None:
         """Add a line to the story, dropping the oldest but the first."""
-        story = self.story
+        # Tuples of nothing but texts and numbers are none of the garbage collector's business, and there are many.
+        story, story_ms = self.story, self.story_ms
         if len(story) >= STORY_LENGTH_MAX:
-            story = (story[0], *story[2:])
-        self.story = (*story, (now_ms, what, detail))
+            story, story_ms = (story[0], *story[2:]), (story_ms[0], *story_ms[2:])
+        self.story = (*story, f"{what} {detail}" if detail else what)
+        self.story_ms = (*story_ms, now_ms)
 
     def told(self) -> tuple[str, ...]:
         """The story as text, one line per entry, times in ms since it was accepted."""
-        return tuple(f"+{at - self.accepted_ms} ms {what} {detail}".rstrip() for at, what, detail in self.story)
+        return tuple(
+            f"+{at_ms - self.accepted_ms} ms {what}" for at_ms, what in zip(self.story_ms, self.story, strict=True)
+        )
 
 
 _STATUS = {
@@ -256,7 +261,7 @@ class Ledger:
         counts[record.phase] -= 1
         counts[target] += 1
         record.phase = target
-        record.tell(now_ms, cause, detail)
+        record.tell(now_ms, cause.value, detail)
 
     def mark_read(self, record: Record) -> bool:
         """The user has seen the result. False if that was known, or there is no result."""

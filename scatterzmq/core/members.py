@@ -22,7 +22,7 @@ from .dials import Dials
 from .greetings import Greetings, Refusal
 from .member import Change, Hearsay, Member, Pulse, Status, hearsay
 from .outbox import Outbox
-from .partners import order
+from .partners import rank, take_turns
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
 from .punctual import Punctual
 from .values import Value
@@ -68,6 +68,8 @@ class Members:
         self._dials = Dials(self._ask_ms, 2 * self._peers_max)
         self._clock = Punctual(self._beat_every_ms, int(timing.pause_s * 1000))
         self._changes: list[Change] = []
+        self._ranked_for: tuple[PeerId, ...] = ()
+        self._ranked: tuple[PeerId, ...] = ()
         self._warned: dict[str, int] = {}
         self._booted_ms: int | None = None
         self.linked_count = 0
@@ -104,7 +106,10 @@ class Members:
 
         turn: a number that changes from batch to batch spreads them over a small group.
         """
-        return order(self.me.id, self.alive(), turn)
+        alive = self.alive()
+        if alive != self._ranked_for:  # it takes a hash per member
+            self._ranked_for, self._ranked = alive, rank(self.me.id, alive)
+        return take_turns(self._ranked, turn)
 
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""

@@ -12,9 +12,13 @@ from hashlib import blake2b
 from ..ids import PeerId
 
 
-def order(me: PeerId, alive: Iterable[PeerId], turn: int) -> tuple[PeerId, ...]:
-    """Members by preference. turn: a number that changes from batch to batch, so that the group takes turns."""
-    ranked = sorted(alive, key=lambda peer: _score(me, peer), reverse=True)
+def rank(me: PeerId, alive: Iterable[PeerId]) -> tuple[PeerId, ...]:
+    """Members by preference."""
+    return tuple(sorted(alive, key=lambda peer: _score(me, peer), reverse=True))
+
+
+def take_turns(ranked: tuple[PeerId, ...], turn: int) -> tuple[PeerId, ...]:
+    """The same, but for the group at the top, which takes turns. turn: changes from batch to batch."""
     peers = 1 + len(ranked)
     width = min(2 if peers < 10 else 4 if peers < 100 else 8, len(ranked))
     at = turn % max(width, 1)

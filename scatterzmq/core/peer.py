@@ -344,6 +344,10 @@ class PeerCore:
         """What this peer's heartbeats say of it."""
         return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
 
+    def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
+        self._gossip.heard(sender, message, self._state.now_ms)
+        self._definitions.heard(sender, message.pointers)
+
     def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
         self._gossip.came(sender, message, self._state.now_ms)
         self._borrowing.told(sender, message)

@@ -9,7 +9,7 @@ from ..settings import Settings
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
-from .hints import Hints, NoHints
+from .hints import Hints
 from .journal import Journal
 from .journaled import JournaledCopies, JournaledReplicas
 from .leases import Leases
@@ -49,7 +49,7 @@ class State:
     leases: Leases
     cache: Cache | None
     journal: Journal | None
-    gossip: Hints = field(default_factory=NoHints)
+    gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
     restoring: bool = False

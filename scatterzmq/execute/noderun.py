@@ -262,9 +262,12 @@ def misfits(columns: Mapping[str, Column], formats: Format, rows: int) -> dict[i
 
 
 def _execute(loaded: Loaded, batch: Batch, found: list[tuple[list[Answer], list[Rejection]]]) -> None:
-    with torch.set_grad_enabled(False):  # torch.no_grad() takes twice as long to say the same
-        loaded.node.execute(batch)
-        found.append(batch.finish())
+    if torch.is_grad_enabled():  # threads of executors have done that for good (threads.py)
+        with torch.set_grad_enabled(False):  # torch.no_grad() takes twice as long to say the same
+            _execute(loaded, batch, found)
+        return
+    loaded.node.execute(batch)
+    found.append(batch.finish())
 
 
 def _renamed(indices: tuple[int, ...], positions: tuple[int, ...]) -> tuple[int, ...]:

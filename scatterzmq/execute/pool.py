@@ -1,4 +1,8 @@
-"""The executors of an embedded peer: all that share one process, one set of loaded nodes and one registry."""
+"""The executors of an embedded peer: all that share one process, one set of loaded nodes and one registry.
+
+What runs and checks nodes is imported when the executors start, in the peer's thread, and when a definition is checked:
+whoever starts a peer need not wait for it.
+"""
 
 import os
 import threading
@@ -6,20 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..core.events import BatchExpected, GraphChecked
-from ..graph.check import Checked, check
 from ..ids import ExecutorId
-from ..nodes.registry import Registry
 from ..settings import Settings
 from .blobs import BlobStore
 from .device import parse_device
-from .failure import attempt
-from .loaded import LoadedNodes
 from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
-from .worker import Worker
+
+if TYPE_CHECKING:
+    from ..graph.check import Checked
+    from ..nodes.registry import Registry
+    from .loaded import LoadedNodes
 
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 
@@ -27,25 +31,49 @@ Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 class Pool:
     """Executors by id. Answers are posted, from whichever thread has them.
 
-    inline: run everything in the thread that calls `run_pending`, else one thread per executor.
+    errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
+        calls `run_pending`.
     """
 
-    def __init__(self, settings: Settings, blobs: BlobStore, post: Post, *, inline: bool) -> None:
+    def __init__(
+        self, settings: Settings, blobs: BlobStore, post: Post, errand: Callable[[ThreadExecutor], None] | None
+    ) -> None:
         self._post = post
-        self._inline = inline
-        self._count = settings.executor.count
-        self._registry = Registry(settings.plugins.allow)
-        self._nodes = LoadedNodes(self._registry, blobs, settings.executor, parse_device(settings.executor.device))
+        self._errand = errand
+        self._settings = settings
+        self._blobs = blobs
+        self._device = parse_device(settings.executor.device)
+        self._registry: Registry | None = None
+        self._nodes: LoadedNodes | None = None
         self._executors: dict[ExecutorId, ThreadExecutor | InlineExecutor] = {}
+        # Changed as a whole, as other threads look through it.
+        self._threads: tuple[ThreadExecutor, ...] = ()
         self._checks: list[threading.Thread] = []
         self._pending_checks: deque[tuple[int, str]] = deque()
         self._numbers = count(1)
 
     def start(self) -> tuple[ExecutorId, ...]:
-        return tuple(self._start_one() for _ in range(self._count))
+        from ..nodes.registry import Registry
+        from .loaded import LoadedNodes
+
+        settings = self._settings
+        self._registry = Registry(settings.plugins.allow)
+        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device)
+        return tuple(self._start_one() for _ in range(settings.executor.count))
 
     def run(self, executor: ExecutorId, work: Work) -> None:
         self._executors[executor].submit(work)
+        threads = self._threads
+        if len(threads) > 1:
+            chosen = [thread for thread in threads if thread.executor == executor]
+            self._threads = (*[thread for thread in threads if thread.executor != executor], *chosen)
+
+    def rouse(self) -> bool:
+        """Have an idle thread run the errand; False if none is idle. From any thread.
+
+        Best the one that had a batch least recently: it is the one to which the core will lend the next.
+        """
+        return any(executor.rouse() for executor in self._threads)
 
     def run_pending(self) -> bool:
         """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""
@@ -59,11 +87,12 @@ class Pool:
     def replace(self, executor: ExecutorId) -> ExecutorId:
         """A thread cannot be ended from outside: it is left alone, and what it answers later is ignored."""
         self._executors.pop(executor).abandon()
+        self._threads = tuple([thread for thread in self._threads if thread.executor != executor])
         return self._start_one()
 
     def check(self, request: int, definition: str) -> None:
         """In a thread of its own, so that neither the peer nor a busy executor delays it, or with `run_pending`."""
-        if self._inline:
+        if self._errand is None:
             self._pending_checks.append((request, definition))
             return
         self._checks = [thread for thread in self._checks if thread.is_alive()]
@@ -72,6 +101,7 @@ class Pool:
         thread.start()
 
     def retire(self, digest: bytes) -> None:
+        assert self._nodes is not None, "started"
         self._nodes.retire(digest)
 
     def stop(self, timeout_s: float) -> None:
@@ -85,22 +115,32 @@ class Pool:
             executor.stop(max(0.0, until_s - time.monotonic()))
         for thread in self._checks:
             thread.join(max(0.0, until_s - time.monotonic()))
-        self._nodes.close()
+        if self._nodes is not None:
+            self._nodes.close()
 
     def _start_one(self) -> ExecutorId:
+        from .worker import Worker
+
+        assert self._nodes is not None, "started"
         executor = ExecutorId("E" + os.urandom(16).hex())
         worker = Worker(executor, self._nodes, announce=self._post)
         number = next(self._numbers)
-        self._executors[executor] = (
-            InlineExecutor(executor, worker, self._post)
-            if self._inline
-            else ThreadExecutor(executor, worker, self._post, number)
-        )
+        if self._errand is None:
+            self._executors[executor] = InlineExecutor(executor, worker, self._post)
+        else:
+            thread = ThreadExecutor(executor, worker, self._post, self._errand, number)
+            self._executors[executor] = thread
+            self._threads = (*self._threads, thread)
         return executor
 
     def _check(self, request: int, definition: str) -> None:
+        from ..graph.check import check
+        from .failure import attempt
+
+        registry = self._registry
+        assert registry is not None, "started"
         found: list[Checked] = []
-        failure = attempt(lambda: found.append(check(definition, self._registry.describe)))
+        failure = attempt(lambda: found.append(check(definition, registry.describe)))
         if failure is None:
             (checked,) = found
             self._post(

@@ -6,25 +6,44 @@ Both do one thing after another and wait without polling. What a node raises sta
 import threading
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from ..ids import ExecutorId
 from .work import Done, Work
-from .worker import Worker
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+
+class _Roused(Enum):
+    ROUSED = 0
 
 
 class ThreadExecutor:
     """Runs batches in a daemon thread of its own.
 
     post: called with each result, from that thread. number: for the thread's name.
+    errand: called with this executor, from that thread, when it is roused.
     """
 
-    def __init__(self, executor: ExecutorId, worker: Worker, post: Callable[[Done], None], number: int = 0) -> None:
+    def __init__(
+        self,
+        executor: ExecutorId,
+        worker: "Worker",
+        post: Callable[[Done], None],
+        errand: "Callable[[ThreadExecutor], None]" = lambda _: None,
+        number: int = 0,
+    ) -> None:
         self.executor = executor
         self._worker = worker
         self._post = post
-        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
+        self._errand = errand
+        self._jobs: SimpleQueue[Work | _Roused | None] = SimpleQueue()
         self._current: Work | None = None
+        self._busy = False
+        self._is_roused = False
         self._stopping = False
         self._abandoned = False
         self._thread = threading.Thread(target=self._loop, name=f"scatterzmq-executor-{number}", daemon=True)
@@ -32,7 +51,23 @@ class ThreadExecutor:
 
     def submit(self, work: Work) -> None:
         """Run a batch after what was submitted before."""
+        self._busy = True
         self._jobs.put(work)
+
+    def has_work(self) -> bool:
+        """Whether it has a batch; false just before the result is posted. Whoever submits gives it one at a time."""
+        return self._busy
+
+    def rouse(self) -> bool:
+        """Have the thread run its errand (once, however often it is roused before it comes to it); False if it is busy
+        with batches. From any thread.
+        """
+        if self._busy:
+            return False
+        if not self._is_roused:
+            self._is_roused = True
+            self._jobs.put(_Roused.ROUSED)
+        return True
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Finish what runs, drop what waits, and end; False if that took longer than `timeout_s`."""
@@ -53,19 +88,27 @@ class ThreadExecutor:
         self._worker.abandon()
 
     def _loop(self) -> None:
+        import torch
+
+        torch.set_grad_enabled(False)  # in this thread only, where all is inference; saying so per batch takes longer
         while (job := self._jobs.get()) is not None and not self._stopping:
+            if job is _Roused.ROUSED:
+                self._is_roused = False  # first: who rouses it from here on must be heard
+                self._errand(self)
+                continue
             self._current = job
             done = self._worker.run(job)
             self._current = None
             if self._abandoned:
                 return
+            self._busy = False
             self._post(done)
 
 
 class InlineExecutor:
     """Runs batches in the thread that calls `run_pending`: for debuggers, and for callers that wait anyway."""
 
-    def __init__(self, executor: ExecutorId, worker: Worker, post: Callable[[Done], None]) -> None:
+    def __init__(self, executor: ExecutorId, worker: "Worker", post: Callable[[Done], None]) -> None:
         self.executor = executor
         self._worker = worker
         self._post = post

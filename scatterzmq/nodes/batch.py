@@ -3,8 +3,8 @@
 Rules:
 * Inputs are read-only. They share memory with the payload store, so a write in place is found and fails the batch.
 * Every row is answered exactly once: emitted on an output, handed to a called graph, or rejected.
-* What is emitted belongs to the batch from then on. Its memory becomes the payload if nobody else holds it, else it is
-  copied: a payload never changes.
+* What is emitted belongs to the batch from then on. Its memory becomes the payload if nobody else holds it, else (and
+  if it is small) it is copied: a payload never changes.
 """
 
 import operator
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ErrorCode, FormatError, ScatterError
-from ..graph.formats import FieldFormat, Format, Layout, Shape
+from ..graph.formats import DType, FieldFormat, Format, Layout, Shape
 from ..ids import TaskId
 from ..wire.tensors import Column, bytes_of, from_tensors, plain, tensor_dtype, to_flat
 from .base import CallSite
@@ -30,6 +30,8 @@ FieldValue: TypeAlias = Tensor | Padded | Flat | Column | Sequence[Tensor] | Seq
 
 _SHOWN_TASKS = 5
 _CPU = torch.device("cpu")
+_COPIED_NBYTES_MAX = 4096
+"""Up to here a copy takes less time than finding out whether one is needed."""
 
 
 class BatchError(ScatterError, ValueError):
@@ -282,8 +284,7 @@ class Batch:
                         f"{self.place}: the node changed the tensor of field {field!r} after it had emitted it on "
                         f"{pending.output!r}; emit a copy (.clone())"
                     )
-                tensor = value.tensor if _is_ours(value.tensor) else _copy(value.tensor)
-                columns[field] = Column(value.layout, bytes_of(tensor, value.layout.dtype))
+                columns[field] = Column(value.layout, _payload(value.tensor, value.layout.dtype))
             answers.append(Answer(pending.output, pending.rows, columns, pending.call))
         return answers, self._rejections
 
@@ -471,6 +472,13 @@ def _check_layout(layout: Layout, form: FieldFormat) -> None:
 
 def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _payload(tensor: Tensor, dtype: DType) -> memoryview:
+    """The tensor's numbers in memory that nobody else holds."""
+    if tensor.nbytes <= _COPIED_NBYTES_MAX:
+        return memoryview(bytearray(bytes_of(tensor, dtype)))
+    return bytes_of(tensor if _is_ours(tensor) else _copy(tensor), dtype)
 
 
 def _is_ours(tensor: Tensor) -> bool:

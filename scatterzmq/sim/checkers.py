@@ -242,6 +242,38 @@ class Checkers:
         """Tasks that some client still waits for."""
         return [handle.id for client in self.world.clients for handle in client.unfinished()]
 
+    def agreed(self) -> None:
+        """Views have converged, and every task has one owner with all its copies."""
+        alive = self.world.alive()
+        ids = {process.id for process in alive}
+        for process in alive:
+            members = process.state.members
+            # Who came and went too often is watched for some minutes, and known nevertheless.
+            there = {contact.id for contact in members.contacts()}
+            seen = there & ids | set(members.alive()) | {process.id}
+            if seen != ids:
+                names = [sorted(map(self.world.trace.name, some)) for some in (seen - ids, ids - seen)]
+                raise Violation(f"{process.name}: sees {names[0]}, which are gone, and does not see {names[1]}")
+        for task, facts in self.facts.items():
+            if facts.copies and not facts.is_cleared and not facts.lost:
+                self._has_owner(task)
+
+    def _has_owner(self, task: TaskId) -> None:
+        alive = self.world.alive()
+        owners = [process for process in alive if process.state.ledger.record(task) is not None]
+        if len(owners) != 1:
+            raise Violation(f"{task} has the owners {[owner.name for owner in owners]}", task)
+        holders = [process for process in alive if process.state.copies.copy(task) is not None]
+        record = owners[0].state.ledger.record(task)
+        assert record is not None
+        wanted = min(self.world.settings.cluster.replicas, 1 + len(owners[0].state.members.alive()))
+        if record.rset != (owners[0].id, *record.rset[1:]) or len(record.rset) < wanted:
+            named = [self.world.trace.name(peer) for peer in record.rset]
+            raise Violation(f"{owners[0].name}: the copies of {task} are at {named}, wanted are {wanted}", task)
+        lacking = set(record.rset[1:]) - {holder.id for holder in holders}
+        if lacking:
+            raise Violation(f"{sorted(map(self.world.trace.name, lacking))} should have copies of {task}", task)
+
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""
         for process in self.world.alive():

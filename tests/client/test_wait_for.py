@@ -113,7 +113,7 @@ def test_leaving_the_loop_early(client: Client, peer: Any, x: Any) -> None:
     for task, _ in client.wait_for([first, second], timeout=None):
         assert task == first
         break
-    assert client._session._tasks[second].watchers == []
+    assert client._session._tasks[second].watchers == ()
     assert peer.of(ResultRead) == [ResultRead(ids=(first,))]
 
 

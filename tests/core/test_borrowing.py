@@ -16,15 +16,16 @@ from scatterzmq.core.peermessages import (
     Committed,
     Grant,
     Nudge,
+    QueueStates,
     Renew,
     Renewed,
     RowsRevoked,
     Surrender,
 )
 from scatterzmq.core.queues import QueueKey
-from scatterzmq.errors import ErrorCode
+from scatterzmq.errors import ErrorCode, ErrorInfo
 from scatterzmq.graph.plan import Plan
-from scatterzmq.ids import ExecutorId, PeerId, Token
+from scatterzmq.ids import ExecutorId, PeerId, TaskId, Token
 from tests.core.conftest import chain, graph, node
 from tests.core.mesh import Mesh, Peer
 
@@ -52,6 +53,13 @@ def asked(mesh: Mesh) -> list[int]:
     """How many claims each peer got."""
     dst = [packet.dst for packet in mesh.log if isinstance(packet.message, Claim)]
     return [dst.count(number) for number in range(len(mesh.peers))]
+
+
+def error_at(mesh: Mesh, task: TaskId) -> ErrorInfo:
+    """What is known at peer 0 to have gone wrong last."""
+    error = mesh.peers[0].report(task).error
+    assert error is not None
+    return error
 
 
 def borrowing(peer: Peer) -> dict[str, int]:
@@ -219,6 +227,20 @@ def test_who_had_nothing_is_not_asked_again_before_something_changes() -> None:
     assert len(mesh.said(Claim)) == 2
     mesh.wait(1)
     assert len(mesh.said(Claim)) == 3, "a hint is not lost for ever"
+
+
+def test_an_owner_that_says_everything_anew_is_asked_again() -> None:
+    mesh = made(0, 1)
+    plan = mesh.load(chain(1))
+    owner, peer = mesh.peers
+    believe(peer, plan, (owner, 5))
+    mesh.deliver()
+    peer.core._borrowing.told(peer.me, QueueStates(version=1, full=True, idle=0, states=()))
+    peer.tell(TimerFired())
+    assert len(mesh.said(Claim)) == 1
+    peer.core._borrowing.told(owner.me, QueueStates(version=1, full=True, idle=0, states=()))
+    peer.tell(TimerFired())
+    assert len(mesh.said(Claim)) == 2
 
 
 def test_a_nudge_is_a_reason_to_ask() -> None:
@@ -485,7 +507,7 @@ def test_inputs_that_are_evicted_here_are_sent_again() -> None:
     mesh.step(1)
     mesh.deliver()
     report = mesh.peers[0].report(task)
-    assert (report.retries, report.error.code) == (1, ErrorCode.MEMORY_PURGE)
+    assert (report.retries, error_at(mesh, task).code) == (1, ErrorCode.MEMORY_PURGE)
     mesh.gossip()
     mesh.run()
     assert mesh.results(0, [task]) == [2]
@@ -650,8 +672,8 @@ def test_an_executor_that_hangs_is_given_up_and_the_owner_told() -> None:
     (surrender,) = mesh.said(Surrender)
     assert surrender.crashed
     report = mesh.peers[0].report(task)
-    assert (report.retries, report.error.code) == (1, ErrorCode.DEFUNCT_EXECUTOR)
-    assert "max_exec_s" in report.error.message
+    assert (report.retries, error_at(mesh, task).code) == (1, ErrorCode.DEFUNCT_EXECUTOR)
+    assert "max_exec_s" in error_at(mesh, task).message
     assert mesh.peers[0].core._lending.counters["lapsed"] == 0
 
 
@@ -675,15 +697,20 @@ def test_rows_that_are_not_wanted_any_more_are_cancelled_here() -> None:
 # ---- owners that go
 
 
+def suspect(peer: Peer, whom: PeerId) -> None:
+    """A peer does not rely on another one any more."""
+    members: Any = peer.core._state.members
+    is_alive = members.is_alive
+    members.is_alive = lambda other: other != whom and is_alive(other)
+
+
 def gone(mesh: Mesh, number: int) -> None:
     """A peer is gone for all the others."""
     mesh.peers[number].dead = True
     for peer in mesh.peers:
         if not peer.dead:
-            members = peer.core._state.members
             whom = mesh.peers[number].me
-            alive = members.is_alive
-            members.is_alive = lambda other, whom=whom, alive=alive: other != whom and alive(other)
+            suspect(peer, whom)
             for machine in (peer.core._lending, peer.core._borrowing):
                 machine.gone(whom)
             peer.tell(TimerFired())
@@ -705,6 +732,33 @@ def test_an_owner_that_is_gone_while_its_batch_runs() -> None:
     assert borrowing(peer)["borrowed_in_vain"] == 1
     assert peer.stored == {}
     assert peer.core.deadline_ms() is None
+
+
+def test_only_the_batches_of_an_owner_that_is_gone_are_cancelled() -> None:
+    mesh = made(0, 2, 0)
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2)
+    tasks = mesh.submit(2, 3, 4)
+    mesh.gossip()
+    mesh.deliver()
+    assert len(mesh.peers[1].running) == 2
+    gone(mesh, 0)
+    gone(mesh, 0)
+    assert list(mesh.peers[1].cancelled_rows.values()) == [{0, 1}]
+    mesh.run()
+    assert mesh.results(2, tasks) == [4, 5]
+
+
+def test_an_executor_that_is_lost_after_its_owner() -> None:
+    mesh = made(0, 1)
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2)
+    mesh.gossip()
+    mesh.deliver()
+    gone(mesh, 0)
+    mesh.peers[1].lose(FIRST)
+    assert mesh.said(Surrender) == []
+    assert mesh.peers[1].stored == {}
 
 
 def test_an_owner_that_is_gone_before_it_has_the_results() -> None:
@@ -743,8 +797,7 @@ def test_an_owner_that_is_suspect_is_not_waited_for() -> None:
     mesh.drop(Claim, dst=0)
     believe(peer, plan, (mesh.peers[0], 3))
     peer.beliefs.lengths = {key_of(plan): {mesh.peers[2].me: 1}}
-    suspect, members = mesh.peers[0].me, peer.core._state.members
-    members.is_alive = lambda other: other != suspect
+    suspect(peer, mesh.peers[0].me)
     peer.tell(TimerFired())
     mesh.run()
     assert mesh.results(2, [task]) == [6]
@@ -826,7 +879,7 @@ def test_a_node_that_answers_on_an_output_it_does_not_have() -> None:
 
     mesh.step(1, act=nonsense)
     mesh.deliver()
-    assert "no output 'nowhere'" in mesh.peers[0].report(task).error.message
+    assert "no output 'nowhere'" in error_at(mesh, task).message
 
 
 # ---- looking

@@ -326,6 +326,7 @@ def test_an_owner_that_is_not_there_is_no_news() -> None:
     world.down(A)
     world.take()
     world.hear(B, Moved(ids=ids, owners=(A,)))
+    world.hear(B, Moved(ids=ids, owners=(C,)))
     assert not world.take()
 
 

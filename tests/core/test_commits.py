@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatterzmq.core.commits import check, commit_of, digests_of, fits
@@ -157,6 +157,7 @@ failures = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(parts, max_size=4).map(tuple),
     failed=st.lists(failures, max_size=3).map(tuple),
@@ -169,10 +170,11 @@ def test_whatever_comes_each_row_is_named_once_at_most(
     lease = lease_of(plan_of(chain(1)), "n0", tasks=4)
     blocks = {f"{place}:value": block(size) for place, size in enumerate(columns) if size is not None}
     found = check(lease, commit(*parts, failed=failed, missing=missing), blocks)
-    named = [row for part in (*found.emitted, *found.failed) for row in part.rows] + found.missing
+    used = [part.rows for part in found.emitted] + [part.rows for part in found.failed]
+    named = [row for rows in used for row in rows] + found.missing
     assert len(set(named)) == len(named)
     assert set(named) <= set(range(4))
-    said = {row for part in (*parts, *failed) for row in part.rows} | set(missing)
+    said = {row for part in parts for row in part.rows} | {row for part in failed for row in part.rows} | set(missing)
     assert set(named) == said & set(range(4)), "and what was said is not passed over"
     for part in found.emitted:
         assert all(len(values) == len(part.rows) for values in part.fields.values())

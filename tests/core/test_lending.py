@@ -35,7 +35,7 @@ E1, E2 = (ExecutorId(f"E{number:032x}") for number in (101, 102))
 class Owner:
     """A mesh whose first peer is to be claimed from, with a definition and tasks."""
 
-    def __init__(self, *values: int, length: int = 2, **sections: Mapping[str, object]) -> None:
+    def __init__(self, *values: int, length: int = 2, **sections: Any) -> None:
         self.mesh = Mesh(2, executors=0, cluster={"replicas": 1}, **sections)
         self.plan = self.mesh.load(chain(length))
         self.tasks = self.mesh.submit(0, *values)
@@ -53,7 +53,8 @@ class Owner:
         self.numbers += 1
         claim = self.claim_of(executor, name=name, most=most, number=number)
         self.mesh.speak(1, 0, claim)
-        return self.heard(Grant)
+        grant: Grant = self.heard(Grant)
+        return grant
 
     def claim_of(
         self, executor: ExecutorId = E1, *, name: str = "n0", most: int = 8, number: int | None = None
@@ -70,7 +71,8 @@ class Owner:
         **how: Any,
     ) -> Committed:
         self.mesh.speak(1, 0, Commit(executor=executor, order=grant.order, parts=parts, **how), **(columns or {}))
-        return self.heard(Committed)
+        committed: Committed = self.heard(Committed)
+        return committed
 
     def add_one(self, grant: Grant, executor: ExecutorId = E1, **how: Any) -> Committed:
         """Commit a batch as node kind "add" would."""
@@ -246,6 +248,7 @@ def test_tasks_without_an_input_fail_instead_of_being_granted() -> None:
     owner.mesh.speak(1, 0, Claim(claim=2, executor=E1, digest=digest, queue=owner.queue("sum", plan), tasks_max=1))
     assert owner.heard(Grant).ids == ()
     report = owner.mesh.peers[0].report(task)
+    assert report.error is not None
     assert report.error.code is ErrorCode.GENERAL_EXCEPTION
     assert report.place == "sum:main:fork"
 

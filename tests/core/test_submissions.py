@@ -125,3 +125,22 @@ def test_tasks_are_bounded_however_small(make_world: MakeWorld, build: Any, monk
     assert refused.ids == tasks[4:]
     assert "inputs and results of 3 tasks, each with some memory of its own" in refused.message
     assert world.status(tasks[3]) is TaskStatus.BUSY
+
+
+def test_a_submission_that_waits_may_be_repeated(make_world: MakeWorld, build: Any) -> None:
+    """Clients repeat it until they hear something: its inputs are kept once, and its turn is the first one's."""
+    world = make_world(store={"record_bytes": 16})
+    world.load(build.chain(1))
+    first = world.submit(1, 2)
+    waiting = world.submit(3, 4)
+    stored = len(world.stored)
+    for _ in range(3):
+        world.submit(3, 4, ids=waiting)
+    assert len(world.stored) == stored
+    world.core.check_invariants()
+    world.drain()
+    world.clear(*first)
+    accepted = [send.message.ids for send in world.sent if isinstance(send.message, Accepted)]
+    assert accepted == [first, waiting]
+    world.drain()
+    assert world.results(waiting) == [4, 5]

@@ -124,10 +124,16 @@ def build() -> Build:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., scatterzmq.Client]]:
+def peers() -> int:
+    """How many peers `start` starts. Modules that run with several have a fixture of their own."""
+    return 1
+
+
+@pytest.fixture
+def start(peers: int) -> Iterator[Callable[..., scatterzmq.Client]]:
     """As scatterzmq.local, closed at the end of the test."""
     with ExitStack() as stack:
-        yield lambda **config: stack.enter_context(scatterzmq.local(**({"peers": 3} | config)))
+        yield lambda **config: stack.enter_context(scatterzmq.local(**({"peers": peers} | config)))
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ def test_a_called_graph_gives_its_result_to_the_caller(
         assert (response.retries, response.error) == (0, None)
 
 
+@pytest.fixture(params=[1, 2], ids="peers={}".format)
+def peers(request: Any) -> Any:
+    return request.param
+
+
 def test_one_graph_is_called_by_several_nodes_and_graphs(start: Any, build: Any, finish: Any) -> None:
     """main calls outer and inner, outer calls inner twice: each frame keeps its own fields."""
     info = ["float", [1]]

@@ -72,6 +72,11 @@ def test_open_dimensions_come_out_as_they_went_in(
         assert torch.equal(response.result["value"], (left * 10 + right) * left)
 
 
+@pytest.fixture(params=[1, 3], ids="peers={}".format)
+def peers(request: Any) -> Any:
+    return request.param
+
+
 def test_shapes_that_differ_fail_only_the_tasks_that_have_them(start: Any, build: Any, finish: Any) -> None:
     info = ["int64", [None]]
     node = build.node("sum", "bin_op", {"left": ":left", "right": ":right"}, None, {"op": "add", "input": info})

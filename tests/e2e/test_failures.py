@@ -32,6 +32,11 @@ PICKY = """
 """
 
 
+@pytest.fixture(params=[1, 2], ids="peers={}".format)
+def peers(request: Any) -> Any:
+    return request.param
+
+
 @pytest.fixture
 def checked(build: Any) -> Any:
     """The entry graph passes what is true and fails the rest in `refuse`."""

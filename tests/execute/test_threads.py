@@ -5,6 +5,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import torch
 
 from scatterzmq.execute.threads import InlineExecutor, ThreadExecutor
 from scatterzmq.ids import ExecutorId
@@ -56,6 +57,22 @@ def test_whatever_a_node_raises_the_executor_goes_on(
     assert posted.get(timeout=WAIT_S).failed
     executor.submit(bench.work(bench.one(bench.kind("double", double), ns="good"), 1))
     assert answers(posted.get(timeout=WAIT_S)) == {0: ("out", [0.0, 0.0])}
+
+
+def test_no_node_has_gradients_whatever_the_one_before_it_left(bench: Any, executor: Any, posted: Any) -> None:
+    grads = []
+
+    def act(node: Any, batch: Any) -> Any:
+        grads.append(torch.is_grad_enabled())
+        torch.set_grad_enabled(True)
+        double(node, batch)
+
+    plan = bench.one(bench.kind("act", act))
+    for _ in range(3):
+        executor.submit(bench.work(plan, 1))
+        assert posted.get(timeout=WAIT_S).failed == ()
+    assert grads == [False] * 3
+    assert torch.is_grad_enabled()  # in this thread
 
 
 class Hanging:
@@ -116,6 +133,80 @@ def test_an_abandoned_executor_holds_nobody_up_and_posts_nothing(
     # The thread that came back has unloaded its own copy and not the other.
     assert bench.log.count("unload ns:main:n") == 1
     assert len(nodes.loaded()) == 1
+
+
+# ---- errands
+
+
+@pytest.fixture
+def errands() -> Any:
+    """(executor, thread) of each errand."""
+    return SimpleQueue()
+
+
+@pytest.fixture
+def errand_boy(bench: Any, posted: Any, errands: Any) -> Any:
+    def errand(executor: Any) -> None:
+        errands.put((executor, threading.current_thread().name))
+
+    worker = bench.worker()
+    made = ThreadExecutor(worker.executor, worker, posted.put, errand, number=4)
+    yield made
+    assert made.stop(WAIT_S)
+
+
+def test_an_idle_thread_runs_errands(errand_boy: Any, errands: Any) -> None:
+    for _ in range(3):
+        assert errand_boy.rouse()
+        assert errands.get(timeout=WAIT_S) == (errand_boy, "scatterzmq-executor-4")
+
+
+def test_a_thread_with_work_runs_no_errands(
+    bench: Any, errand_boy: Any, errands: Any, posted: Any, hanging: Any
+) -> None:
+    assert not errand_boy.has_work()
+    errand_boy.submit(bench.work(bench.one(hanging.kind), 1))
+    assert errand_boy.has_work()
+    assert not errand_boy.rouse()
+    assert hanging.entered.wait(WAIT_S)
+    assert not errand_boy.rouse()
+    hanging.leave.set()
+    posted.get(timeout=WAIT_S)
+    assert not errand_boy.has_work()
+    assert errand_boy.rouse()
+    assert errands.get(timeout=WAIT_S) == (errand_boy, "scatterzmq-executor-4")
+    assert errands.empty()
+
+
+def test_an_executor_that_hangs_is_never_idle(bench: Any, errand_boy: Any, errands: Any, hanging: Any) -> None:
+    errand_boy.submit(bench.work(bench.one(hanging.kind), 1))
+    assert hanging.entered.wait(WAIT_S)
+    errand_boy.abandon()
+    hanging.leave.set()
+    assert errand_boy.stop(WAIT_S)
+    assert not errand_boy.rouse()
+    assert errands.empty()
+
+
+def test_roused_twice_it_runs_once_but_never_misses_one(bench: Any, posted: Any) -> None:
+    begun, go_on = SimpleQueue[None](), SimpleQueue[None]()
+
+    def errand(_: Any) -> None:
+        begun.put(None)
+        go_on.get(timeout=WAIT_S)
+
+    worker = bench.worker()
+    executor = ThreadExecutor(worker.executor, worker, posted.put, errand)
+    assert executor.rouse()
+    begun.get(timeout=WAIT_S)
+    # While it is at it, what comes may be too late for this one; for another one, once is enough.
+    for _ in range(3):
+        assert executor.rouse()
+    go_on.put(None)
+    begun.get(timeout=WAIT_S)
+    go_on.put(None)
+    assert executor.stop(WAIT_S)
+    assert begun.empty()
 
 
 # ---- inline

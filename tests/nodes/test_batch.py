@@ -11,6 +11,7 @@ from torch import Tensor
 from scatterzmq.errors import ErrorCode, FormatError
 from scatterzmq.graph.formats import DTYPE_BY_CODE, FieldFormat, Layout
 from scatterzmq.nodes import Batch, BatchError, CallSite, Flat, InputsChanged, Padded
+from scatterzmq.nodes import batch as batches
 from scatterzmq.wire.tensors import Column, from_tensor, from_tensors, to_tensors
 
 FLOATS = FieldFormat("float", (2,))
@@ -187,6 +188,7 @@ def test_a_column_can_be_passed_on_and_is_copied(batch: Batch) -> None:
     assert values(passed) == [[1, 2], [], [3]]
 
 
+@pytest.mark.usefixtures("as_if_large")
 def test_flat_values_are_not_copied(batch: Batch) -> None:
     result = batch.flat("ragged") * 2
     place = result.data_ptr()
@@ -424,6 +426,28 @@ def address(column: Column) -> int:
     return torch.frombuffer(column.data, dtype=torch.uint8).data_ptr()
 
 
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor is so small that it is copied without asking who holds it."""
+    monkeypatch.setattr(batches, "_COPIED_NBYTES_MAX", -1)
+
+
+@pytest.fixture(params=["small", "large"])
+def either(request: pytest.FixtureRequest) -> None:
+    if request.param == "large":
+        request.getfixturevalue("as_if_large")
+
+
+def test_a_small_tensor_is_copied_whoever_holds_it(batch: Batch) -> None:
+    result = batch.uniform("value") * 2
+    place = result.data_ptr()
+    batch.emit("out", value=result)
+    column = only(batch)
+    assert address(column) != place
+    assert values(column) == [[2, 4], [6, 8], [10, 12]]
+
+
+@pytest.mark.usefixtures("as_if_large")
 def test_a_fresh_tensor_is_not_copied(batch: Batch) -> None:
     result = batch.uniform("value") * 2
     place = result.data_ptr()
@@ -434,6 +458,7 @@ def test_a_fresh_tensor_is_not_copied(batch: Batch) -> None:
     assert values(column) == [[2, 4], [6, 8], [10, 12]]
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     "take",
     [
@@ -453,6 +478,7 @@ def test_an_input_that_is_passed_on_is_copied(batch: Batch, take: Callable[[Batc
     assert values(column) == [[1, 2], [3, 4], [5, 6]]
 
 
+@pytest.mark.usefixtures("either")
 def test_memory_that_the_node_keeps_is_copied(batch: Batch) -> None:
     buffer = torch.ones(3, 2)
     batch.emit("out", value=buffer)
@@ -461,6 +487,7 @@ def test_memory_that_the_node_keeps_is_copied(batch: Batch) -> None:
     assert values(column) == [[1, 1]] * 3
 
 
+@pytest.mark.usefixtures("either")
 def test_memory_of_a_numpy_array_is_copied(batch: Batch) -> None:
     array = np.ones((3, 2), np.float32)
     batch.emit("out", value=torch.from_numpy(array))
@@ -469,6 +496,7 @@ def test_memory_of_a_numpy_array_is_copied(batch: Batch) -> None:
     assert values(column) == [[1, 1]] * 3
 
 
+@pytest.mark.usefixtures("either")
 def test_two_fields_never_share_memory(make_batch: Callable[..., Batch]) -> None:
     batch = make_batch({}, {"out": {"a": FLOATS, "b": FLOATS}}, {}, 2)
     both = torch.ones(2, 2)
@@ -478,6 +506,7 @@ def test_two_fields_never_share_memory(make_batch: Callable[..., Batch]) -> None
     assert address(answer.columns["a"]) != address(answer.columns["b"])
 
 
+@pytest.mark.usefixtures("either")
 def test_a_part_of_a_large_tensor_is_copied(batch: Batch) -> None:
     large = torch.arange(2000.0).view(1000, 2)
     place = large.data_ptr()
@@ -488,6 +517,7 @@ def test_a_part_of_a_large_tensor_is_copied(batch: Batch) -> None:
     assert values(column) == [[0, 1], [2, 3], [4, 5]]
 
 
+@pytest.mark.usefixtures("either")
 def test_without_a_count_of_users_everything_is_copied(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch._C, "_storage_Use_Count")
     result = batch.uniform("value") * 2
@@ -514,6 +544,7 @@ def test_changing_what_was_emitted_is_found_in_inference_mode_too(batch: Batch) 
             batch.finish()
 
 
+@pytest.mark.usefixtures("either")
 def test_an_inference_tensor_is_copied_when_it_is_emitted(batch: Batch) -> None:
     with torch.inference_mode():
         result = batch.uniform("value") * 2

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
+from scatterzmq.wire import columns
 from scatterzmq.wire.columns import Column, alike, fingerprint, gather, join, row_digests, split
 from scatterzmq.wire.tensors import from_value
 
@@ -218,6 +219,14 @@ def test_row_digest_is_fixed() -> None:
     # Digests of different peers meet in cache keys: they may never change.
     some = column(1, (2,), dtype=WORD, data=b"\1\2\3\4")
     assert row_digests(some)[0].hex() == "f4725effc071963d38e7e9bfc8aaff31a2fbbb9891dc1764841696c4ce45def5"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_fingerprints_of_large_and_small_fields_are_made_alike(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {name: Column(Layout(DTYPES["uint8"], rows, (3000,)), memoryview(bytes(3000 * rows))) for name in "xy"}
+    fed = [fingerprint("ns", fields, row) for row in range(rows)]
+    monkeypatch.setattr(columns, "_JOINED_NBYTES_MAX", 6000)
+    assert [fingerprint("ns", fields, row) for row in range(rows)] == fed
 
 
 def test_fingerprint() -> None:

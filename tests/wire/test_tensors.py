@@ -18,6 +18,7 @@ from scatterzmq.wire.tensors import (
     from_value,
     only_bools,
     plain,
+    row_tensor,
     to_tensor,
     to_tensors,
 )
@@ -241,3 +242,30 @@ def test_the_bytes_of_a_tensor_are_those_of_its_column() -> None:
     assert bytes_of(tensor.T, DTYPES["float"]) == from_tensor(tensor.T.contiguous()).data
     with pytest.raises(FormatError, match="sparse"):
         bytes_of(tensor.to_sparse(), DTYPES["float"])
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_is_bit_exact_and_in_memory_of_its_own(name: Any, shape: Any) -> None:
+    stacked = noise(name, shape)
+    column = from_tensor(stacked)
+    for row in range(shape[0]):
+        tensor = row_tensor(column, row)
+        assert (tensor.dtype, tensor.shape) == (stacked.dtype, stacked.shape[1:])
+        assert bits(tensor) == bits(stacked[row])
+        tensor.zero_()  # may be written to
+        assert bits(row_tensor(column, row)) == bits(stacked[row])
+
+
+def test_a_row_among_others_of_its_own_shape() -> None:
+    column = from_tensors([torch.ones(2, 1), torch.arange(3.0), torch.empty(0, 4)])
+    assert row_tensor(column, 0).tolist() == [[1], [1]]
+    assert row_tensor(column, 1).tolist() == [0, 1, 2]
+    assert row_tensor(column, 2).shape == (0, 4)
+
+
+def test_a_row_of_a_received_frame_at_an_odd_address() -> None:
+    column = Column(Layout(DTYPES["float64"], 1, (1,)), memoryview(b"_" + bytes(8))[1:])
+    tensor = row_tensor(column, 0)
+    assert not tensor.data_ptr() % 8
+    assert tensor.tolist() == [0.0]
