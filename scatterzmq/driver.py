@@ -24,6 +24,7 @@ from .core.actions import (
     KeepBlocks,
     Left,
     OpenLink,
+    Persist,
     Publish,
     Report,
     RetirePlan,
@@ -297,6 +298,8 @@ class Driver:
             case Tell() | Publish() | Dial() | OpenLink() | CloseLink() | Left():
                 if self._network is not None:
                     perform(self._network, action, self._store)
+            case Persist():
+                raise AssertionError("a journal is asked for, and this driver has none")
             case Report(name=name, context=context):
                 if self._report is not None:
                     self._report(name, context)

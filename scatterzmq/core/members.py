@@ -128,8 +128,13 @@ class Members:
         if member is not None and member.is_linked:
             self._out.tell(peer, member.contact.incarnation, message, values)
 
+    def contact(self, peer: PeerId) -> Contact | None:
+        """How a member is reached, or was."""
+        member = self._find(peer)
+        return None if member is None else member.contact
+
     def expect(self, contact: Contact) -> None:
-        """Before the first event: this was a member of ours in an earlier life. It is dead only after `grace_s`."""
+        """This was a member of ours in an earlier life. It is dead only `grace_s` after this one began."""
         if contact.id != self.me.id and self._find(contact.id) is None:
             self._here[contact.id] = Member(contact, returns=True)
             self._want(contact.address, 0)
