@@ -172,7 +172,7 @@ def test_an_answer_for_an_earlier_life_is_not_given_to_the_next_one() -> None:
     before = len(mesh.said(Replicate))
     mesh.peers[1].write_all()
     mesh.deliver()
-    print([type(p.message).__name__+str((p.src,p.dst)) for p in mesh.log])
+    print([type(p.message).__name__ + str((p.src, p.dst)) for p in mesh.log])
     assert len(mesh.said(Replicated, src=1)) == len(mesh.said(Replicate)) - 1
     assert before >= 2
 
