@@ -380,7 +380,7 @@ class Desk:
             if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id)
             self.release(record)
-            if len(record.rset) > 1:
+            if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
