@@ -57,6 +57,7 @@ def test_two_greet_and_are_members() -> None:
             {"peer": other.id, "peer_name": other.contact.name, "address": other.address}
         ]
     assert both[0].members.status(peer_id(7)) is None
+    assert both[0].members.incarnation(peer_id(7)) == 0
     assert not both[0].members.is_alive(peer_id(7))
 
 
@@ -644,7 +645,8 @@ def test_what_a_former_life_said_of_others_is_forgotten() -> None:
     three[0].receive(three[2].id, 1, missing, 0)
     three.kill(2, refused=False)
     three.restart(2, incarnation=2).seen(0)
-    three.run(5)
+    three.run(1)
+    assert three[0].members.incarnation(three[2].id) == 2, "greeted, and has said nothing yet"
     said = three[0].members._hearsay()
     assert (said.missing, said.dead) == (frozenset(), {})
 
