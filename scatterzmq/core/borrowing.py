@@ -48,11 +48,12 @@ TTL_MS_MIN = 30
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """A claim under way. sent: false until it has left."""
+    """A claim under way. sent: false until it has left. until_ms: it is not waited for any longer."""
 
     message: Claim
     owner: PeerId
     key: QueueKey
+    until_ms: int
     again_ms: int = 0
     sent: bool = False
 
@@ -156,7 +157,7 @@ class Borrowing:
         assert queue is not None
         size = queue.node.batch_size or self._state.settings.executor.batch_size
         message = Claim(claim=self._number, executor=executor, digest=key[0], queue=key[1], tasks_max=size)
-        self._asks[executor] = _Ask(message, owner, key)
+        self._asks[executor] = _Ask(message, owner, key, self._state.now_ms + self._lease_ms)
         self.counters["claims"] += 1
         return True
 
@@ -325,7 +326,7 @@ class Borrowing:
             order=order,
             plan=queue.plan,
             node=queue.node,
-            token=Token(self._incarnation(owner), owner, message.order),
+            token=Token(self._members.incarnation(owner), owner, message.order),
             tasks=message.ids,
             inputs={
                 name: tuple([(blocks[name], row) for row in range(len(message.ids))]) for name in sources_of(queue)
@@ -334,9 +335,6 @@ class Borrowing:
             solo=message.solo,
         )
         self._out.work(RunBatch(executor=message.executor, order=batch))
-
-    def _incarnation(self, owner: PeerId) -> int:
-        return next(contact.incarnation for contact in self._members.contacts() if contact.id == owner)
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""
@@ -461,8 +459,11 @@ class Borrowing:
             self._out.work(AbandonExecutor(executor=loan.executor))
             self._out.report("tally.executor.reclaim", executor=loan.executor)
             self._undone(loan, RAN_TOO_LONG, crashed=True)
-        for ask in self._asks.values():
-            if ask.again_ms <= now_ms:
+        for executor, ask in list(self._asks.items()):
+            if ask.until_ms <= now_ms:  # what it was granted, if it was, has run out by now
+                del self._asks[executor]
+                self._correct(ask.owner, ask.key, 0)
+            elif ask.again_ms <= now_ms:
                 self._say_claim(ask)
         for answer in self._answers.values():
             if answer.again_ms <= now_ms and answer not in self._unsent:
@@ -498,7 +499,7 @@ class Borrowing:
         for loan in self._loans.values():
             yield loan.expires_ms
         for ask in self._asks.values():
-            yield ask.again_ms
+            yield min(ask.again_ms, ask.until_ms)
         for answer in self._answers.values():
             yield answer.again_ms
         for _, forget_ms in self._since.values():
