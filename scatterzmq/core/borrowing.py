@@ -127,7 +127,7 @@ class Borrowing:
         idle = self._executors.idle
         leaving = self._state.leaving
         for executor, ask in list(self._asks.items()):
-            if leaving or executor not in idle or not self._members.is_alive(ask.owner):
+            if leaving or executor not in idle or not self._members.is_heard(ask.owner):
                 del self._asks[executor]
         if look and not leaving:
             for executor in [executor for executor in idle if executor not in self._asks]:
@@ -195,7 +195,7 @@ class Borrowing:
 
     def _left(self, owner: PeerId, key: QueueKey) -> int:
         """How many tasks an owner is believed to have beyond those that are asked for; 0 if it is not to be asked."""
-        if not self._members.is_alive(owner):
+        if not self._members.is_heard(owner):
             return 0
         asked = [ask.message.tasks_max for ask in self._asks.values() if (ask.owner, ask.key) == (owner, key)]
         return self._believed(owner, key) - sum(asked)

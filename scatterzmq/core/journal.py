@@ -71,7 +71,7 @@ class Journal:
             write, self._next = self._next, _Write([], [])
             self._number += 1
             self._under_way[self._number] = write
-            self._out.work(Persist(write=self._number, entries=tuple(write.entries), sync=self._is_sync))
+            self._out.persist(Persist(write=self._number, entries=tuple(write.entries), sync=self._is_sync))
 
     def persisted(self, number: int) -> None:
         """A write is over, and so are those before it."""

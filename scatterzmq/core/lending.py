@@ -95,7 +95,7 @@ class Lending:
 
     def _lend(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
         """Lend a batch for a new claim, if there is one."""
-        may_have = self._members.is_alive(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
+        may_have = self._members.is_heard(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
         if not may_have or self._state.leaving:
             return
         queue = self._state.plans.find((message.digest, message.queue))

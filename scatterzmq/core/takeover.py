@@ -252,7 +252,7 @@ class Takeover:
             accepted_ms=copy.since_ms,
             caching=copy.caching,
             rset=rset,
-            epoch_n=max(copy.version.n + 1, self._state.first_n),
+            epoch_n=max(copy.version.n, self._state.first_n) + 1,
             errors=copy.errors,
             restarts=copy.restarts,
             crashes=copy.crashes,

@@ -266,8 +266,9 @@ class Checkers:
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
         owners = [process for process in alive if process.state.ledger.record(task) is not None]
-        if 1 < len(owners) <= len(self.facts[task].asked):
-            self.counters["tasks with two owners"] += 1  # nobody brings them together but their client, who ends them
+        if len(owners) > 1 and self._are_apart(task, owners):
+            # Nobody brings owners together of which none knows a holder of the other's copies.
+            self.counters["tasks with two owners"] += 1
             return
         if len(owners) != 1:
             raise Violation(f"{task} has the owners {[owner.name for owner in owners]}", task)
@@ -281,6 +282,10 @@ class Checkers:
         lacking = set(record.rset[1:]) - {holder.id for holder in holders}
         if lacking:
             raise Violation(f"{sorted(map(self.world.trace.name, lacking))} should have copies of {task}", task)
+
+    def _are_apart(self, task: TaskId, owners: Sequence["Process"]) -> bool:
+        sets = [record.rset for owner in owners if (record := owner.state.ledger.record(task)) is not None]
+        return len({peer for rset in sets for peer in rset}) == sum(map(len, sets))
 
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""

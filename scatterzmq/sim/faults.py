@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .process import Process
     from .world import World
 
+RATE_LOW, RATE_HIGH = 724, 1448
+"""0.7 to 1.4 times the right rate. Of two clocks one may be twice as fast: if it were 2.5 times, a sign of life each
+second would come later than the time after which its sender is suspected, and nobody would give it work."""
 _MINUTE_US = 60_000_000
 _DEAFENING = frozenset(("cut", "one_way", "isolate", "clog", "swizzle", "pause", "jump"))
 _DEAF_US = 40_000_000
@@ -69,7 +72,7 @@ class Faults:
         if kind not in self._rates:
             return 0
         self._world.fired[kind] += 1
-        return self._chance[kind].randint(512, 2048)
+        return self._chance[kind].randint(RATE_LOW, RATE_HIGH)
 
     def fate(self, process: "Process", order: BatchOrder, work: Random) -> tuple[str, int]:
         """What becomes of a batch, and how long it takes."""

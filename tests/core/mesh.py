@@ -530,7 +530,7 @@ class Mesh:
         peer.plans = dict(before.plans)
         self.peers[number] = peer
         peer.boot()
-        self.deliver()
+        self.wait(1)  # it dials whom it knew
         for at in range(executors):
             peer.tell(ExecutorStarted(executor=ExecutorId(f"E{at:032x}")))
         self.deliver()

@@ -700,8 +700,8 @@ def test_rows_that_are_not_wanted_any_more_are_cancelled_here() -> None:
 def suspect(peer: Peer, whom: PeerId) -> None:
     """A peer does not rely on another one any more."""
     members: Any = peer.core._state.members
-    is_alive = members.is_alive
-    members.is_alive = lambda other: other != whom and is_alive(other)
+    is_heard = members.is_heard
+    members.is_heard = lambda other: other != whom and is_heard(other)
 
 
 def gone(mesh: Mesh, number: int) -> None:

@@ -166,4 +166,4 @@ def test_nothing_that_was_told_is_taken_back(name: str, victim: str) -> None:
     points = 0
     while play(SCRIPTS[name], victim, points):
         points += 1
-    assert points > 4, "a script with so few steps shows nothing"
+    assert points > 2, "a script with so few steps shows nothing"

@@ -560,7 +560,7 @@ def test_who_is_not_alive_gets_nothing_but_may_commit() -> None:
     owner = Owner(1, 2)
     grant = owner.claim(most=1)
     members = owner.core._state.members
-    members.is_alive = lambda _: False  # as while it is suspect
+    members.is_heard = lambda _: False  # as while it is suspect
     assert owner.claim(most=1).ids == ()
     assert owner.add_one(grant).fenced is False
 

@@ -638,6 +638,17 @@ def test_a_suspect_is_no_witness() -> None:
     assert four[0].status(1) is SUSPECT, "3 hears it"
 
 
+def test_what_a_former_life_said_of_others_is_forgotten() -> None:
+    three = circle(3)
+    missing = Heartbeat(seq=100, idle=0, missing=(three[1].id,), dead=(peer_id(9),), dead_incarnations=(1,))
+    three[0].receive(three[2].id, 1, missing, 0)
+    three.kill(2, refused=False)
+    three.restart(2, incarnation=2).seen(0)
+    three.run(5)
+    said = three[0].members._hearsay()
+    assert (said.missing, said.dead) == (frozenset(), {})
+
+
 def test_a_member_that_holds_us_to_be_dead_is_a_suspect() -> None:
     both = circle(3)
     dead = Heartbeat(seq=100, idle=0, dead=(both[0].id,), dead_incarnations=(1,))
