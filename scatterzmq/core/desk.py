@@ -192,7 +192,7 @@ class Desk:
         attached: list[TaskId] = []
         created: list[Record] = []
         columns = [(f":{name}", block) for name, block in blocks.items()]
-        clients, rset = (entry.sender,), (self._state.me,)  # shared by all of them
+        clients = (entry.sender,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
             nbytes = entry.row_nbytes(row)
@@ -240,8 +240,9 @@ class Desk:
         by_rset: dict[tuple[PeerId, ...], list[TaskId]] = {}
         for record in created:
             by_rset.setdefault(record.rset, []).append(record.id)
-        if attached:
-            by_rset.setdefault((self._state.me,), []).extend(attached)
+        for task in attached:
+            known = self._ledger.record(task) or self._copies.copy(task)
+            by_rset.setdefault((self._state.me,) if known is None else known.rset, []).append(task)
         for rset, ids in by_rset.items():
             self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=False, rset=rset))
 

@@ -6,7 +6,6 @@ import pytest
 
 from scatterzmq.core.actions import Publish, Tell
 from scatterzmq.core.gossip import Gossip
-from scatterzmq.core.hints import NoHints
 from scatterzmq.core.members import Members
 from scatterzmq.core.outbox import Outbox
 from scatterzmq.core.peermessages import AskQueues, Contact, Heartbeat, Hello, QueueState, QueueStates, Welcome
@@ -396,12 +395,6 @@ def test_peers_in_one_process_ask_but_once() -> None:
     teller.now_ms = 99_999
     teller.gossip.expire(99_999)
     assert not teller.told()
-
-
-def test_without_others_there_are_no_hints() -> None:
-    hints = NoHints()
-    assert (hints.queues(), hints.owners(KEYS[0]), hints.idle_peers()) == ((), (), ())
-    assert hints.view(KEYS[0]) == (0, 0.0, 0.0, 0.0, 0, 0)
 
 
 # ---- among peers

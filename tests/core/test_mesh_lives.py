@@ -2,6 +2,8 @@
 direct evaluation says, once, and nothing is left behind.
 """
 
+from typing import Any
+
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -194,10 +196,10 @@ class MeshMachine(RuleBasedStateMachine):
             assert peer.stored.keys() == cached, f"peer {peer.number} keeps something"
             assert not list(peer.core._state.leases)
 
-    def owned(self) -> list:
+    def owned(self) -> list[tuple[TaskId, Any]]:
         return [(task, self.mesh.peers[to]) for task, (to, _) in self.inputs.items()]
 
-    def check(self, told: list, value: int, task: TaskId) -> None:
+    def check(self, told: list[Any], value: int, task: TaskId) -> None:
         first = told[0]
         if task in self.stopped and first.status is TaskStatus.ERROR:
             assert first.error.code is ErrorCode.CANCELLED
