@@ -3,7 +3,7 @@
 Purpose   Drains: no new tasks, no new batches; then every record goes to a peer that has its copy.
 Rules     1. Batches that run may end, for `drain_s`; what is not through by then is done again elsewhere, uncounted.
           2. A record is handed to the first holder of its copies, which owns it from then on, and is let go when that
-             peer has said so. A record without a copy gets one first, as far as there is somebody.
+             peer has said so (one whose copy is still being written is asked for again). A record without a copy gets one first, as far as there is somebody.
           3. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
              many unfinished tasks went down with it is told. What is in its journal is not lost.
 """
@@ -86,8 +86,17 @@ class Leaving:
         if peer != sender:
             return
         del self._handing[message.mid]
+        lacking = frozenset(message.lacking)
+        again = tuple([task for task in ids if task in lacking and self._state.ledger.record(task) is not None])
         for task in ids:
             del self._given[task]
+        if again:  # their copies are still being written: they are asked for when `expire` repeats
+            mid = next(self._mids)
+            self._handing[mid] = (sender, again)
+            self._given.update((task, mid) for task in again)
+        for task in ids:
+            if task in lacking:
+                continue
             record = self._state.ledger.record(task)
             if record is not None and record.rset[1:2] == (sender,):
                 clients = record.clients
@@ -115,7 +124,7 @@ class Leaving:
         """Repeat what was not answered."""
         now_ms = self._state.now_ms
         if self._repeat_ms is not None and self._repeat_ms <= now_ms:
-            self._repeat_ms = None
+            self._repeat_ms = now_ms + int(self._state.settings.timing.ask_s * 1000) if self._handing else None
             for mid, (peer, ids) in self._handing.items():
                 self._state.members.tell(peer, Handover(mid=mid, ids=ids))
 

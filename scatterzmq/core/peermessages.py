@@ -310,7 +310,10 @@ class Handover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedOver:
+    """lacking: tasks of which the sender has no copy, so it cannot own them; the rest are its own now."""
+
     mid: int
+    lacking: tuple[TaskId, ...] = ()
 
 
 # ---- claims

@@ -434,7 +434,13 @@ class Takeover:
         copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
         mine = [copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)]
         self._adopt(mine, counted=False)
-        self._members.tell(sender, HandedOver(mid=message.mid))
+        lacking = tuple([task for task in message.ids if self._lacks(task, sender)])
+        self._members.tell(sender, HandedOver(mid=message.mid, lacking=lacking))
+
+    def _lacks(self, task: TaskId, owner: PeerId) -> bool:
+        """Whether nothing is known here of a task, or nothing that could be adopted."""
+        copy = self._copies.copy(task)
+        return self._version(task) is None if copy is None else copy.owner == owner
 
     # ---- time
 

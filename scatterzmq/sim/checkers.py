@@ -50,7 +50,7 @@ class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
 class Facts:
     """What the world knows of a task.
 
-    copies: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
+    asked: addresses that it was submitted to. copies: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there.
     """
 
@@ -60,6 +60,7 @@ class Facts:
     may_fail: bool
     copies: int = 0
     accepted_us: int = 0
+    asked: set[str] = field(default_factory=set)
     is_cleared: bool = False
     is_cancelled: bool = False
     is_deleted: bool = False
@@ -175,6 +176,10 @@ class Checkers:
             return  # its executors were given up because time went by without them
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
+    def submitted(self, tasks: Sequence[TaskId], address: str) -> None:
+        for task in tasks:
+            self.facts[task].asked.add(address)
+
     def accepted(self, task: TaskId, copies: int) -> None:
         facts = self.facts[task]
         if not facts.copies:
@@ -261,6 +266,10 @@ class Checkers:
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
         owners = [process for process in alive if process.state.ledger.record(task) is not None]
+        if len(owners) > 1 and self._are_apart(task, owners):
+            # Nobody brings owners together of which none knows a holder of the other's copies.
+            self.counters["tasks with two owners"] += 1
+            return
         if len(owners) != 1:
             raise Violation(f"{task} has the owners {[owner.name for owner in owners]}", task)
         holders = [process for process in alive if process.state.copies.copy(task) is not None]
@@ -273,6 +282,10 @@ class Checkers:
         lacking = set(record.rset[1:]) - {holder.id for holder in holders}
         if lacking:
             raise Violation(f"{sorted(map(self.world.trace.name, lacking))} should have copies of {task}", task)
+
+    def _are_apart(self, task: TaskId, owners: Sequence["Process"]) -> bool:
+        sets = [record.rset for owner in owners if (record := owner.state.ledger.record(task)) is not None]
+        return len({peer for rset in sets for peer in rset}) == sum(map(len, sets))
 
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""

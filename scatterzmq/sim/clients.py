@@ -15,6 +15,7 @@ from ..core.messages import (
     Clear,
     Cleared,
     Final,
+    Goodbye,
     Moved,
     Refused,
     Submit,
@@ -198,6 +199,7 @@ class SimClient:
         self.world.network.send(link, frames)
 
     def _try(self, batch: Batch) -> None:
+        self.world.checkers.submitted(batch.message.ids, batch.at)
         self._say(batch.at, batch.message, batch.columns)
 
     def _move_on(self, batch: Batch) -> None:
@@ -223,10 +225,14 @@ class SimClient:
     def broken(self, address: str, *, refused: bool) -> None:
         """A peer is gone, or only the link to it is."""
         if refused:
-            for batch in self._batches.values():
-                if batch.at == address:
-                    self._move_on(batch)
+            self._gone(address)
         self.watch()
+
+    def _gone(self, address: str) -> None:
+        """Nothing more is to be had there."""
+        for batch in self._batches.values():
+            if batch.at == address:
+                self._move_on(batch)
 
     def arrive(self, frames: Frames) -> None:
         try:
@@ -243,6 +249,8 @@ class SimClient:
                 self._accepted(source, mid, message, ids)
             case Refused():
                 self._refused(message)
+            case Goodbye():
+                self._gone(source)
             case Moved():
                 self._moved(message)
             case Final():

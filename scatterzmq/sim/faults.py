@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from .process import Process
     from .world import World
 
+RATE_LOW, RATE_HIGH = 724, 1448
+"""0.7 to 1.4 times the right rate. Of two clocks one may be twice as fast: if it were 2.5 times, a sign of life each
+second would come later than the time after which its sender is suspected, and nobody would give it work."""
 _MINUTE_US = 60_000_000
+_DEAFENING = frozenset(("cut", "one_way", "isolate", "clog", "swizzle", "pause", "jump"))
+_DEAF_US = 40_000_000
+"""The longest that one of these lasts."""
 _DEATHS_MAX = 2
 """A simulated accident must not look like poison: nobody's executor dies more often than this by chance."""
 
@@ -66,7 +72,7 @@ class Faults:
         if kind not in self._rates:
             return 0
         self._world.fired[kind] += 1
-        return self._chance[kind].randint(512, 2048)
+        return self._chance[kind].randint(RATE_LOW, RATE_HIGH)
 
     def fate(self, process: "Process", order: BatchOrder, work: Random) -> tuple[str, int]:
         """What becomes of a batch, and how long it takes."""
@@ -99,6 +105,8 @@ class Faults:
     def _fire(self, kind: str, text: str) -> None:
         self._world.fired[kind] += 1
         self._world.trace.note(self._world.now_us, "world", f"{kind}: {text}")
+        if kind in _DEAFENING:
+            self._world.network_broken_us = self._world.now_us + _DEAF_US
 
     def _later(self, chance: Random, low_ms: int, high_ms: int, what: Callable[..., None], *args: object) -> None:
         """At some moment between these, mostly early."""

@@ -38,7 +38,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "exec_raise": "nodes raise now and then",
         "evict": "stores lose what they may lose",
         # clocks
-        "rate": "clocks run at 0.5 to 2 times the right speed",
+        "rate": "clocks run at 0.7 to 1.4 times the right speed",
         "jump": "clocks jump forward",
         # surroundings
         "stale_seen": "discovery tells of peers that are not there, or are known",
@@ -47,10 +47,6 @@ FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Kind of fault -> what it does."""
-
-CLOCK_FAULTS = ("rate", "jump", "pause")
-SPARE = ("rate", "stale_queue")
-"""Faults that are on or off and have no moment of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from ..wire.frames import Frame
 
 _LONG_ID = re.compile(r"'?([A-Z])([0-9a-f]{32})'?")
-_BYTES = re.compile(r"b'(?:[^'\\]|\\.)*'|b\"(?:[^\"\\]|\\.)*\"")
+_BYTES = re.compile(r"(?<!\w)b'(?:[^'\\]|\\.)*'|(?<!\w)b\"(?:[^\"\\]|\\.)*\"")
 LINES_MAX = 200_000
 WIDTH = 400
 

@@ -152,6 +152,7 @@ class World:
     def left(self, process: Process, lost: int) -> None:
         """A process has left in good order."""
         self.trace.note(self.now_us, process.name, f"left, {lost} tasks lost")
+        self.checkers.failed(process)
         self._gone(process)
         self.at(self.now_us + self._swarm.randint(1_000, 10_000_000), self.start, process.place)
 

@@ -165,3 +165,26 @@ def test_clients_of_the_leaver_find_their_results() -> None:
     final = mesh.peers[1].last(Final)
     assert final.ids == (task,)
     assert final.statuses == (TaskStatus.READY,)
+
+
+def test_a_copy_that_is_still_being_written_is_waited_for() -> None:
+    """Found by simulation: the write was lost, the holder said "handed over" of what it never had, and it was gone."""
+    mesh = Mesh(2, executors=0, static=False)
+    mesh.load(chain(1))
+    (kept,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.drop(Replicate, src=0)
+    task, cleared = mesh.submit(0, 2, 3)
+    mesh.leave(0)
+    mesh.deliver()
+    assert mesh.said(HandedOver)[0].lacking == (task, cleared)
+    assert records(mesh, 1).keys() == {kept}
+    assert not mesh.peers[0].has_left
+    mesh.peers[0].clear(cleared)
+    mesh.heal()
+    mesh.wait(1000)  # the write is repeated, and after it the handover
+    mesh.wait(1000)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert task in records(mesh, 1)
