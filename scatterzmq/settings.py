@@ -139,8 +139,8 @@ class BlobSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalSettings:
-    """dir: folder of the journal. mode: "off"; "batch" (written in groups: a process may die and nothing is lost, a loss
-    of power takes what is younger than about 50 ms); "sync" (on disk before anything is acknowledged).
+    """dir: folder of the journal. mode: "off"; "batch" (written in groups: a process may die and nothing is lost, a
+    loss of power takes what is younger than about 50 ms); "sync" (on disk before anything is acknowledged).
     """
 
     dir: str | None = None

@@ -274,8 +274,8 @@ class Desk:
     def _disk_gone(self) -> str:
         assert self._state.journal is not None
         return (
-            f"this peer cannot write its journal any more ({self._state.journal.failed}), and no other peer is there to "
-            "keep copies; make room and start it again"
+            f"this peer cannot write its journal any more ({self._state.journal.failed}), and no other peer is there "
+            "to keep copies; make room and start it again"
         )
 
     def _is_durable(self, tasks: Iterable[TaskId]) -> bool:

@@ -1,7 +1,7 @@
 """The journal: what must be on disk before what may be said.
 
 Purpose   Collects what is to be kept, hands it to whoever writes it, and lets go on what waits for it.
-Rules     1. All entries of one event make one write. Writes are answered in their order, so an answer covers all before.
+Rules     1. All entries of one event make one write. Writes are answered in their order: an answer covers all before.
           2. Who waits, waits for everything noted so far, in this event or earlier.
           3. Only what is on disk for good (mode "sync") is called durable. In mode "batch" a write is answered when it
              is in the file; a loss of power may still take it.

@@ -68,7 +68,7 @@ class JournaledReplicas(Replicas):
         barrier.left += 1
         self._journal.when_kept(partial(self._written, barrier))
 
-    def _written(self, barrier: Barrier, durable: bool) -> None:  # noqa: FBT001 - as a journal calls back
+    def _written(self, barrier: Barrier, durable: bool) -> None:
         barrier.durable &= durable
         self._pass(barrier)
 

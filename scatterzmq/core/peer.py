@@ -34,8 +34,8 @@ from .events import (
     MessageReceived,
     PeerReceived,
     PeerSeen,
-    PersistFailed,
     Persisted,
+    PersistFailed,
     Restored,
     TimerFired,
 )
@@ -177,10 +177,8 @@ class PeerCore:
                 self._message(event)
             case PeerReceived():
                 self._peer_message(event)
-            case PeerSeen(address=address):
-                self._state.members.seen(address, now_ms)
-            case LinkDown(peer=peer, refused=refused):
-                self._state.members.link_down(peer, now_ms, refused=refused)
+            case PeerSeen() | LinkDown():
+                self._network(event)
             case LeaveRequested():
                 self._leaving.begin()
             case BatchExpected():
@@ -189,11 +187,8 @@ class PeerCore:
                 self._finished(event)
             case GraphChecked():
                 self._definitions.checked(event)
-            case ExecutorStarted():
-                self._executors.started(event.executor)
-            case ExecutorLost():
-                self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
-                self._claims.lost(event.executor, event.reason, crashed=event.crashed)
+            case ExecutorStarted() | ExecutorLost():
+                self._executor(event)
             case ClientLost():
                 self._desk.lost(event.client)
             case BlocksEvicted(ids=ids):
@@ -205,9 +200,7 @@ class PeerCore:
             case _:
                 assert_never(event)
         self._membership_changed()
-        if self._restoring is not None:
-            for deferred in self._restoring.go_on():
-                self._message(deferred)
+        self._restore()
         self._work_off()
         self._travel.flush()
         # What clients say tells nothing new of others.
@@ -259,16 +252,35 @@ class PeerCore:
             if not self._travel.busy:
                 return
 
+    def _network(self, event: PeerSeen | LinkDown) -> None:
+        members, now_ms = self._state.members, self._state.now_ms
+        if isinstance(event, PeerSeen):
+            members.seen(event.address, now_ms)
+        else:
+            members.link_down(event.peer, now_ms, refused=event.refused)
+
+    def _executor(self, event: ExecutorStarted | ExecutorLost) -> None:
+        if isinstance(event, ExecutorStarted):
+            self._executors.started(event.executor)
+        else:
+            self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
+            self._claims.lost(event.executor, event.reason, crashed=event.crashed)
+
+    def _restore(self) -> None:
+        """Go on with it, and answer clients who had to wait for it."""
+        if self._restoring is not None:
+            for deferred in self._restoring.go_on():
+                self._message(deferred)
+
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
         assert self._journal is not None
         assert self._restoring is not None
-        match event:
-            case Restored():
-                self._restoring.begin(event)
-            case Persisted(write=write):
-                self._journal.persisted(write)
-            case PersistFailed(reason=reason):
-                self._journal.fail(reason)
+        if isinstance(event, Restored):
+            self._restoring.begin(event)
+        elif isinstance(event, Persisted):
+            self._journal.persisted(event.write)
+        else:
+            self._journal.fail(event.reason)
 
     def _finished(self, event: BatchFinished) -> None:
         if not self._borrowing.finished(event):

@@ -17,7 +17,7 @@ from .events import MessageReceived, Restored
 from .journal import Journal
 from .journaled import JournaledCopies
 from .members import Status
-from .messages import Attach, AskTasks, Cancel, Clear, ResultRead
+from .messages import AskTasks, Attach, Cancel, Clear, ResultRead
 from .peermessages import Contact, Inquire, Known
 from .state import State
 from .takeover import Takeover

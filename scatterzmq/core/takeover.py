@@ -306,7 +306,7 @@ class Takeover:
             return
         incarnation = self._members.incarnation(sender)
 
-        def written(durable: bool) -> None:  # noqa: FBT001 - as a journal calls back
+        def written(durable: bool) -> None:
             if self._members.incarnation(sender) == incarnation:
                 told = replace(answer, durable=durable, failed=bool(journal.failed))
                 self._members.tell(sender, told)

@@ -46,7 +46,7 @@ class Disk:
         for entry in action.entries:
             if isinstance(entry, Kept) and entry.values is not None:
                 rows = {name: (value[0], read(value)) for name, value in entry.values.items()}
-                entry = replace(entry, values=rows)  # noqa: PLW2901
+                entry = replace(entry, values=rows)
             entries.append(entry)
         self.unsynced += entries
         if action.sync:

@@ -208,12 +208,12 @@ def test_the_question_is_repeated_until_it_is_answered() -> None:
     mesh.drop(Known)
     mesh.reboot(0)
     mesh.wait(3500)
-    assert mesh.peers[0].core.state.restoring
+    assert restoring(mesh)[0]
     asked = [message for message in mesh.said(Inquire) if not message.ids]
     assert len(asked) >= 3
     mesh.heal()
     mesh.wait(3000)
-    assert not mesh.peers[0].core.state.restoring
+    assert not restoring(mesh)[0]
     assert records(mesh, 0).keys() == {task}
 
 
@@ -227,7 +227,7 @@ def test_who_dies_while_it_is_waited_for_is_not_waited_for() -> None:
     mesh.reboot(0)
     mesh.kill(1)
     mesh.wait(100)
-    assert not mesh.peers[0].core.state.restoring
+    assert not restoring(mesh)[0]
     assert records(mesh, 0).keys() == {task}
 
 
@@ -241,7 +241,7 @@ def test_who_falls_silent_while_it_is_waited_for_is_waited_for_no_longer_than_th
     mesh.reboot(0)
     mesh.crash(1)
     mesh.wait(5000)
-    assert not mesh.peers[0].core.state.restoring
+    assert not restoring(mesh)[0]
     mesh.heal()
     mesh.wait(2000)
     assert records(mesh, 0).keys() == {task}
