@@ -92,7 +92,7 @@ class Members:
         return member is not None and member.status is Status.ALIVE
 
     def is_heard(self, peer: PeerId) -> bool:
-        """Whether a member is there now, on probation or not: enough for what costs no more than a lease if it fails."""
+        """Whether a member is there now, on probation or not: enough for what costs a lease at most if it fails."""
         member = self._here.get(peer)
         return member is not None and member.is_heard
 

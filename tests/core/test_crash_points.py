@@ -72,7 +72,7 @@ class Scene:
 
     def ends(self, task: TaskId) -> list[tuple[TaskStatus, int | None]]:
         """How a task ended, as all who live say; () if nobody knows it."""
-        ends = []
+        ends: list[tuple[TaskStatus, int | None]] = []
         for peer in self.mesh.peers:
             if not peer.dead and not peer.has_left:
                 peer.outcomes.pop((BOB, task), None)
