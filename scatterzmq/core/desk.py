@@ -89,6 +89,8 @@ class Desk:
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
         # How many records name a client; clients that left go unnamed only as their records go.
         self._attached: Counter[ClientId] = Counter()
+        # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
+        self._accepting: dict[TaskId, None] = {}
         self._left: set[ClientId] = set()
         self.counters = {"accepted": 0, "refused": 0}
 
@@ -118,11 +120,13 @@ class Desk:
 
     def turn_away(self) -> None:
         """This peer leaves: its clients are to go elsewhere, with what waits for room, too."""
+        others = self._members.alive()
         for entry in self._waiting:
-            self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
+            if not others:
+                self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
             self._blocks.settle(entry.blocks.values())
         self._waiting.clear()
-        if self._members.alive():
+        if others:
             for client in self._attached:
                 if client not in self._left:
                     self._out.send(client, Goodbye())
@@ -231,8 +235,10 @@ class Desk:
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
         self._attached[entry.sender] += len(created)
+        self._accepting.update((record.id, None) for record in created)
         self.counters["accepted"] += len(created)
-        then = partial(self._accepted, entry.sender, message.mid, tuple(attached), tuple(created))
+        sure = tuple([task for task in attached if self._is_sure(task)])
+        then = partial(self._accepted, entry.sender, message.mid, sure, tuple(created))
         self._replicas.write(CopyKind.ACCEPT, created, self._state.now_ms, then)
         for record in created:
             self._travel.begin(record)
@@ -240,6 +246,8 @@ class Desk:
 
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it."""
+        for record in created:
+            self._accepting.pop(record.id, None)
         if self._is_disk_gone:
             created = self._undo(sender, mid, created)
         durable = self._state.journal is not None and self._is_durable((*attached, *[record.id for record in created]))
@@ -251,6 +259,13 @@ class Desk:
             by_rset.setdefault((self._state.me,) if known is None else known.rset, []).append(task)
         for rset, ids in by_rset.items():
             self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=durable, rset=rset))
+
+    def _is_sure(self, task: TaskId) -> bool:
+        """Whether a task that was submitted again has the copies it should; else its client asks once more."""
+        copy = self._copies.copy(task)
+        if copy is not None:
+            return copy.status is not None or self._members.is_alive(copy.owner)
+        return task not in self._accepting
 
     @property
     def _is_disk_gone(self) -> bool:

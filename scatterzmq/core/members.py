@@ -91,6 +91,11 @@ class Members:
         member = self._here.get(peer)
         return member is not None and member.status is Status.ALIVE
 
+    def is_heard(self, peer: PeerId) -> bool:
+        """Whether a member is there now, on probation or not: enough for what costs a lease at most if it fails."""
+        member = self._here.get(peer)
+        return member is not None and member.is_heard
+
     def status(self, peer: PeerId) -> Status | None:
         """None for somebody who never was a member."""
         member = self._find(peer)

@@ -333,7 +333,7 @@ class PeerCore:
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
                     self._leaving.gone(change.peer)
-                    self._lending.gone(change.peer)
+                    self._lending.gone(change.peer, on_purpose=change.status is Status.LEFT)
                     self._borrowing.gone(change.peer)
         owners = self._travel.owners
         if changes and owners is not None:
