@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REPAIR_US = 45_000_000
 """So long after a failure there may be fewer copies than promised: detection, repair, and a margin."""
+UNNOTICED_US = 60_000_000
+"""So long a failure may go unnoticed, with a pause or a slow clock on top."""
 ALL_EVERY = 100
 """Events of all cores between looks at all of them."""
 QUIET_PER_LOOK = 8
@@ -154,12 +156,29 @@ class Checkers:
     ) -> None:
         if isinstance(message, Accepted | Final) and message.durable:
             self._durable(process, message)
+        if isinstance(message, Accepted):
+            self._copied(process, message.ids, message.copies, is_final=False)
         if isinstance(message, Final):
+            shown = zip(message.ids, message.statuses, strict=True)
+            ended = [task for task, status in shown if status is not TaskStatus.UNKNOWN]
+            self._copied(process, ended, message.copies, is_final=True)
             rows = iter(values_of(columns["value"]) if "value" in columns else ())
             for task, status, error in zip(message.ids, message.statuses, message.errors, strict=True):
                 value = next(rows) if status in (TaskStatus.READY, TaskStatus.DONE) else None
                 if status is not TaskStatus.UNKNOWN:
                     self._true(task, status, None if error is None else error.code, value, process.name)
+
+    def _copied(self, process: "Process", tasks: Sequence[TaskId], copies: int, *, is_final: bool) -> None:
+        """What an owner shows has its copies, unless one has just gone."""
+        if copies < 2 or any(self.world.now_us - at < UNNOTICED_US for at, _ in self.failures):
+            return
+        for task in tasks:
+            if process.state.ledger.record(task) is None or self.facts[task].is_cleared:
+                continue
+            found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
+            if found < copies:
+                what = "an end" if is_final else "acceptance"
+                raise Violation(f"{process.name} shows {what} with {copies} copies, and there are {found}", task)
 
     def _true(self, task: TaskId, status: TaskStatus, code: ErrorCode | None, value: object, who: str) -> None:
         """Rule 2: an end that may be."""

@@ -1,0 +1,161 @@
+"""What can go wrong, one at a time and on purpose, on real cores, the real codec and a simulated network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.messages import TaskStatus
+from scatterzmq.ids import TaskId
+from scatterzmq.sim.options import Options
+from scatterzmq.sim.process import Process
+from scatterzmq.sim.world import World
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make() -> Make:
+    """Makes a world whose peers know each other; keyword arguments are options."""
+
+    def made(peers: int, **options: Any) -> World:
+        world = World(
+            Options(
+                **(
+                    {
+                        "seed": 1,
+                        "peers": peers,
+                        "executors": (1,) * peers,
+                        "check_every": 1,
+                        "namespaces": ("chain", "long"),
+                    }
+                    | options
+                )
+            )
+        )
+        world.begin()
+        world.run(3_000)
+        return world
+
+    return made
+
+
+def ends(world: World, tasks: list[TaskId]) -> list[TaskStatus | None]:
+    handles = [world.clients[0].handles[task] for task in tasks]
+    return [None if handle.outcome is None else handle.outcome.status for handle in handles]
+
+
+def owner(world: World, task: TaskId) -> Process:
+    (found,) = [process for process in world.alive() if process.state.ledger.record(task) is not None]
+    return found
+
+
+def test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies(make: Make) -> None:
+    world = make(3, exec_ms=2_000.0)
+    tasks = world.submit("chain", 1, 2, 3, at=0)
+    world.run(500)
+    assert world.clients[0].handles[tasks[0]].is_accepted
+    world.crash(owner(world, tasks[0]))
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 3
+    assert not any(world.checkers.facts[task].lost for task in tasks)
+
+
+def test_a_holder_of_copies_dies_and_another_one_gets_them(make: Make) -> None:
+    world = make(3)
+    tasks = world.submit("chain", 1, 2, at=0)
+    world.run(2_000)
+    record = world.peer(0).state.ledger.record(tasks[0])
+    assert record is not None
+    world.crash(next(process for process in world.alive() if process.id == record.rset[1]))
+    world.run(20_000)
+    assert len(record.rset) == 2
+    world.crash(world.peer(0))
+    world.run(20_000)
+    assert owner(world, tasks[0]).state.ledger.record(tasks[0]) is not None
+
+
+def test_a_split_ends_in_one_outcome_per_handle(make: Make) -> None:
+    world = make(2, exec_ms=3_000.0)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(500)
+    for way in (("peer0", "peer1"), ("peer1", "peer0")):
+        world.network.cut(*way)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+    world.network.heal_all()
+    world.run(60_000)
+    owner(world, tasks[0])  # just one
+
+
+def test_an_executor_that_slept_through_its_lease_changes_nothing(make: Make) -> None:
+    world = make(2, executors=(0, 1), exec_ms=1_000.0)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(700)
+    world.peer(1).pause()
+    world.run(30_000)
+    world.peer(1).resume()
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+
+
+def test_a_process_that_starts_at_once_at_the_same_address_is_somebody_else(make: Make) -> None:
+    world = make(3, faults={"stale_queue": 1.0})
+    tasks = world.submit("chain", 1, 2, at=1)
+    world.run(5)
+    world.crash(world.peer(1))
+    world.start(1)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 2
+
+
+def test_who_leaves_takes_nothing_along(make: Make) -> None:
+    world = make(2, exec_ms=5_000.0)
+    tasks = world.submit("long", 1, 2, 3, at=0)
+    world.run(1_000)
+    leaver = world.peer(0)
+    leaver.leave()
+    world.run(200_000)
+    assert leaver.has_left
+    assert ends(world, tasks) == [TaskStatus.READY] * 3
+
+
+def test_a_deleted_task_stays_deleted_when_a_copy_comes_back(make: Make) -> None:
+    world = make(3)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(2_000)
+    record = world.peer(0).state.ledger.record(tasks[0])
+    assert record is not None
+    holder = next(process for process in world.alive() if process.id == record.rset[1])
+    holder.pause()
+    world.clear(*tasks)
+    world.run(20_000)
+    holder.resume()
+    world.run(60_000)
+    assert not any(world.holds(process, tasks[0]) for process in world.alive())
+
+
+def test_one_value_is_computed_once_for_all(make: Make) -> None:
+    world = make(3, namespaces=("cached",))
+    tasks = [task for at in range(3) for task in world.submit("cached", 7, 7, at=at)]
+    world.run(10_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 6
+    claims = sum(count for (_, cause), count in world.checkers.rows.items() if cause == "claim")
+    assert claims <= 6, "the nodes of one task, once each"
+
+
+def test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(make: Make) -> None:
+    world = make(2, namespaces=("bomb",))
+    tasks = world.submit("bomb", 0, 1, 2, 3, at=0)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 3 + [TaskStatus.ERROR]
+    assert world.checkers.deaths[tasks[3]] == 4
+
+
+def test_a_client_that_lost_its_link_is_told(make: Make) -> None:
+    world = make(1, exec_ms=2_000.0)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(500)
+    world.network.reset("peer0", world.clients[0].address)
+    world.run(30_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
