@@ -163,7 +163,7 @@ class _Peer:
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
             self._pool = Pool(settings, self.blobs, self._answered, errand)
             strategies = node_strategy(settings), queue_strategy(settings)
-            core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1])
+            core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool)
         else:
             neighbours = Neighbours(settings, count, self.blobs, self._answered, errand)

@@ -199,18 +199,23 @@ class PeerCore:
                 self._expire()
             case _:
                 assert_never(event)
-        self._membership_changed()
+        changed = self._membership_changed()
         self._restore()
         self._work_off()
-        self._travel.flush()
-        # What clients say tells nothing new of others.
-        self._borrowing.dispatch(look=not isinstance(event, MessageReceived))
-        self._nudges.send()
+        if changed or self._state.members.linked_count:
+            # What clients say tells nothing new of others.
+            self._among_others(look=not isinstance(event, MessageReceived))
         self._leaving.go_on()
-        self._gossip.flush(now_ms)
         if self._journal is not None:
             self._journal.flush()
         return self._state.out.take()
+
+    def _among_others(self, *, look: bool) -> None:
+        """What a peer does for others, and has of them, after every event. A lone peer has nothing of it to do."""
+        self._travel.flush()
+        self._borrowing.dispatch(look=look)
+        self._nudges.send()
+        self._gossip.flush(self._state.now_ms)
 
     @property
     def state(self) -> State:
@@ -307,12 +312,14 @@ class PeerCore:
         if self._restoring is not None:
             self._restoring.expire()
 
-    def _membership_changed(self) -> None:
-        """Tell the other machines who came and who is gone."""
+    def _membership_changed(self) -> bool:
+        """Tell the other machines who came and who is gone. False if nobody did."""
         if self._state.members.take_pause_ms():
             self._takeover.compare()  # whoever held us to be dead has taken over
         dead: list[PeerId] = []
         changes = self._state.members.take_changes()
+        if not changes:
+            return False
         for change in changes:
             if self._restoring is not None:
                 self._restoring.changed(change.peer, change.status)
@@ -336,10 +343,11 @@ class PeerCore:
                     self._lending.gone(change.peer, on_purpose=change.status is Status.LEFT)
                     self._borrowing.gone(change.peer)
         owners = self._travel.owners
-        if changes and owners is not None:
+        if owners is not None:
             owners.members_changed()
             for peer in dead:
                 owners.gone(peer)
+        return True
 
     def _peer_message(self, event: PeerReceived) -> None:
         """Words of other peers, by the machine they are for."""
