@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from sys import intern
 from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
@@ -189,7 +190,8 @@ class Record:
         story, story_ms = self.story, self.story_ms
         if len(story) >= STORY_LENGTH_MAX:
             story, story_ms = (story[0], *story[2:]), (story_ms[0], *story_ms[2:])
-        self.story = (*story, f"{what} {detail}" if detail else what)
+        # Very many tasks tell the same: one text for all of them.
+        self.story = (*story, intern(f"{what} {detail}") if detail else what)
         self.story_ms = (*story_ms, now_ms)
 
     def told(self) -> tuple[str, ...]:

@@ -150,3 +150,11 @@ def test_nothing_costs_more_when_very_many_tasks_wait() -> None:
     few, many = steps_with(200), steps_with(4000)
     assert few["claim there"] > 1000, "steps are not counted"
     assert {what: many[what] for what in few if many[what] > 1.2 * few[what]} == {}, few
+
+
+def test_tasks_with_the_same_story_share_its_texts(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(executors=0)
+    world.load(build.chain(1))
+    first, second = [world.core._state.ledger.record(task) for task in world.submit(1, 2)]
+    assert first.story == second.story == ("queue n0",)
+    assert first.story[0] is second.story[0]
