@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol, TypeAlias, assert_never
+from typing import Never, Protocol, TypeAlias, assert_never
 
 from .core.actions import (
     AbandonExecutor,
@@ -24,6 +24,7 @@ from .core.actions import (
     KeepBlocks,
     Left,
     OpenLink,
+    Persist,
     Publish,
     Report,
     RetirePlan,
@@ -301,7 +302,7 @@ class Driver:
                 if self._report is not None:
                     self._report(name, context)
             case _:
-                assert_never(action)
+                _cannot_keep(action)
 
     def _send(self, action: Send) -> None:
         deliver = self._clients.get(action.to)
@@ -337,6 +338,10 @@ class Driver:
         for number in [number for number, running in self._running.items() if running.executor == executor]:
             self._store.unpin(self._running.pop(number).pinned)
         self._started(self._executors.replace(executor))
+
+
+def _cannot_keep(action: Persist) -> Never:
+    raise AssertionError(f"write {action.write} is for a journal, and this driver has none")
 
 
 def _block_ids(columns: Iterable[tuple[Value, ...]]) -> Iterable[BlockId]:

@@ -127,7 +127,10 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         else:
             names = ", ".join(sorted({*_SHORT_NAMES, *known}))
             raise ConfigError(f"local: unknown argument {name!r}; known are {names}, and section_key for any setting")
-    return Settings.of(sections, "local")
+    settings = Settings.of(sections, "local")
+    if settings.journal.mode != "off":
+        raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
+    return settings
 
 
 class _Peer:

@@ -138,6 +138,16 @@ class BlobSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSettings:
+    """dir: folder of the journal. mode: "off"; "batch" (written in groups: a process may die and nothing is lost, a
+    loss of power takes what is younger than about 50 ms); "sync" (on disk before anything is acknowledged).
+    """
+
+    dir: str | None = None
+    mode: str = setting("off", choices=("off", "batch", "sync"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSettings:
     """allow: prefixes of modules that may be imported for kinds and plug-ins ("my_package" covers all below it)."""
 
@@ -156,6 +166,7 @@ class Settings:
     timing: TimingSettings = field(default_factory=TimingSettings)
     strategy: StrategySettings = field(default_factory=StrategySettings)
     blobs: BlobSettings = field(default_factory=BlobSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
     plugins: PluginSettings = field(default_factory=PluginSettings)
 
     @classmethod

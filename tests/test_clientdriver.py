@@ -1,6 +1,7 @@
 """The driver of a client's core: what it holds of columns and for how long, and to whom it hands what."""
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ def test_what_has_no_columns_is_just_handed_on(around: Surroundings) -> None:
 
 
 def test_time_is_that_of_the_clock(around: Surroundings) -> None:
-    assert around.driver.due_s() is None
+    assert around.driver.due_s() == inf
     around.driver.said(AskNamespaces(mid=7), {})
     assert around.driver.due_s() == 2.0
     around.wait(0.999)

@@ -55,7 +55,10 @@ def test_bounds_are_part_of_what_is_allowed(bound: str) -> None:
         ({"store": [("bytes", 1)]}, "f.toml: store: expected a section of settings, got [('bytes', 1)]"),
         (
             {"stores": {}},
-            "f.toml: unknown key stores; known here are blobs, cache, executor, plugins, store, strategy, tasks",
+            (
+                "f.toml: unknown key stores; known here are "
+                "blobs, cache, cluster, executor, journal, plugins, store, strategy, tasks, timing"
+            ),
         ),
         ({"cache": {"size": 1}}, "f.toml: unknown key cache.size; known here are bytes, enabled, use_defer"),
         ({"cache": {1: 1}}, "f.toml: unknown key cache.1; known here are bytes, enabled, use_defer"),

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import BlockId, ClientId, ExecutorId, PeerId, TaskId, Token
+from .entries import Entry
 from .messages import ToClient
 from .peermessages import BetweenPeers, Hello, Unwelcome
 from .values import Value
@@ -145,6 +146,20 @@ class RetirePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Persist:
+    """Write entries to the journal, with the rows of their values (which stay stored until the answer). Comes back as
+    Persisted when all of it, and all before it, is written (sync: is on disk for good), or as PersistFailed.
+
+    write: grows by one each. The first one has the identity of this life: nothing may be sent to anybody before it is
+    written.
+    """
+
+    write: int
+    entries: tuple[Entry, ...]
+    sync: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Something worth telling listeners: a dotted name and a context (executor, task, graph, node, ...)."""
 
@@ -167,5 +182,6 @@ Action: TypeAlias = (
     | FreeBlocks
     | RowsCancelled
     | RetirePlan
+    | Persist
     | Report
 )

@@ -48,11 +48,12 @@ TTL_MS_MIN = 30
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """A claim under way. sent: false until it has left."""
+    """A claim under way. sent: false until it has left. until_ms: it is not waited for any longer."""
 
     message: Claim
     owner: PeerId
     key: QueueKey
+    until_ms: int
     again_ms: int = 0
     sent: bool = False
 
@@ -124,12 +125,12 @@ class Borrowing:
 
     def dispatch(self, *, look: bool) -> None:
         """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
-        look = look and not self._state.leaving
         idle = self._executors.idle
+        leaving = self._state.leaving
         for executor, ask in list(self._asks.items()):
-            if executor not in idle or not self._members.is_alive(ask.owner):
+            if leaving or executor not in idle or not self._members.is_heard(ask.owner):
                 del self._asks[executor]
-        if look:
+        if look and not leaving:
             for executor in [executor for executor in idle if executor not in self._asks]:
                 if not self._ask(executor):
                     break
@@ -156,7 +157,7 @@ class Borrowing:
         assert queue is not None
         size = queue.node.batch_size or self._state.settings.executor.batch_size
         message = Claim(claim=self._number, executor=executor, digest=key[0], queue=key[1], tasks_max=size)
-        self._asks[executor] = _Ask(message, owner, key)
+        self._asks[executor] = _Ask(message, owner, key, self._state.now_ms + self._lease_ms)
         self.counters["claims"] += 1
         return True
 
@@ -195,7 +196,7 @@ class Borrowing:
 
     def _left(self, owner: PeerId, key: QueueKey) -> int:
         """How many tasks an owner is believed to have beyond those that are asked for; 0 if it is not to be asked."""
-        if not self._members.is_alive(owner):
+        if not self._members.is_heard(owner):
             return 0
         asked = [ask.message.tasks_max for ask in self._asks.values() if (ask.owner, ask.key) == (owner, key)]
         return self._believed(owner, key) - sum(asked)
@@ -325,7 +326,7 @@ class Borrowing:
             order=order,
             plan=queue.plan,
             node=queue.node,
-            token=Token(self._incarnation(owner), owner, message.order),
+            token=Token(self._members.incarnation(owner), owner, message.order),
             tasks=message.ids,
             inputs={
                 name: tuple([(blocks[name], row) for row in range(len(message.ids))]) for name in sources_of(queue)
@@ -334,9 +335,6 @@ class Borrowing:
             solo=message.solo,
         )
         self._out.work(RunBatch(executor=message.executor, order=batch))
-
-    def _incarnation(self, owner: PeerId) -> int:
-        return next(contact.incarnation for contact in self._members.contacts() if contact.id == owner)
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""
@@ -461,8 +459,11 @@ class Borrowing:
             self._out.work(AbandonExecutor(executor=loan.executor))
             self._out.report("tally.executor.reclaim", executor=loan.executor)
             self._undone(loan, RAN_TOO_LONG, crashed=True)
-        for ask in self._asks.values():
-            if ask.again_ms <= now_ms:
+        for executor, ask in list(self._asks.items()):
+            if ask.until_ms <= now_ms:  # what it was granted, if it was, has run out by now
+                del self._asks[executor]
+                self._correct(ask.owner, ask.key, 0)
+            elif ask.again_ms <= now_ms:
                 self._say_claim(ask)
         for answer in self._answers.values():
             if answer.again_ms <= now_ms and answer not in self._unsent:
@@ -498,7 +499,7 @@ class Borrowing:
         for loan in self._loans.values():
             yield loan.expires_ms
         for ask in self._asks.values():
-            yield ask.again_ms
+            yield min(ask.again_ms, ask.until_ms)
         for answer in self._answers.values():
             yield answer.again_ms
         for _, forget_ms in self._since.values():

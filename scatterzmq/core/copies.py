@@ -172,6 +172,9 @@ class Copies:
 
     def drop(self, task: TaskId) -> None:
         """Let go of a copy; nothing happens if there is none."""
+        self._remove(task)
+
+    def _remove(self, task: TaskId) -> None:
         copy = self._copies.pop(task, None)
         if copy is not None:
             owned = self._by_owner[copy.owner]
@@ -185,18 +188,22 @@ class Copies:
 
     def bury(self, task: TaskId, nonce: bytes, version: Version, now_ms: int) -> None:
         """The task is deleted, whatever anybody says who has not heard of it."""
-        self.drop(task)
+        self._remove(task)
         before = self._tombstones.pop(task, None)
         if before is not None and before.nonce == nonce:
             version = max(version, before.version)
         self._tombstones[task] = _Tombstone(nonce, version, now_ms + self._tombstone_ms)
         if len(self._tombstones) > TOMBSTONES_MAX:
-            self._tombstones.popitem(last=False)
+            self._lapse()
 
     def expire(self, now_ms: int) -> None:
         """Forget tombstones whose time is over."""
         while self._tombstones and next(iter(self._tombstones.values())).until_ms <= now_ms:
-            self._tombstones.popitem(last=False)
+            self._lapse()
+
+    def _lapse(self) -> TaskId:
+        """The oldest tombstone goes. Returns whose it was."""
+        return self._tombstones.popitem(last=False)[0]
 
     def deadline_ms(self) -> int | None:
         return next((tombstone.until_ms for tombstone in self._tombstones.values()), None)
@@ -251,7 +258,7 @@ class Copies:
             self._blocks.hold(value)
             self._blocks.keep(value)
         self._plans.keep(copy.digest)
-        self.drop(copy.id)
+        self._remove(copy.id)
         copy.nbytes = sum([block.row_nbytes(row) for block, row in values.values()])
         self.nbytes += copy.nbytes
         self._copies[copy.id] = copy

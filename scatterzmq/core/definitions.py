@@ -11,7 +11,7 @@ Rules     1. A namespace points at a definition. Of two pointers the one with th
 Why       Tasks are kept by several peers, and none of them could go on with a task whose graph went with its loader.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import takewhile
@@ -20,6 +20,7 @@ from ..graph.definition import definition_digest
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId
 from .actions import CheckGraph
+from .entries import DefinitionText
 from .events import GraphChecked
 from .messages import (
     AskDefinition,
@@ -82,7 +83,7 @@ class Definitions:
     """All namespaces, as one peer knows them.
 
     here / ready: called with a digest when its text has come / when it has been checked (`Plans.plan` says with which
-    result).
+    result). pointed_at: called with what a namespace names from now on.
     """
 
     def __init__(self, state: State) -> None:
@@ -104,6 +105,7 @@ class Definitions:
         self._digest: bytes | None = b""
         self.here: list[Callable[[bytes], None]] = []
         self.ready: list[Callable[[bytes], None]] = []
+        self.pointed_at: list[Callable[[Pointer], None]] = []
 
     # ---- for the other machines
 
@@ -235,8 +237,11 @@ class Definitions:
         wanted = min(self._state.settings.cluster.replicas, 1 + len(spread.waiting) + len(spread.kept))
         if spread.load is not None and 1 + len(spread.kept) >= wanted:
             load, spread.load = spread.load, None
-            info = describe(spread.plan)
-            self._out.send(load.client, GraphLoaded(mid=load.message.mid, info=info, warnings=load.warnings))
+            answer = GraphLoaded(mid=load.message.mid, info=describe(spread.plan), warnings=load.warnings)
+            if self._state.journal is None:
+                self._out.send(load.client, answer)
+            else:
+                self._state.journal.when_kept(lambda _: self._out.send(load.client, answer))
         if not spread.waiting:
             del self._spreads[mid]
 
@@ -263,6 +268,8 @@ class Definitions:
         self._pointers[pointer.ns] = pointer
         self._plans.keep(pointer.digest)
         self._digest = None
+        for listener in self.pointed_at:
+            listener(pointer)
         offer = self._offers.pop(pointer.digest, None)
         if offer is not None:
             self._plans.release(pointer.digest)
@@ -347,6 +354,23 @@ class Definitions:
             self._plans.add_text(digest, text)
             self._check(text, digest)
             self._arrived(digest)
+
+    # ---- after a start
+
+    def restore(self, texts: Iterable[DefinitionText], pointers: Iterable[Pointer]) -> list[bytes]:
+        """What was here before this peer started, and is used. Returns what nobody uses."""
+        for pointer in pointers:
+            self._point(pointer)
+        unused = []
+        for text in texts:
+            if self._plans.is_used(text.digest):
+                self._plans.add_text(text.digest, text.definition)
+                self._check(text.definition, text.digest)
+            else:
+                unused.append(text.digest)
+        for pointer in self._pointers.values():
+            self._seek(pointer.digest, pointer.by)
+        return unused
 
     # ---- members and time
 

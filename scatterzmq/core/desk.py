@@ -89,6 +89,8 @@ class Desk:
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
         # How many records name a client; clients that left go unnamed only as their records go.
         self._attached: Counter[ClientId] = Counter()
+        # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
+        self._accepting: dict[TaskId, None] = {}
         self._left: set[ClientId] = set()
         self.counters = {"accepted": 0, "refused": 0}
 
@@ -118,11 +120,13 @@ class Desk:
 
     def turn_away(self) -> None:
         """This peer leaves: its clients are to go elsewhere, with what waits for room, too."""
+        others = self._members.alive()
         for entry in self._waiting:
-            self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
+            if not others:
+                self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
             self._blocks.settle(entry.blocks.values())
         self._waiting.clear()
-        if self._members.alive():
+        if others:
             for client in self._attached:
                 if client not in self._left:
                     self._out.send(client, Goodbye())
@@ -130,7 +134,7 @@ class Desk:
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
         bytes_max = self._state.settings.store.record_bytes
-        while self._waiting:
+        while self._waiting and not self._state.restoring:
             first = self._waiting[0]
             rows = len(first.message.ids)
             stop = self._fitting(first)
@@ -188,6 +192,9 @@ class Desk:
             few = f"{len(rset)} of {settings.min_replicas} peers (cluster.min_replicas) are there to keep copies"
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
             return
+        if len(rset) == 1 and self._is_disk_gone:
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {self._disk_gone()}")
+            return
         conflicts: list[TaskId] = []
         attached: list[TaskId] = []
         created: list[Record] = []
@@ -215,7 +222,7 @@ class Desk:
                 accepted_ms=self._state.now_ms,
                 caching=message.cache,
                 rset=rset,
-                epoch_n=1,
+                epoch_n=self._state.first_n,
                 kept_nbytes=nbytes,
             )
             for value in record.input.values():
@@ -228,8 +235,10 @@ class Desk:
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
         self._attached[entry.sender] += len(created)
+        self._accepting.update((record.id, None) for record in created)
         self.counters["accepted"] += len(created)
-        then = partial(self._accepted, entry.sender, message.mid, tuple(attached), tuple(created))
+        sure = tuple([task for task in attached if self._is_sure(task)])
+        then = partial(self._accepted, entry.sender, message.mid, sure, tuple(created))
         self._replicas.write(CopyKind.ACCEPT, created, self._state.now_ms, then)
         for record in created:
             self._travel.begin(record)
@@ -237,6 +246,11 @@ class Desk:
 
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it."""
+        for record in created:
+            self._accepting.pop(record.id, None)
+        if self._is_disk_gone:
+            created = self._undo(sender, mid, created)
+        durable = self._state.journal is not None and self._is_durable((*attached, *[record.id for record in created]))
         by_rset: dict[tuple[PeerId, ...], list[TaskId]] = {}
         for record in created:
             by_rset.setdefault(record.rset, []).append(record.id)
@@ -244,7 +258,39 @@ class Desk:
             known = self._ledger.record(task) or self._copies.copy(task)
             by_rset.setdefault((self._state.me,) if known is None else known.rset, []).append(task)
         for rset, ids in by_rset.items():
-            self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=False, rset=rset))
+            self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=durable, rset=rset))
+
+    def _is_sure(self, task: TaskId) -> bool:
+        """Whether a task that was submitted again has the copies it should; else its client asks once more."""
+        copy = self._copies.copy(task)
+        if copy is not None:
+            return copy.status is not None or self._members.is_alive(copy.owner)
+        return task not in self._accepting
+
+    @property
+    def _is_disk_gone(self) -> bool:
+        return self._state.journal is not None and bool(self._state.journal.failed)
+
+    def _disk_gone(self) -> str:
+        assert self._state.journal is not None
+        return (
+            f"this peer cannot write its journal any more ({self._state.journal.failed}), and no other peer is there "
+            "to keep copies; make room and start it again"
+        )
+
+    def _is_durable(self, tasks: Iterable[TaskId]) -> bool:
+        """Whether all of these are on disk, with all their copies."""
+        records = [self._ledger.record(task) for task in tasks]
+        return all(record is not None and record.durable for record in records)
+
+    def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...]) -> tuple[Record, ...]:
+        """The disk has failed before these were on it: refuse those that are nowhere else. Returns the others."""
+        alone = tuple([record.id for record in created if len(record.rset) == 1])
+        if alone:
+            self.counters["refused"] += len(alone)
+            self._out.send(sender, Refused(mid=mid, ids=alone, code=ErrorCode.REFUSED, message=self._disk_gone()))
+            self.clear(alone, _nothing)
+        return tuple([record for record in created if len(record.rset) > 1])
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -334,7 +380,7 @@ class Desk:
             if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id)
             self.release(record)
-            if len(record.rset) > 1:
+            if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
@@ -401,7 +447,8 @@ class Desk:
             for record in records:
                 groups.setdefault(record.plan.digest, []).append(record)
             for group in groups.values():
-                self._out.send(client, *_final(group, self._state.now_ms))
+                durable = self._state.journal is not None and all(record.durable for record in group)
+                self._out.send(client, *_final(group, self._state.now_ms, durable=durable))
 
     def expire(self) -> None:
         """Forget results whose time is over."""
@@ -411,7 +458,7 @@ class Desk:
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""
         expiry_ms = next(iter(self._expiring.values()), None)
-        if not self._waiting:
+        if not self._waiting or self._state.restoring:
             return expiry_ms
         refusal_ms = self._waiting[0].until_ms
         return refusal_ms if expiry_ms is None else min(expiry_ms, refusal_ms)
@@ -520,7 +567,7 @@ def _final_of_copy(copy: Copy) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     return final, {name: (value,) for name, value in copy.values.items()}
 
 
-def _final(records: list[Record], now_ms: int) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+def _final(records: list[Record], now_ms: int, *, durable: bool) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How these tasks of one plan ended, and the rows of their results."""
     results = [record.result for record in records if record.result is not None]
     names = results[0].keys() if results else ()
@@ -532,5 +579,6 @@ def _final(records: list[Record], now_ms: int) -> tuple[Final, dict[str, tuple[V
         retries=tuple([record.retries for record in records]),
         durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
         copies=len(records[0].rset),
+        durable=durable,
     )
     return final, {name: tuple([result[name] for result in results]) for name in names}

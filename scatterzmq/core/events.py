@@ -7,8 +7,9 @@ from typing import TypeAlias
 from ..errors import ErrorCode
 from ..graph.plan import Plan
 from ..ids import BlockId, ClientId, ExecutorId, GraphId, PeerId, QueueId
+from .entries import Entry
 from .messages import ToPeer
-from .peermessages import BetweenPeers
+from .peermessages import BetweenPeers, Contact
 from .values import Block, Value
 
 
@@ -151,6 +152,32 @@ class BlocksEvicted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What the journal has; with a journal, the first event of all, even if that is empty.
+
+    entries: Kept (all values stored, and kept), Deleted, DefinitionText, Pointed. contacts: Neighbours.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    contacts: tuple[Contact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persisted:
+    """A Persist is done, and so are all before it."""
+
+    write: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistFailed:
+    """A Persist could not be done, and no other one should be tried."""
+
+    write: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired:
     """`deadline_ms()` has come."""
 
@@ -168,5 +195,8 @@ Event: TypeAlias = (
     | BatchExpected
     | BatchFinished
     | BlocksEvicted
+    | Restored
+    | Persisted
+    | PersistFailed
     | TimerFired
 )

@@ -19,6 +19,8 @@ def check_uses(state: State, waiting: Iterable[Block]) -> None:
         found.update(block.id for block, _ in _values(record))
     found.update(block.id for block, _ in state.copies.values_held())
     found.update(block.id for block, _ in state.replicas.values_held())
+    if state.journal is not None:
+        found.update(block.id for block, _ in state.journal.values_held())
     if state.cache is not None:
         found.update(block.id for block, _ in state.cache.values_held())
     assert dict(found) == state.blocks.uses()

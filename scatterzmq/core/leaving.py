@@ -3,9 +3,10 @@
 Purpose   Drains: no new tasks, no new batches; then every record goes to a peer that has its copy.
 Rules     1. Batches that run may end, for `drain_s`; what is not through by then is done again elsewhere, uncounted.
           2. A record is handed to the first holder of its copies, which owns it from then on, and is let go when that
-             peer has said so (one whose copy is still being written is asked for again). A record without a copy gets one first, as far as there is somebody.
+             peer has said so (one whose copy is still being written is asked for again). A record without a copy gets
+             one first, as far as there is somebody.
           3. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
-             many unfinished tasks went down with it is told.
+             many unfinished tasks went down with it is told. What is in its journal is not lost.
 """
 
 from itertools import count
@@ -114,7 +115,9 @@ class Leaving:
 
     def _end(self) -> None:
         self.over = True
-        lost = sum(not record.phase.ended for record in self._state.ledger)
+        journal = self._state.journal
+        is_kept = journal is not None and not journal.failed
+        lost = 0 if is_kept else sum(not record.phase.ended for record in self._state.ledger)
         self._state.members.leave()
         self._state.out.work(Left(lost=lost))
 

@@ -123,7 +123,7 @@ class Record:
     node_key: cache key of that step, if it leads it.
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
-    shown: it has ended and everybody may know, because the copies do.
+    shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
 
@@ -158,6 +158,7 @@ class Record:
     read: bool = False
     change: int = 0
     shown: bool = False
+    durable: bool = False
     story: tuple[str, ...] = ()
     story_ms: tuple[int, ...] = ()
 

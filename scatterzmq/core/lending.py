@@ -95,7 +95,7 @@ class Lending:
 
     def _lend(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
         """Lend a batch for a new claim, if there is one."""
-        may_have = self._members.is_alive(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
+        may_have = self._members.is_heard(peer) and len(borrower.orders) < LOANS_MAX and message.tasks_max > 0
         if not may_have or self._state.leaving:
             return
         queue = self._state.plans.find((message.digest, message.queue))
@@ -214,11 +214,11 @@ class Lending:
         self.counters["lapsed"] += 1
         self._batches.take_back(lease, f"{lease.holder} has not been heard for too long", crashed=False, counted=True)
 
-    def gone(self, peer: PeerId) -> None:
-        """A member is dead or has left: what its executors had goes back."""
+    def gone(self, peer: PeerId, *, on_purpose: bool) -> None:
+        """A member is dead, or has left on purpose: what its executors had goes back."""
         for lease in self._leases.of_peer(peer):
             self._settle(lease)
-            self._batches.take_back(lease, f"{peer} is gone", crashed=False, counted=True)
+            self._batches.take_back(lease, f"{peer} is gone", crashed=False, counted=not on_purpose)
         self._borrowers.pop(peer, None)
         self._nudges.gone(peer)
         self._asked = [(asker, message) for asker, message in self._asked if asker != peer]

@@ -97,6 +97,11 @@ class Member:
     def is_linked(self) -> bool:
         return self.status in LINKED
 
+    @property
+    def is_heard(self) -> bool:
+        """It is there now, for whatever happened before."""
+        return self.status in LINKED and not self.silent and not self.misses_us
+
     def begin(self, contact: Contact, nonce: bytes, now_ms: int) -> None:
         """It has been greeted, in this life for the first time or again."""
         if contact.incarnation != self.contact.incarnation:

@@ -91,6 +91,11 @@ class Members:
         member = self._here.get(peer)
         return member is not None and member.status is Status.ALIVE
 
+    def is_heard(self, peer: PeerId) -> bool:
+        """Whether a member is there now, on probation or not: enough for what costs a lease at most if it fails."""
+        member = self._here.get(peer)
+        return member is not None and member.is_heard
+
     def status(self, peer: PeerId) -> Status | None:
         """None for somebody who never was a member."""
         member = self._find(peer)
@@ -128,8 +133,13 @@ class Members:
         if member is not None and member.is_linked:
             self._out.tell(peer, member.contact.incarnation, message, values)
 
+    def contact(self, peer: PeerId) -> Contact | None:
+        """How a member is reached, or was."""
+        member = self._find(peer)
+        return None if member is None else member.contact
+
     def expect(self, contact: Contact) -> None:
-        """Before the first event: this was a member of ours in an earlier life. It is dead only after `grace_s`."""
+        """This was a member of ours in an earlier life. It is dead only `grace_s` after this one began."""
         if contact.id != self.me.id and self._find(contact.id) is None:
             self._here[contact.id] = Member(contact, returns=True)
             self._want(contact.address, 0)

@@ -1,15 +1,16 @@
 """The outbox: actions of one `handle` call, grouped so that everything leaves in batches.
 
 Rules   1. Within one call, ends of tasks are sent once per client and namespace, blocks are kept and freed once.
-        2. Order: links open before messages and close after them; messages before work, blocks last, so that nothing
-           is freed that a message or a batch still needs.
+        2. Order: what is to be written to disk first, because it takes longest; links open before messages and close
+           after them; messages before work, blocks last, so that nothing is freed that a message or a batch still
+           needs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, ClientId, PeerId
-from .actions import Action, CloseLink, FreeBlocks, KeepBlocks, OpenLink, Publish, Report, Send, Tell
+from .actions import Action, CloseLink, FreeBlocks, KeepBlocks, OpenLink, Persist, Publish, Report, Send, Tell
 from .messages import ToClient
 from .peermessages import BetweenPeers
 from .values import Value
@@ -24,6 +25,7 @@ class Outbox:
     _reports: list[Action] = field(default_factory=list)
     _keep: dict[BlockId, None] = field(default_factory=dict)
     _free: list[BlockId] = field(default_factory=list)
+    _persist: Persist | None = None
     _links: dict[PeerId, OpenLink | CloseLink] = field(default_factory=dict)
 
     def send(self, to: ClientId, message: ToClient, values: Mapping[str, tuple[Value, ...]] | None = None) -> None:
@@ -44,6 +46,10 @@ class Outbox:
     def link(self, change: OpenLink | CloseLink) -> None:
         """Open or close a link; the last word about a peer counts."""
         self._links[change.peer] = change
+
+    def persist(self, action: Persist) -> None:
+        """At most one per call."""
+        self._persist = action
 
     def work(self, action: Action) -> None:
         self._work.append(action)
@@ -66,6 +72,9 @@ class Outbox:
             closed: list[Action] = [link for link in links if isinstance(link, CloseLink)]
             actions = opened + self._messages + closed + self._work + self._reports
             self._links = {}
+        if self._persist is not None:
+            actions.insert(0, self._persist)
+            self._persist = None
         if self._keep:
             actions.insert(0, KeepBlocks(ids=tuple(self._keep)))
             self._keep = {}

@@ -34,6 +34,9 @@ from .events import (
     MessageReceived,
     PeerReceived,
     PeerSeen,
+    Persisted,
+    PersistFailed,
+    Restored,
     TimerFired,
 )
 from .executors import Executors
@@ -97,6 +100,7 @@ from .peermessages import (
     SyncBetter,
     SyncDigest,
 )
+from .restoring import Restoring
 from .state import State
 from .status import stats
 from .strategy import NodeStrategy, QueueStrategy
@@ -142,6 +146,10 @@ class PeerCore:
             self._state.members, self._state.plans, self._state.out, self._claims, ask_ms=ask_ms, static=static
         )
         self._state.gossip = self._gossip
+        self._journal = self._state.journal
+        self._restoring = None
+        if self._journal is not None:
+            self._restoring = Restoring(self._state, self._journal, self._definitions, self._takeover)
         self._timed = (
             self._state.members,
             self._state.leases,
@@ -155,6 +163,7 @@ class PeerCore:
             self._definitions,
             self._gossip,
             self._travel,
+            *(() if self._restoring is None else (self._restoring,)),
         )
         self._words = self._table()
 
@@ -168,10 +177,8 @@ class PeerCore:
                 self._message(event)
             case PeerReceived():
                 self._peer_message(event)
-            case PeerSeen(address=address):
-                self._state.members.seen(address, now_ms)
-            case LinkDown(peer=peer, refused=refused):
-                self._state.members.link_down(peer, now_ms, refused=refused)
+            case PeerSeen() | LinkDown():
+                self._network(event)
             case LeaveRequested():
                 self._leaving.begin()
             case BatchExpected():
@@ -180,20 +187,20 @@ class PeerCore:
                 self._finished(event)
             case GraphChecked():
                 self._definitions.checked(event)
-            case ExecutorStarted():
-                self._executors.started(event.executor)
-            case ExecutorLost():
-                self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
-                self._claims.lost(event.executor, event.reason, crashed=event.crashed)
+            case ExecutorStarted() | ExecutorLost():
+                self._executor(event)
             case ClientLost():
                 self._desk.lost(event.client)
             case BlocksEvicted(ids=ids):
                 self._state.blocks.evicted(ids)
+            case Restored() | Persisted() | PersistFailed():
+                self._from_disk(event)
             case TimerFired():
                 self._expire()
             case _:
                 assert_never(event)
         self._membership_changed()
+        self._restore()
         self._work_off()
         self._travel.flush()
         # What clients say tells nothing new of others.
@@ -201,6 +208,8 @@ class PeerCore:
         self._nudges.send()
         self._leaving.go_on()
         self._gossip.flush(now_ms)
+        if self._journal is not None:
+            self._journal.flush()
         return self._state.out.take()
 
     @property
@@ -222,6 +231,8 @@ class PeerCore:
         for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
             other.check_invariants()
         check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
+        if state.journal is not None:
+            state.journal.check_invariants()
         if state.cache is not None:
             state.cache.check_invariants()
         if self._travel.owners is not None:
@@ -240,6 +251,36 @@ class PeerCore:
             self._lending.answer()
             if not self._travel.busy:
                 return
+
+    def _network(self, event: PeerSeen | LinkDown) -> None:
+        members, now_ms = self._state.members, self._state.now_ms
+        if isinstance(event, PeerSeen):
+            members.seen(event.address, now_ms)
+        else:
+            members.link_down(event.peer, now_ms, refused=event.refused)
+
+    def _executor(self, event: ExecutorStarted | ExecutorLost) -> None:
+        if isinstance(event, ExecutorStarted):
+            self._executors.started(event.executor)
+        else:
+            self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
+            self._claims.lost(event.executor, event.reason, crashed=event.crashed)
+
+    def _restore(self) -> None:
+        """Go on with it, and answer clients who had to wait for it."""
+        if self._restoring is not None:
+            for deferred in self._restoring.go_on():
+                self._message(deferred)
+
+    def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
+        assert self._journal is not None
+        assert self._restoring is not None
+        if isinstance(event, Restored):
+            self._restoring.begin(event)
+        elif isinstance(event, Persisted):
+            self._journal.persisted(event.write)
+        else:
+            self._journal.fail(event.reason)
 
     def _finished(self, event: BatchFinished) -> None:
         if not self._borrowing.finished(event):
@@ -263,6 +304,8 @@ class PeerCore:
         self._takeover.expire()
         self._leaving.expire()
         self._state.copies.expire(now_ms)
+        if self._restoring is not None:
+            self._restoring.expire()
 
     def _membership_changed(self) -> None:
         """Tell the other machines who came and who is gone."""
@@ -271,6 +314,8 @@ class PeerCore:
         dead: list[PeerId] = []
         changes = self._state.members.take_changes()
         for change in changes:
+            if self._restoring is not None:
+                self._restoring.changed(change.peer, change.status)
             match change.status:
                 case Status.ALIVE:
                     self._definitions.alive(change.peer)
@@ -288,7 +333,7 @@ class PeerCore:
                     self._state.replicas.gone(change.peer, self._state.now_ms)
                     self._takeover.gone(change.peer)
                     self._leaving.gone(change.peer)
-                    self._lending.gone(change.peer)
+                    self._lending.gone(change.peer, on_purpose=change.status is Status.LEFT)
                     self._borrowing.gone(change.peer)
         owners = self._travel.owners
         if changes and owners is not None:
@@ -319,6 +364,11 @@ class PeerCore:
         self._gossip.came(sender, message, self._state.now_ms)
         self._borrowing.told(sender, message)
 
+    def _known(self, sender: PeerId, message: Known) -> None:
+        self._takeover.known(sender, message)
+        if self._restoring is not None:
+            self._restoring.known(sender, message)
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
@@ -347,7 +397,7 @@ class PeerCore:
             Replicate: takeover.replicated,
             Replicated: lambda sender, message, _: state.replicas.answered(sender, message, state.now_ms),
             Inquire: lambda sender, message, _: takeover.inquired(sender, message),
-            Known: lambda sender, message, _: takeover.known(sender, message),
+            Known: lambda sender, message, _: self._known(sender, message),
             Sync: lambda sender, message, _: takeover.synced(sender, message),
             SyncBetter: lambda sender, message, _: takeover.bettered(sender, message),
             SyncDigest: lambda sender, message, _: takeover.compared(sender, message),
@@ -369,6 +419,8 @@ class PeerCore:
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
+        if self._restoring is not None and self._restoring.defers(event):
+            return
         match event.message:
             case Submit() as message:
                 self._desk.submit(sender, message, event.blocks)

@@ -234,18 +234,23 @@ class Replicated:
     """A write has been kept, but for the tasks named here.
 
     better: what the sender knows better. lacking: tasks that a MARK was about and that the sender does not have.
-    durable: it is on disk.
+    durable: it is on disk. failed: nothing is written to the sender's disk any more; better choose somebody else.
     """
 
     mid: int
     durable: bool = False
     better: tuple[VersionInfo, ...] = ()
     lacking: tuple[TaskId, ...] = ()
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inquire:
-    """The sender is about to take these tasks over from `owner`: who knows better?"""
+    """The sender is about to take these tasks over from `owner`: who knows better?
+
+    No ids: the sender has started again, and asks for all that the receiver has of its own (it is `owner`); that comes
+    as Sync, and then Known.
+    """
 
     mid: int
     owner: PeerId

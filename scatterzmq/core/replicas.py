@@ -41,11 +41,12 @@ Then: TypeAlias = Callable[[], None]
 
 
 @dataclass(slots=True, eq=False)
-class _Barrier:
-    """What goes on when so many writes are over."""
+class Barrier:
+    """What goes on when so many writes are over. durable: all that have answered so far have it on disk."""
 
     left: int
     then: Then
+    durable: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +59,7 @@ class _Write:
     waiting: dict[PeerId, None]
     since_ms: int
     sent_ms: int
-    barrier: _Barrier
+    barrier: Barrier
     is_repair: bool
 
 
@@ -152,13 +153,17 @@ class Replicas:
 
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
         """Bring something about records to all their copies; `then` is called when it is there, maybe at once."""
-        barrier = _Barrier(1, then)
+        barrier = self._barrier(records, then)
         if any(len(record.rset) > 1 for record in records):
             self._start(kind, records, now_ms, barrier)
         self._pass(barrier)
 
+    def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
+        """Open for the one who has made it; `_pass` closes it."""
+        return Barrier(1, then)
+
     def _start(
-        self, kind: CopyKind, records: Iterable[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool = False
+        self, kind: CopyKind, records: Iterable[Record], now_ms: int, barrier: Barrier, *, is_repair: bool = False
     ) -> None:
         groups: dict[tuple[object, ...], list[Record]] = {}
         for record in records:
@@ -179,7 +184,7 @@ class Replicas:
             self._count(peer, record, 1)
 
     def _send(
-        self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool
+        self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: Barrier, *, is_repair: bool
     ) -> None:
         mid = next(self._mids)
         message, values = _replicate(mid, kind, records, now_ms)
@@ -225,7 +230,7 @@ class Replicas:
         if not write.waiting:
             self._end(message.mid)
 
-    def _rewrite(self, records: Iterable[Record], now_ms: int, barrier: _Barrier, *, is_repair: bool) -> None:
+    def _rewrite(self, records: Iterable[Record], now_ms: int, barrier: Barrier, *, is_repair: bool) -> None:
         """Write records whole, as they are now."""
         live: list[Record] = []
         ended: list[Record] = []
@@ -236,7 +241,8 @@ class Replicas:
 
     def rewrite(self, records: Iterable[Record], now_ms: int) -> None:
         """Write records whole; nobody waits for it."""
-        barrier = _Barrier(1, lambda: None)
+        records = tuple(records)
+        barrier = self._barrier(records, _nothing)
         self._rewrite(records, now_ms, barrier, is_repair=False)
         self._pass(barrier)
 
@@ -247,7 +253,7 @@ class Replicas:
         self._repairing -= write.is_repair
         self._pass(write.barrier)
 
-    def _pass(self, barrier: _Barrier) -> None:
+    def _pass(self, barrier: Barrier) -> None:
         barrier.left -= 1
         if not barrier.left:
             barrier.then()
@@ -300,7 +306,8 @@ class Replicas:
             self._members.tell(peer, Drop(ids=tuple([record.id for record in records])))
 
     def _move(self, record: Record, rset: tuple[PeerId, ...]) -> None:
-        self.dismiss(record)
+        Replicas.dismiss(self, record)  # it is not gone: heirs of this class are not to believe so
+        record.durable = False
         record.rset = rset
         record.epoch_n += 1
         record.change = 0
@@ -322,7 +329,9 @@ class Replicas:
             if len(rset) == 1:
                 self._out.report("warning.copies", tasks=len(chunk), copies=1, wanted=self._wanted)
                 continue
-            self._rewrite(chunk, now_ms, _Barrier(1, lambda: None), is_repair=True)
+            barrier = self._barrier(chunk, _nothing)
+            self._rewrite(chunk, now_ms, barrier, is_repair=True)
+            self._pass(barrier)
             self.counters["repaired"] += len(chunk)
 
     def share(self, records: Iterable[Record], now_ms: int) -> None:
@@ -421,6 +430,10 @@ class Replicas:
 _THERE = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
+def _nothing() -> None:
+    """Nobody waits for this write."""
+
+
 def record_version(record: Record, me: PeerId) -> Version:
     """What its owner knows of a record."""
     if not record.phase.ended:
@@ -488,14 +501,14 @@ def _replicate(
         crashes=tuple([record.crashes for record in records]),
         solo=tuple([record.solo for record in records]),
         last_errors=tuple([record.error for record in records]),
-        statuses=tuple([_END[record.phase] for record in records]) if ended else (),
+        statuses=tuple([ENDS[record.phase] for record in records]) if ended else (),
         durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
         digests=_digests(values) if first.plan.digests else {},
     )
     return message, values
 
 
-_END = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
+ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
 
 
 def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..ids import PeerId
 from ..settings import Settings
@@ -9,6 +10,8 @@ from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
 from .hints import Hints
+from .journal import Journal
+from .journaled import JournaledCopies, JournaledReplicas
 from .leases import Leases
 from .ledger import Ledger, Record
 from .members import Members
@@ -17,16 +20,24 @@ from .peermessages import Contact, CopyKind
 from .plans import Plans
 from .replicas import Replicas
 
+LIFE_BITS = 20
+"""So many epochs of a task may begin in one life of a peer with a journal: it may have forgotten the last ones of its
+life before, and must not use them again.
+"""
+
 
 @dataclass(slots=True, eq=False)
 class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
+    first_n: the epoch in which a task begins here; with a journal, above all epochs of earlier lives.
     gossip: what is believed of other peers' queues. leaving: nothing new is begun.
+    restoring: what was here before this peer started is not compared with others yet, so clients have to wait.
     """
 
     me: PeerId
     epoch_n: int
+    first_n: int
     settings: Settings
     out: Outbox
     members: Members
@@ -37,9 +48,11 @@ class State:
     plans: Plans
     leases: Leases
     cache: Cache | None
+    journal: Journal | None
     gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
+    restoring: bool = False
 
     def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
         """The account of a task's crashes has changed (and its token is gone): tell its copies. `go_on` puts the task
@@ -59,7 +72,9 @@ class State:
         ledger = Ledger()
         plans = Plans(out)
         timing = settings.timing
-        replicas = Replicas(
+        mode = settings.journal.mode
+        journal = None if mode == "off" else Journal(out, blocks, is_sync=mode == "sync")
+        replicas = (Replicas if journal is None else partial(JournaledReplicas, journal))(
             me.id,
             members,
             ledger,
@@ -69,20 +84,26 @@ class State:
             ask_ms=int(timing.ask_s * 1000),
             copy_ms=int(timing.copy_s * 1000),
         )
+        copies = (Copies if journal is None else partial(JournaledCopies, journal))(
+            blocks, plans, int(timing.tombstone_s * 1000)
+        )
         cache = Cache(blocks, bytes_max=settings.cache.bytes, use_defer=settings.cache.use_defer)
         return cls(
             me=me.id,
             epoch_n=me.incarnation,
+            first_n=1 if journal is None else me.incarnation << LIFE_BITS,
             settings=settings,
             out=out,
             members=members,
             blocks=blocks,
             ledger=ledger,
-            copies=Copies(blocks, plans, int(timing.tombstone_s * 1000)),
+            copies=copies,
             replicas=replicas,
             plans=plans,
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
+            journal=journal,
+            restoring=journal is not None,
         )
 
 

@@ -10,7 +10,7 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from ..errors import ErrorCode
@@ -49,12 +49,15 @@ TASKS_PER_MESSAGE = 512
 
 @dataclass(slots=True, eq=False)
 class _Inquiry:
-    """Copies that are to be adopted when everybody has said what they know, or has had the time to."""
+    """Copies that are to be adopted when everybody has said what they know, or has had the time to.
+
+    better: what is known of them elsewhere, and who says so.
+    """
 
     copies: Sequence[Copy]
     waiting: dict[PeerId, None]
     until_ms: int
-    better: dict[TaskId, Version] = field(default_factory=dict)
+    better: dict[TaskId, tuple[Version, PeerId]] = field(default_factory=dict)
 
 
 class Takeover:
@@ -77,18 +80,36 @@ class Takeover:
         self._patience_ms: int | None = None
         self._compare_ms: int | None = None
         self._compared: dict[PeerId, None] = {}
+        self._reclaims = False
+        self._heirs: dict[TaskId, PeerId] = {}
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
 
     def gone(self, peer: PeerId) -> None:
         """A member is gone: adopt what it owned and what waited for it to be adopted."""
-        self.reconsider()
-        if any(self._is_orphan(owner) for owner in self._copies.owners()) and self._patience_ms is None:
-            self._patience_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
+        self._claim_orphans()
         for mid, inquiry in list(self._inquiries.items()):
             inquiry.waiting.pop(peer, None)
             self._conclude(mid, inquiry)
+
+    def reclaim(self) -> None:
+        """This peer has started again, and has heard whom it could hear: own again what it owned, and what others did
+        who are not there any more.
+        """
+        self._reclaims = True
+        self._claim_orphans()
+
+    @property
+    def is_reclaiming(self) -> bool:
+        """Whether it is still to be seen what becomes of tasks that this peer owned in an earlier life."""
+        mine = self._copies.of(self._state.me)
+        return any(copy.id in self._asked or not self._state.plans.is_checked(copy.digest) for copy in mine)
+
+    def _claim_orphans(self) -> None:
+        self.reconsider()
+        if any(self._is_orphan(owner) for owner in self._copies.owners()) and self._patience_ms is None:
+            self._patience_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
 
     def reconsider(self, *, patient: bool = True) -> None:
         """Adopt copies whose owner is gone; unless `patient`, also those that others should have adopted by now."""
@@ -100,14 +121,16 @@ class Takeover:
                     self._inquire(owner, mine[start : start + TASKS_PER_MESSAGE])
 
     def _is_orphan(self, owner: PeerId) -> bool:
-        return owner != self._state.me and self._members.status(owner) not in _THERE
+        if owner == self._state.me:  # in an earlier life
+            return self._reclaims
+        return self._members.status(owner) not in _MAYBE_THERE
 
     def _is_next(self, copy: Copy) -> bool:
         """Whether nobody in front of this peer in the copy's set is there."""
         for peer in copy.rset:
             if peer == self._state.me:
                 return True
-            if self._members.status(peer) in _THERE:
+            if self._members.status(peer) in _MAYBE_THERE:
                 return False
         return True
 
@@ -127,6 +150,8 @@ class Takeover:
 
     def inquired(self, sender: PeerId, message: Inquire) -> None:
         """Somebody is about to adopt tasks: say what is known of them."""
+        if not message.ids:
+            self._sync(sender, (), self._copies.of(sender))
         versions = [info(task, version) for task in message.ids if (version := self._version(task)) is not None]
         self._members.tell(sender, Known(mid=message.mid, versions=tuple(versions)))
 
@@ -137,8 +162,8 @@ class Takeover:
             return
         del inquiry.waiting[sender]
         for told in message.versions:
-            version = version_of(told)
-            inquiry.better[told.id] = max(version, inquiry.better.get(told.id, version))
+            better = (version_of(told), sender)
+            inquiry.better[told.id] = max(better, inquiry.better.get(told.id, better))
         self._conclude(message.mid, inquiry)
 
     def _conclude(self, mid: int, inquiry: _Inquiry) -> None:
@@ -152,20 +177,39 @@ class Takeover:
             if self._copies.copy(copy.id) is not copy or not self._is_orphan(copy.owner) or not self._can_adopt(copy):
                 continue
             better = inquiry.better.get(copy.id)
-            if better is not None and better > copy.version:
-                self._give_way(copy, better)
+            if better is not None and better[0] > copy.version:
+                self._give_way(copy, *better)
             else:
                 adopted.append(copy)
         self._adopt(adopted)
 
-    def _give_way(self, copy: Copy, better: Version) -> None:
+    def _give_way(self, copy: Copy, better: Version, teller: PeerId) -> None:
         """Somebody knows better than a copy here."""
-        if better.rank == Rank.DELETED:
+        if self._is_forgotten(better):
+            self._copies.drop(copy.id)
+            self._disown(teller, [copy.id])
+        elif better.rank == Rank.DELETED:
             self._desk.unknown(copy.clients, copy.id)
             self._copies.bury(copy.id, copy.nonce, better, self._state.now_ms)
         else:
             self._desk.moved(copy.clients, copy.id, better.owner)
             self._copies.drop(copy.id)
+
+    def _is_forgotten(self, version: Version) -> bool:
+        """Whether this peer has said so in an earlier life, and does not know it any more."""
+        is_live = version.rank != Rank.DELETED
+        return is_live and version.owner == self._state.me and version.n < self._state.first_n
+
+    def _disown(self, holder: PeerId, tasks: Sequence[TaskId]) -> None:
+        """What this peer has forgotten is owned by the first who remembers it, as long as that one is there."""
+        given = []
+        for task in tasks:
+            heir = self._heirs.setdefault(task, holder)
+            if heir == holder or not self._members.is_alive(heir):
+                self._heirs[task] = holder
+                given.append(task)
+        if given:
+            self._members.tell(holder, Handover(mid=0, ids=tuple(given)))
 
     def _adopt(self, copies: Sequence[Copy], *, counted: bool = True) -> None:
         """Own these tasks from now on. counted: as a restart of those that live."""
@@ -208,7 +252,7 @@ class Takeover:
             accepted_ms=copy.since_ms,
             caching=copy.caching,
             rset=rset,
-            epoch_n=copy.version.n + 1,
+            epoch_n=max(copy.version.n, self._state.first_n) + 1,
             errors=copy.errors,
             restarts=copy.restarts,
             crashes=copy.crashes,
@@ -252,7 +296,22 @@ class Takeover:
             better=tuple(kept.better),
             lacking=tuple(kept.lacking),
         )
-        self._members.tell(sender, answer)
+        self._answer(sender, answer)
+
+    def _answer(self, sender: PeerId, answer: Replicated) -> None:
+        """Now, or when it is on disk; then only if it is still the same life of the sender that is to hear it."""
+        journal = self._state.journal
+        if journal is None:
+            self._members.tell(sender, answer)
+            return
+        incarnation = self._members.incarnation(sender)
+
+        def written(durable: bool) -> None:
+            if self._members.incarnation(sender) == incarnation:
+                told = replace(answer, durable=durable, failed=bool(journal.failed))
+                self._members.tell(sender, told)
+
+        journal.when_kept(written)
 
     def hand_off(self, record: Record, version: Version) -> None:
         """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there."""
@@ -320,17 +379,19 @@ class Takeover:
         behind: list[Record] = []
         unwanted: list[TaskId] = []
         lacking: list[TaskId] = []
+        forgotten: list[TaskId] = []
         for told in message.versions:
             mine = self._version(told.id)
             theirs = version_of(told)
-            if mine is None:
+            record = self._ledger.record(told.id)
+            if record is None and (mine is None or theirs > mine) and self._is_forgotten(theirs):
+                forgotten.append(told.id)
+            elif mine is None:
                 if theirs.owner == self._state.me:
                     unwanted.append(told.id)
                 elif theirs.owner == sender:
                     lacking.append(told.id)
-                continue
-            record = self._ledger.record(told.id)
-            if mine > theirs:
+            elif mine > theirs:
                 better.append(info(told.id, mine))
                 if record is not None and sender in record.rset:
                     behind.append(record)
@@ -344,6 +405,7 @@ class Takeover:
             self._members.tell(sender, Replicated(mid=0, lacking=tuple(lacking)))
         if unwanted:
             self._members.tell(sender, Drop(ids=tuple(unwanted)))
+        self._disown(sender, forgotten)
         self._replicas.rewrite(behind, self._state.now_ms)
 
     def bettered(self, sender: PeerId, message: SyncBetter) -> None:
@@ -355,7 +417,7 @@ class Takeover:
             if record is not None and version > record_version(record, self._state.me):
                 self.hand_off(record, version)
             elif copy is not None and version > copy.version:
-                self._give_way(copy, version)
+                self._give_way(copy, version, sender)
 
     def dropped(self, sender: PeerId, message: Drop) -> None:
         """The owner does not want these copies here any more."""
@@ -412,7 +474,7 @@ class Takeover:
             assert self._ledger.record(copy.id) is None, "a task has one account at each peer"
 
 
-_THERE = frozenset((Status.ALIVE, Status.SUSPECT))
+_MAYBE_THERE = frozenset((Status.ALIVE, Status.SUSPECT, Status.UNKNOWN))
 _OWNER_GONE = Failure(
     code=ErrorCode.CONNECTION, message="the peer that owned it is gone; it starts over from its input"
 )

@@ -6,6 +6,7 @@ Rules   1. A core never raises, and what it holds is consistent (`check_invarian
         4. Ended is ended; what was deleted stays deleted.
         5. The store holds what the core uses, no more and no less.
         6. When nothing goes wrong any more, everything drains.
+        7. What is called durable is on disk, and survives a loss of power everywhere.
 """
 
 from collections import Counter
@@ -52,7 +53,8 @@ class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
 class Facts:
     """What the world knows of a task.
 
-    asked: addresses that it was submitted to. copies: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
+    asked: addresses that it was submitted to. copies, durable: as told to a client; 0 before it is accepted.
+    lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there.
     """
 
@@ -61,6 +63,7 @@ class Facts:
     expected: Expected
     may_fail: bool
     copies: int = 0
+    durable: bool = False
     accepted_us: int = 0
     asked: set[str] = field(default_factory=set)
     is_cleared: bool = False
@@ -153,6 +156,8 @@ class Checkers:
     ) -> None:
         if isinstance(message, Accepted):
             self._copied(process, message.ids, message.copies, is_final=False)
+        if isinstance(message, Accepted | Final) and message.durable:
+            self._durable(process, message)
         if isinstance(message, Final):
             shown = zip(message.ids, message.statuses, strict=True)
             ended = [task for task, status in shown if status is not TaskStatus.UNKNOWN]
@@ -199,11 +204,21 @@ class Checkers:
         for task in tasks:
             self.facts[task].asked.add(address)
 
-    def accepted(self, task: TaskId, copies: int) -> None:
+    def _durable(self, process: "Process", message: Accepted | Final) -> None:
+        """Rule 7: what is said to be on disk is there now, and safe."""
+        if process.disk is None or process.has_failed or self.world.settings.journal.mode != "sync":
+            raise Violation(f"{process.name}: durable, without a disk", *message.ids)
+        for task in message.ids:
+            kept = process.disk.task(task)
+            if kept is None or (isinstance(message, Final) and kept.status is None):
+                raise Violation(f"{process.name}: said to be durable, and is not: {task}", task)
+
+    def accepted(self, task: TaskId, copies: int, *, durable: bool) -> None:
         facts = self.facts[task]
         if not facts.copies:
             facts.accepted_us = self.world.now_us
         facts.copies = max(facts.copies, copies)
+        facts.durable |= durable
 
     def applied(self, client: "SimClient", message: Clear | Cancel) -> None:
         """All peers have said that they did it."""
@@ -241,7 +256,7 @@ class Checkers:
         for task, facts in self.facts.items():
             if not facts.copies or facts.lost or facts.is_cleared or not self.world.holds(process, task):
                 continue
-            if any(self.world.holds(other, task) for other in others):
+            if any(self.world.holds(other, task) for other in others) or self.world.is_on_disk(task):
                 continue
             facts.lost = self._excuse(facts, len(recent), bool(others))
             self.world.trace.note(now_us, process.name, f"{task} is lost: {facts.lost}")
@@ -250,6 +265,8 @@ class Checkers:
 
     def _excuse(self, facts: Facts, recent: int, others: bool) -> str:
         """Why a task may be lost now; "" if it may not."""
+        if facts.durable and "disk_full" not in self.world.options.faults:
+            return ""
         if facts.copies == 1:
             return "there never was more than one copy"
         if recent >= facts.copies - 1:
@@ -317,6 +334,8 @@ class Checkers:
             if len(state.copies):
                 left = [copy.id for copy in state.copies]
                 raise Violation(f"{process.name}: {len(left)} copies of tasks that were cleared", *left)
+            if process.disk is not None and not process.has_failed and process.disk.tasks():
+                raise Violation(f"{process.name}: tasks on disk that were cleared", *process.disk.tasks())
             if list(state.leases):
                 raise Violation(f"{process.name}: batches on loan of no task")
             cached = set() if state.cache is None else {block.id for block, _ in state.cache.values_held()}

@@ -273,7 +273,7 @@ class SimClient:
                 handle.at = source
                 handle.denied.clear()
                 handle.denials = 0
-                self.world.checkers.accepted(task, message.copies)
+                self.world.checkers.accepted(task, message.copies, durable=message.durable)
         self._settled(mid, ids)
 
     def _refused(self, message: Refused) -> None:

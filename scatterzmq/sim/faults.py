@@ -40,6 +40,8 @@ class Faults:
             "bounce": self._bounce,
             "pause": self._pause,
             "leave": self._leave,
+            "disk_full": self._disk_full,
+            "power": self._power,
             "exec_exit": self._exec_exit,
             "evict": self._evict,
             "jump": self._jump,
@@ -203,6 +205,18 @@ class Faults:
             self._fire("bounce", one.name)
             self._world.crash(one)
             self._later(chance, 1, 1_000, self._world.start, one.place)
+
+    def _disk_full(self, chance: Random) -> None:
+        one = self._someone(chance)
+        if one is not None and one.disk is not None and not one.disk.is_full:
+            self._fire("disk_full", one.name)
+            one.disk.is_full = True
+
+    def _power(self, chance: Random) -> None:
+        self._fire("power", "")
+        for one in self._world.alive():
+            self._world.crash(one, power=True)
+            self._later(chance, 1, 55_000, self._world.start, one.place)
 
     def _pause(self, chance: Random) -> None:
         one = self._someone(chance)

@@ -44,9 +44,16 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "stale_seen": "discovery tells of peers that are not there, or are known",
         "client_crash": "clients die; others ask for the tasks",
         "client_reset": "links of clients break",
+        # disks; with any of these, peers keep journals and start again with what they had
+        "disk_tail": "what dies loses what its disk has not synced",
+        "disk_full": "disks are full from some moment until the next start",
+        "power": "all processes lose power at once",
     }
 )
 """Kind of fault -> what it does."""
+
+
+DISK_FAULTS = frozenset(("disk_tail", "disk_full", "power"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +138,7 @@ def draw(
         steps=100_000 if steps is None else steps,
         check_every=check_every,
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
-        sections=_draw_sections(Random(f"{seed}:settings"), faults),
+        sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
 
 
@@ -152,6 +159,9 @@ def _rate(kind: str, size: float) -> float:
 
 
 _RATES = {
+    "disk_tail": (0.3, 1.0),
+    "disk_full": (1.0, 8.0),
+    "power": (1.0, 6.0),
     "loss": (0.005, 0.3),
     "dup": (0.005, 0.3),
     "delay": (0.005, 0.1),
@@ -170,13 +180,15 @@ _RATES = {
 }
 
 
-def _draw_sections(chance: Random, faults: Mapping[str, float]) -> dict[str, dict[str, object]]:
+def _draw_sections(seed: int, chance: Random, faults: Mapping[str, float]) -> dict[str, dict[str, object]]:
     tasks: dict[str, object] = {}
     if faults.keys() & {"evict", "exec_raise"}:
         tasks["max_retries"] = 1000  # what a simulated accident does to a good task must never be its end
     if "jump" in faults:
         tasks["result_ttl_s"] = 1e8
+    mode = Random(f"{seed}:journal").choice(("batch", "sync")) if faults.keys() & DISK_FAULTS else "off"
     return {
+        "journal": {"mode": mode},
         "executor": {
             "batch_size": chance.choice((1, 4, 32)),
             "max_exec_s": chance.choice((5.0, 20.0)) if faults.keys() & {"exec_hang"} else 600.0,

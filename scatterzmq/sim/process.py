@@ -17,6 +17,7 @@ from ..core.actions import (
     KeepBlocks,
     Left,
     OpenLink,
+    Persist,
     Publish,
     Report,
     RetirePlan,
@@ -39,6 +40,8 @@ from ..core.events import (
     MessageReceived,
     PeerReceived,
     PeerSeen,
+    Persisted,
+    PersistFailed,
     RowsFailed,
     TimerFired,
 )
@@ -55,6 +58,7 @@ from ..wire.frames import Envelope, decode, encode, open_envelope
 from ..wire.refusal import Limits, WireError
 from .clock import PeerClock
 from .corpus import Data
+from .disk import Disk
 from .network import Frames, Link
 from .oracle import NodeFailed, Step, called, run_graph, run_node
 from .payload import Store, column_of, values_of
@@ -63,6 +67,8 @@ if TYPE_CHECKING:
     from .world import World
 
 LIMITS = Limits()
+SYNC_US = 50_000
+"""What was written is safe after so long, unless it is synced at once."""
 NOBODY = -1
 """Stands for "meant for another process" in PeerReceived.to_incarnation."""
 
@@ -94,9 +100,12 @@ class Process:
 
     events, quiet: handled by the core, and those from which nothing followed.
     executors: what runs on each; None if it is idle. reports: what the core had to say, by name.
+    disk: None without a journal. has_failed: a write to it has.
     """
 
-    def __init__(self, world: "World", place: int, me: Contact, clock: PeerClock, executors: int) -> None:
+    def __init__(
+        self, world: "World", place: int, me: Contact, clock: PeerClock, executors: int, disk: Disk | None = None
+    ) -> None:
         self.world = world
         self.place = place
         self.id: PeerId = me.id
@@ -107,6 +116,8 @@ class Process:
         self.is_dead = False
         self.is_paused = False
         self.has_left = False
+        self.disk = disk
+        self.has_failed = False
         self.executors: dict[ExecutorId, Running | None] = {}
         self.links: dict[PeerId, Link] = {}
         self.clients: dict[ClientId, Link] = {}
@@ -118,7 +129,7 @@ class Process:
             world.settings,
             node_strategy=SimpleNodeStrategy(),
             queue_strategy=SimpleQueueStrategy(),
-            nonce=me.id.to_bytes(),
+            nonce=me.id.to_bytes() if me.incarnation == 1 else me.incarnation.to_bytes(16),
         )
         self.state = self.core.state
         ledger = self.state.ledger
@@ -128,6 +139,7 @@ class Process:
         self.quiet = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._written_us = 0
         self._timer_us: int | None = None
         self._quick_timers = 0
         self._seq = 0
@@ -136,7 +148,9 @@ class Process:
         self._work = Random(f"{world.options.seed}:work:{me.name}")
 
     def boot(self) -> None:
-        """Start the executors."""
+        """Remember, and start the executors."""
+        if self.disk is not None:
+            self.tell(self.disk.restored(self.store))
         for _ in range(self._executors):
             self._start_executor()
 
@@ -317,6 +331,8 @@ class Process:
                 self._abandon(executor)
             case CheckGraph(request=request, definition=definition):
                 self.tell(self.world.checked(request, definition))
+            case Persist():
+                self._persist(action)
             case Report(name=name):
                 self.reports[name] += 1
             case Left(lost=lost):
@@ -381,6 +397,30 @@ class Process:
         link = self.links.pop(peer, None)
         if link is not None:
             self.world.network.close(link)
+
+    # ---- disk
+
+    def _persist(self, action: Persist) -> None:
+        """It is written now, and known to be a little later; the first one, which nothing may overtake, at once."""
+        assert self.disk is not None
+        if self.disk.is_full:
+            self.has_failed = True
+            self.tell(PersistFailed(write=action.write, reason="no space left on device"))
+            return
+        assert not self.has_failed, "written after a failure"
+        self.disk.write(action, self.store)
+        if action.write == 1:
+            self.disk.sync()
+            self.tell(Persisted(write=1))
+            return
+        self._written_us = max(self.world.now_us + self._work.randint(100, 20_000), self._written_us)
+        self.world.at(self._written_us, self._due, self.tell, (Persisted(write=action.write),))
+        if not action.sync:
+            self.world.at(self.world.now_us + SYNC_US, self._synced, self.disk)
+
+    def _synced(self, disk: Disk) -> None:
+        if not self.is_dead:
+            disk.sync()
 
     # ---- executors
 

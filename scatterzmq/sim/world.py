@@ -26,6 +26,7 @@ from .checkers import Checkers, Facts, Violation
 from .clients import SimClient
 from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
+from .disk import Disk
 from .faults import Faults
 from .network import Frames, Network
 from .options import Options
@@ -67,6 +68,7 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._numbers = 0
         self._lives: Counter[int] = Counter()
+        self.disks = [Disk() for _ in range(options.peers)]
         self._swarm = Random(f"{options.seed}:swarm")
         self._tasks = 0
         self._client_count = 0
@@ -115,13 +117,22 @@ class World:
             return
         life = self._lives[place] = self._lives[place] + 1
         raw = blake2b(f"{self.options.seed} {place} {life}".encode(), digest_size=16).digest()
-        me = Contact(id=PeerId.from_bytes(raw), incarnation=1, address=self.addresses[place], name=f"p{place}.{life}")
+        disk = None if self.settings.journal.mode == "off" else self.disks[place]
+        known = None if disk is None else disk.identity()
+        me = Contact(
+            id=PeerId.from_bytes(raw) if known is None else known.peer,
+            incarnation=1 if known is None else known.incarnation + 1,
+            address=self.addresses[place],
+            name=f"p{place}.{life}",
+        )
+        if disk is not None:
+            disk.is_full = False  # whoever starts it has made room
         self.trace.names[me.id] = me.name
         self.trace.note(self.now_us, me.name, "starts")
         offset_ms = self._swarm.randrange(10**9)
         clock = PeerClock(self.now_us, offset_ms, self.faults.rate("rate") or RATE_ONE)
         count = self.options.executors[place % len(self.options.executors)]
-        process = Process(self, place, me, clock, count)
+        process = Process(self, place, me, clock, count, disk)
         self.processes[place] = process
         if len(self.alive()) == 2:
             self.joined_us = self.now_us
@@ -142,10 +153,14 @@ class World:
         if len(self.addresses) > 1:
             self.at(self.now_us + SEEN_US, self._discover, process)
 
-    def crash(self, process: Process) -> None:
-        """A process is gone, with all it knew."""
+    def crash(self, process: Process, *, power: bool = False) -> None:
+        """A process is gone, with all it knew but what is on its disk; power: and safe there."""
         if process.is_dead:
             return
+        if process.disk is not None:
+            if power or self.faults.happens("disk_tail"):
+                self.counters["entries lost"] += process.disk.lose_tail()
+            process.disk.sync()
         self.checkers.failed(process)
         self._gone(process)
 
@@ -181,6 +196,10 @@ class World:
         if record is not None:
             return record.phase.ended or not is_final
         return copy is not None and (copy.status is not None or not is_final)
+
+    def is_on_disk(self, task: TaskId) -> bool:
+        """Whether somebody will remember a task who starts again."""
+        return any(disk.task(task) is not None for disk in self.disks)
 
     def address_of(self, frames: Frames) -> str:
         """Where a message comes from; "" if its sender is gone."""

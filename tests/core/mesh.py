@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scatterzmq.core.actions import Action, BatchOrder, CloseLink, Dial, Left, OpenLink, Publish, Tell
+from scatterzmq.core.actions import Action, BatchOrder, CloseLink, Dial, Left, OpenLink, Persist, Publish, Tell
 from scatterzmq.core.events import (
     BatchFinished,
     Event,
@@ -27,6 +27,8 @@ from scatterzmq.core.events import (
     LinkDown,
     PeerReceived,
     PeerSeen,
+    Persisted,
+    PersistFailed,
     TimerFired,
 )
 from scatterzmq.core.members import Status
@@ -45,6 +47,7 @@ from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, Frame, decode, encode, open_envelope
 from scatterzmq.wire.refusal import Limits
 from tests.core.conftest import ALICE, Outcome, World, describe
+from tests.core.disks import Disk
 
 LIMITS = Limits()
 BATCHES_MAX = 10_000
@@ -104,6 +107,7 @@ class Peer(World):
     dead: bool = False
     left: Left | None = None
     beliefs: Beliefs = field(default_factory=Beliefs)
+    disk: Disk = field(default_factory=Disk)
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -170,8 +174,35 @@ class Peer(World):
                 self.links.pop(peer, None)
             case Left():
                 self.left = action
+            case Persist():
+                if self.disk.holding:
+                    self.disk.held.append(action)
+                else:
+                    self.persist(action)
             case _:
                 super().perform(action)
+
+    def boot(self) -> None:
+        """With a journal, what it has comes first."""
+        if self.settings.journal.mode != "off":
+            self.tell(self.disk.restored(self._store_again))
+
+    def _store_again(self, like: Block, number: int) -> Block:
+        block = self.put([number], kept=True)
+        return block if like.digests else replace(block, digests=())
+
+    def persist(self, action: Persist) -> None:
+        if self.disk.full:
+            self.tell(PersistFailed(write=action.write, reason="no space left on device"))
+            return
+        self.disk.write(action, self.read)
+        self.tell(Persisted(write=action.write))
+
+    def write_all(self) -> None:
+        """The disk gets on with what was held back, and is as quick as ever from now on."""
+        self.disk.holding = False
+        while self.disk.held:
+            self.persist(self.disk.held.popleft())
 
     def columns(self, values: Mapping[str, tuple[Value, ...]]) -> dict[str, Column] | None:
         """What a driver collects from its store for a message; None if a row of it has been evicted."""
@@ -244,6 +275,7 @@ class Mesh:
                 Peer(self.settings, me=PeerId(f"P{number + 1:032x}"), number=number, static=static, mesh=self)
             )
         for peer in self.peers:
+            peer.boot()
             self.greet(peer)
         self.deliver()
         counts = [executors] * n if isinstance(executors, int) else executors
@@ -467,6 +499,38 @@ class Mesh:
         self.peers[number] = peer
         self.greet(peer)
         self.deliver()
+        for at in range(executors):
+            peer.tell(ExecutorStarted(executor=ExecutorId(f"E{at:032x}")))
+        self.deliver()
+        return peer
+
+    def crash(self, *numbers: int) -> None:
+        """Peers vanish at the same moment, and nobody notices at once. What they had not synced is lost."""
+        for number in numbers:
+            peer = self.peers[number]
+            peer.dead = True
+            peer.running.clear()
+            peer.disk.lose_tail()
+            peer.disk.held.clear()
+            self.links = deque(packet for packet in self.links if number not in (packet.src, packet.dst))
+
+    def reboot(self, number: int, executors: int = 1) -> Peer:
+        """A dead peer starts again, with its disk, so as the same."""
+        before = self.peers[number]
+        assert before.dead
+        peer = Peer(
+            self.settings,
+            me=before.me,
+            number=number,
+            incarnation=before.disk.incarnation(),
+            static=before.static,
+            mesh=self,
+            disk=replace(before.disk, writes=0, held=deque(), holding=False),
+        )
+        peer.plans = dict(before.plans)
+        self.peers[number] = peer
+        peer.boot()
+        self.wait(1)  # it dials whom it knew
         for at in range(executors):
             peer.tell(ExecutorStarted(executor=ExecutorId(f"E{at:032x}")))
         self.deliver()

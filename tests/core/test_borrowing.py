@@ -376,6 +376,22 @@ def test_a_claim_is_repeated_until_it_is_answered() -> None:
     assert mesh.results(0, tasks) == [2, 3]
 
 
+def test_an_owner_that_never_answers_is_not_waited_for_for_ever() -> None:
+    mesh = made(0, 1, 0, timing={"lease_s": 5.0})
+    plan = mesh.load(chain(1))
+    (task,) = mesh.submit(2, 5)
+    mesh.drop(Grant, src=0)
+    peer = mesh.peers[1]
+    believe(peer, plan, (mesh.peers[0], 3))
+    peer.believe(mesh.peers[2], key_of(plan), 1)
+    mesh.wait(4_999)
+    assert asked(mesh) == [5, 0, 0]
+    mesh.wait(1)
+    mesh.run()
+    assert asked(mesh) == [5, 0, 1]
+    assert mesh.results(2, [task]) == [6]
+
+
 def test_a_lost_grant_is_given_again() -> None:
     mesh = made(0, 1)
     mesh.load(chain(1))
@@ -700,8 +716,8 @@ def test_rows_that_are_not_wanted_any_more_are_cancelled_here() -> None:
 def suspect(peer: Peer, whom: PeerId) -> None:
     """A peer does not rely on another one any more."""
     members: Any = peer.core._state.members
-    is_alive = members.is_alive
-    members.is_alive = lambda other: other != whom and is_alive(other)
+    is_heard = members.is_heard
+    members.is_heard = lambda other: other != whom and is_heard(other)
 
 
 def gone(mesh: Mesh, number: int) -> None:
@@ -711,8 +727,8 @@ def gone(mesh: Mesh, number: int) -> None:
         if not peer.dead:
             whom = mesh.peers[number].me
             suspect(peer, whom)
-            for machine in (peer.core._lending, peer.core._borrowing):
-                machine.gone(whom)
+            peer.core._lending.gone(whom, on_purpose=False)
+            peer.core._borrowing.gone(whom)
             peer.tell(TimerFired())
 
 

@@ -84,6 +84,25 @@ def test_who_leaves_is_not_promoted(blocks: Blocks) -> None:
     assert cache.abort(KEY, T1) == Aborted(T3, ())
 
 
+def test_who_is_not_asked_any_more_keeps_its_own_tasks_only(blocks: Blocks) -> None:
+    """Tasks of other peers ask elsewhere from now on; one of ours leads, if there is any."""
+    cache = Cache(blocks, bytes_max=100, use_defer=True)
+    other = PeerId("P" + "1" * 32)
+    own, led, foreign = (bytes([number]) * 32 for number in range(3))
+    for task in (T1, (other, T2), T3):
+        cache.ask(own, task, may_wait=True)
+    for task in ((other, T1), (other, T2), T3, T4):
+        cache.ask(led, task, may_wait=True)
+    for task in ((other, T1), (other, T2)):
+        cache.ask(foreign, task, may_wait=True)
+    assert [cache.disown(key) for key in (own, led, foreign)] == [T1, T3, None]
+    assert cache.leaders() == {own: T1, led: T3}
+    assert cache.waiters() == {T3: own, T4: led}
+    assert cache.abort(own, T1) == Aborted(T3, ())
+    assert cache.abort(own, T3) == Aborted(None, ())
+    cache.check_invariants()
+
+
 def test_values_are_bounded_least_recently_used_out_first(blocks: Blocks) -> None:
     cache = Cache(blocks, bytes_max=16, use_defer=True)
     keys = [bytes([number]) * 32 for number in range(3)]

@@ -191,6 +191,27 @@ def test_nodes_are_cached_among_peers_too() -> None:
     assert ran(mesh) == 40
 
 
+def test_a_task_that_got_a_value_leads_it_no_more() -> None:
+    """Or it would not wait for the next one, lest there be a circle."""
+    mesh = Mesh(3, executors=[1, 0, 0], gossiping=True, cluster=ALONE)
+    nodes = [
+        node("one", "add", ":value", "two", by=1, cache=True),
+        node("two", "add", "one:value", None, by=2, cache=True),
+    ]
+    mesh.load(graph("main", "two:value", nodes))
+    first = mesh.submit(0, *range(12))
+    mesh.deliver()
+    mesh.step(0)
+    mesh.deliver()
+    assert TaskStatus.DEFERRED not in statuses(mesh, 0, first)
+    second = mesh.submit(1, *range(12))
+    mesh.deliver()
+    assert statuses(mesh, 1, second) == [TaskStatus.DEFERRED] * 12
+    settle(mesh, 5)
+    assert mesh.results(0, first) == mesh.results(1, second) == list(range(3, 15))
+    assert ran(mesh) == 24
+
+
 def test_other_definitions_share_what_they_have_in_common() -> None:
     """Keys follow from what is computed, not from the namespace that asks; and not from its name (row 31)."""
     mesh, plan = make_mesh()

@@ -1,6 +1,8 @@
 """What must not grow with what has been, nor cost more with what is there."""
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from scatterzmq.core.actions import RowsCancelled
 from scatterzmq.core.ledger import Ledger
 from scatterzmq.core.messages import Attach, Cancel, Final, TaskStatus
 from scatterzmq.ids import ClientId
+from tests.core.conftest import chain
+from tests.core.mesh import Mesh
 
 MakeWorld = Callable[..., Any]
 BOB = ClientId("C" + "b" * 32)
@@ -81,3 +85,68 @@ def test_the_next_result_to_expire_is_found_at_once(make_world: MakeWorld, build
     # An ordered dictionary has links; a plain one looks through the gaps.
     assert type(world.core._desk._expiring).__name__ == "OrderedDict"
     assert world.core.deadline_ms() == 3_600_000
+
+
+def steps_of(what: Callable[[], object]) -> int:
+    """How many steps the interpreter takes in the core: a scan shows, however quick the machine is."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        if "scatterzmq/core/" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        what()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def steps_with(waiting: int) -> dict[str, int]:
+    """With so many tasks waiting at one of two peers: steps of all that brings more in, or takes some out."""
+    mesh = Mesh(2, executors=0, executor={"batch_size": 8})
+    owner, other = mesh.peers
+    mesh.load(chain(3))
+    owner.checking = other.checking = False
+    for _ in range(waiting // 100):
+        mesh.submit(0, *range(100))
+        mesh.deliver()
+
+    def submit() -> None:
+        mesh.submit(0, *range(8))
+        mesh.deliver()
+
+    def claim_there() -> None:
+        mesh.gossip()
+        mesh.deliver()
+
+    steps = {"submit": steps_of(submit), "claim here": steps_of(lambda: owner.start(1))}
+    other.start(1)
+    steps["claim there"] = steps_of(claim_there)
+    assert [len(order.tasks) for peer in mesh.peers for order in peer.running.values()] == [8, 8]
+
+    def finish() -> None:
+        owner.step()
+        other.step()
+        mesh.deliver()
+
+    steps["finish, and claim again"] = steps_of(finish)
+    cancelled = next(reversed(owner.core._state.ledger._records))
+    steps["cancel"] = steps_of(lambda: owner.cancel(cancelled))
+    steps["clear"] = steps_of(lambda: owner.clear(cancelled))
+    steps["deadline"] = steps_of(owner.core.deadline_ms)
+    assert len(owner.core._state.ledger) >= waiting
+    return steps
+
+
+def test_nothing_costs_more_when_very_many_tasks_wait() -> None:
+    """O(log n), and that in heaps, which are not written in Python."""
+    few, many = steps_with(200), steps_with(4000)
+    assert few["claim there"] > 1000, "steps are not counted"
+    assert {what: many[what] for what in few if many[what] > 1.2 * few[what]} == {}, few

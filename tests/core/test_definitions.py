@@ -181,20 +181,22 @@ def test_who_is_gone_is_not_waited_for() -> None:
 
 
 def test_who_comes_while_a_definition_is_spread_gets_it_too() -> None:
-    mesh = Mesh(2, cluster={"replicas": 3})
+    mesh = Mesh(3, cluster={"replicas": 3})
+    change_status(mesh, 2, Status.SUSPECT, at=0)
     mesh.drop(dst=1)
     load(mesh, 0, make_plan())
+    mesh.deliver()
+    assert namespaces(mesh.peers[2]) == {}
+    mesh.hold(PlanKept, src=2)
+    change_status(mesh, 2, Status.ALIVE, at=0)
+    mesh.deliver()
+    assert namespaces(mesh.peers[2]) == {"main": make_plan().digest}
     change_status(mesh, 1, Status.SUSPECT, at=0)
-    assert answers(mesh.peers[0]) == [GraphLoaded]
-    load(mesh, 0, make_plan())
-    assert answers(mesh.peers[0]) == [GraphLoaded] * 2, "nobody is there"
-    mesh = Mesh(2, cluster={"replicas": 3})
-    mesh.drop(dst=1)
-    load(mesh, 0, make_plan())
-    change_status(mesh, 1, Status.ALIVE, at=0)
+    assert answers(mesh.peers[0]) == [], "the new one has not said that it has it"
     mesh.heal()
-    mesh.wait(1000)
+    mesh.deliver()
     assert answers(mesh.peers[0]) == [GraphLoaded]
+    assert mesh.peers[0].core.deadline_ms() is None
 
 
 def test_the_same_definition_again_is_fine_and_another_is_not_unless_it_replaces() -> None:
@@ -526,6 +528,8 @@ def test_what_does_not_come_is_given_up() -> None:
     peer.core._state.plans.keep(b"!" * 32)
     assert peer.core._state.plans.text(b"!" * 32) is None
     peer.core._state.plans.release(b"!" * 32)
+    peer.tell(TimerFired())
+    assert peer.retired == [], "it was never there"
 
 
 def test_tasks_go_on_with_the_definition_they_came_with() -> None:

@@ -560,7 +560,7 @@ def test_who_is_not_alive_gets_nothing_but_may_commit() -> None:
     owner = Owner(1, 2)
     grant = owner.claim(most=1)
     members = owner.core._state.members
-    members.is_alive = lambda _: False  # as while it is suspect
+    members.is_heard = lambda _: False  # as while it is suspect
     assert owner.claim(most=1).ids == ()
     assert owner.add_one(grant).fenced is False
 
@@ -569,7 +569,7 @@ def test_a_member_that_is_gone_gives_everything_back() -> None:
     owner = Owner(1, 2, 3)
     owner.claim(E1, most=1)
     owner.claim(E2, most=1, number=1)
-    owner.core._lending.gone(owner.mesh.peers[1].me)
+    owner.core._lending.gone(owner.mesh.peers[1].me, on_purpose=False)
     owner.core.check_invariants()
     assert [owner.status(place) for place in range(3)] == [TaskStatus.WAIT] * 3
     report = owner.report()

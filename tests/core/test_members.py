@@ -20,6 +20,7 @@ from scatterzmq.core.peermessages import (
     Welcome,
     WrongIncarnation,
 )
+from scatterzmq.core.punctual import Punctual
 from scatterzmq.settings import Settings
 from tests.core.circle import Circle, One, peer_id
 
@@ -56,6 +57,7 @@ def test_two_greet_and_are_members() -> None:
             {"peer": other.id, "peer_name": other.contact.name, "address": other.address}
         ]
     assert both[0].members.status(peer_id(7)) is None
+    assert both[0].members.incarnation(peer_id(7)) == 0
     assert not both[0].members.is_alive(peer_id(7))
 
 
@@ -256,7 +258,7 @@ def test_no_more_than_peers_max() -> None:
     assert "there are 3 peers already" in refusal(crowd[0], stranger())
     hello = crowd[1].members._greetings.hello()
     crowd[0].receive(crowd[1].id, 1, hello, 0)
-    assert crowd[0].members.is_alive(crowd[1].id), "a member may greet again"
+    assert crowd[0].members.counters["refused"] == 1, "a member may greet again"
     crowd.kill(1)
     assert refusal(crowd[0], stranger()) == ""
 
@@ -637,6 +639,18 @@ def test_a_suspect_is_no_witness() -> None:
     assert four[0].status(1) is SUSPECT, "3 hears it"
 
 
+def test_what_a_former_life_said_of_others_is_forgotten() -> None:
+    three = circle(3)
+    missing = Heartbeat(seq=100, idle=0, missing=(three[1].id,), dead=(peer_id(9),), dead_incarnations=(1,))
+    three[0].receive(three[2].id, 1, missing, 0)
+    three.kill(2, refused=False)
+    three.restart(2, incarnation=2).seen(0)
+    three.run(1)
+    assert three[0].members.incarnation(three[2].id) == 2, "greeted, and has said nothing yet"
+    said = three[0].members._hearsay()
+    assert (said.missing, said.dead) == (frozenset(), {})
+
+
 def test_a_member_that_holds_us_to_be_dead_is_a_suspect() -> None:
     both = circle(3)
     dead = Heartbeat(seq=100, idle=0, dead=(both[0].id,), dead_incarnations=(1,))
@@ -663,6 +677,13 @@ def test_both_sides_of_a_split_go_on_and_meet_again() -> None:
         others = (2, 3, 4) if one.number < 2 else (0, 1)
         assert sorted(healed) == [five[number].id for number in others]
         assert not [change for _, change in one.changes if change.heal and change.status is not ALIVE]
+    five.run(300_000)
+    five.cut((0, 4))
+    five.run(3000)
+    five.heal()
+    five.run(20_000)
+    assert five[0].changes[-2:] == [(five[0].changes[-2][0], Change(five[4].id, SUSPECT, 1)), five[0].changes[-1]]
+    assert five[0].changes[-1][1] == Change(five[4].id, ALIVE, 1, heal=False), "a suspect is not compared with"
 
 
 def test_all_others_silent_at_once_is_a_split_too() -> None:
@@ -783,6 +804,17 @@ def test_no_halt_is_told_while_nothing_is_due() -> None:
     assert slow.agree()
 
 
+def test_what_a_peer_sleeps_through_counts_once() -> None:
+    clock = Punctual(beat_ms=1000, pause_ms=2000)
+    assert clock.slept_ms(50_000, None) == 0
+    assert clock.slept_ms(100_000, None) == 0, "nothing was due"
+    assert clock.slept_ms(100_900, 101_000) == 0
+    assert clock.slept_ms(104_000, 101_000) == 3000
+    assert clock.slept_ms(104_249, 101_000) == 0, "within what machines do"
+    assert clock.slept_ms(104_749, 101_000) == 500, "the rest has been counted"
+    assert clock.take_pause_ms() == 3100
+
+
 def test_who_is_late_is_patient() -> None:
     """Its own timers come 600 ms late, again and again."""
     three = circle(3)
@@ -798,6 +830,7 @@ def test_who_is_late_is_patient() -> None:
         one.do(lambda: one.members.expire(three.now_ms))
         three.sleep(0)
     assert one.members._clock.factor == 5
+    assert one.members.take_pause_ms() == 0, "late, but not halted"
     assert three[1].status(2) is SUSPECT
     assert one.status(2) is ALIVE
     three.wake(0)
@@ -1198,3 +1231,13 @@ def test_a_tell_of_a_welcome_comes_after_the_link_is_open() -> None:
     hello = both[1].members._greetings.hello()
     actions = both[0].do(lambda: both[0].members.received(both[1].id, 1, 0, hello, 0))
     assert [type(action) for action in actions[:2]] == [OpenLink, Tell]
+
+
+def test_what_is_said_last_goes_before_the_link_is_closed() -> None:
+    out = Outbox()
+    out.link(CloseLink(peer=peer_id(1)))
+    out.work(Dial(address="mesh://2", message=Unwelcome(reason="full")))
+    out.tell(peer_id(1), 1, Bye())
+    out.link(OpenLink(peer=peer_id(2), address="mesh://2"))
+    assert [type(action) for action in out.take()] == [OpenLink, Tell, CloseLink, Dial]
+    assert out.take() == ()

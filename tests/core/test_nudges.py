@@ -199,7 +199,7 @@ def test_whoever_is_not_alive_is_not_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(mesh.peers[0].core._state.members, "is_alive", lambda peer: peer != mesh.peers[first].me)
     mesh.submit(0, 1)
     assert nudged(mesh) == [second]
-    mesh.peers[0].core._lending.gone(mesh.peers[second].me)
+    mesh.peers[0].core._lending.gone(mesh.peers[second].me, on_purpose=False)
     assert mesh.peers[0].core._nudges._beliefs == {}
 
 

@@ -312,3 +312,19 @@ def test_copies_that_their_owner_does_not_know_go() -> None:
     assert copies(mesh.peers[1])
     mesh.wait(30_000)
     assert not copies(mesh.peers[1])
+
+
+def test_who_submits_again_before_the_copies_are_there_is_not_told_too_early() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.hold(Replicate)
+    (task,) = mesh.submit(0, 2)
+    mesh.peers[0].submit(2, ids=(task,))
+    assert not accepted(mesh.peers[0])
+    mesh.heal()
+    mesh.deliver()
+    assert [told.copies for told in accepted(mesh.peers[0])] == [2]
+    mesh.peers[0].submit(2, ids=(task,))
+    mesh.peers[1].submit(2, ids=(task,))
+    assert [told.copies for told in accepted(mesh.peers[0])] == [2, 2]
+    assert accepted(mesh.peers[1])[0].rset == (mesh.peers[0].me, mesh.peers[1].me)

@@ -11,11 +11,6 @@ from scatterzmq import TaskError, TaskId, TaskStatus
 OWN = "T" + "0123456789abcdef" * 2
 
 
-@pytest.fixture(params=[1, 2], ids="peers={}".format)
-def peers(request: Any) -> Any:
-    return request.param
-
-
 @pytest.fixture
 def client(start: Any, gated: Any) -> Any:
     return start(batch_size=4, plugins=[gated.__name__])

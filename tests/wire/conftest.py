@@ -292,7 +292,7 @@ def _copies() -> list[Example]:
         (_replicate(CopyKind.MARK), {}),
         (_replicate(CopyKind.FINAL), _one_row()),
         (_replicate(CopyKind.DELETE), {}),
-        (Replicated(mid=6, durable=True, better=(VERSION,), lacking=(ONE,)), {}),
+        (Replicated(mid=6, durable=True, better=(VERSION,), lacking=(ONE,), failed=True), {}),
         (Inquire(mid=7, owner=THERE, ids=(ONE, TWO)), {}),
         (Known(mid=7, versions=(VERSION,)), {}),
         (Sync(versions=(VERSION,)), {}),

@@ -1,0 +1,125 @@
+"""Entries: what a journal keeps, so that a peer that starts again knows what it knew.
+
+Rules     1. An entry replaces what the journal has under its key; entries take effect in the order in which they come.
+          2. Tasks and tombstones are kept apart: a task id may be used again while its old tombstone stands.
+          3. Values lie in blocks: whoever writes an entry writes their rows beside it, and stores them again before it
+             hands the entry back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import ErrorInfo
+from ..ids import PeerId, TaskId
+from .messages import TaskStatus
+from .peermessages import Contact, Pointer
+from .values import Value
+from .versions import Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A task that this peer owns, or of which it has a copy (`version` says whose it is); whole.
+
+    values: input fields of a live task, result fields of a ready one; None: as they are in the journal already.
+    status: None while it lives.
+    """
+
+    id: TaskId
+    ns: str
+    digest: bytes
+    nonce: bytes
+    submit_digest: bytes
+    version: Version
+    rset: tuple[PeerId, ...]
+    caching: bool
+    errors: int
+    restarts: int
+    crashes: int
+    solo: bool
+    last_error: ErrorInfo | None
+    status: TaskStatus | None
+    duration_ms: int
+    values: Mapping[str, Value] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """A task is not here any more; somebody else may have it. Its tombstone, if there is one, stays."""
+
+    id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """A tombstone: this very task is not to come back."""
+
+    id: TaskId
+    nonce: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapsed:
+    """A tombstone has stood long enough."""
+
+    id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinitionText:
+    """A graph definition (JSON text)."""
+
+    digest: bytes
+    definition: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinitionGone:
+    """Nobody needs this definition any more."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointed:
+    """Which definition a namespace names."""
+
+    pointer: Pointer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who writes this journal, and in which of its lives."""
+
+    peer: PeerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """Somebody is a member: to be waited for after the next start."""
+
+    contact: Contact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourGone:
+    """Nobody is to wait for this peer any more."""
+
+    peer: PeerId
+
+
+Entry: TypeAlias = (
+    Kept
+    | Forgotten
+    | Deleted
+    | Lapsed
+    | DefinitionText
+    | DefinitionGone
+    | Pointed
+    | Identity
+    | Neighbour
+    | NeighbourGone
+)

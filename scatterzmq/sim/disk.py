@@ -1,0 +1,130 @@
+"""The disk of a simulated peer: what its journal has come to, and what is left of that when the power fails.
+
+Rules   1. What is written is in `tables` once it is synced; before that it survives the end of a process, not of power.
+        2. Rows are written with their bytes, as a driver would; blocks are of one life only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..core.actions import Persist
+from ..core.entries import (
+    DefinitionGone,
+    DefinitionText,
+    Deleted,
+    Entry,
+    Forgotten,
+    Identity,
+    Kept,
+    Lapsed,
+    Neighbour,
+    NeighbourGone,
+    Pointed,
+)
+from ..core.events import Restored
+from ..ids import TaskId
+from ..wire.columns import Column
+from .payload import Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    column: Column
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    entry: Entry
+    rows: Mapping[str, _Row] = field(default_factory=dict)
+
+
+Key = tuple[str, object]
+
+
+class Disk:
+    """is_full: writes fail."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Key, _Written] = {}
+        self.is_full = False
+        self._tail: list[_Written] = []
+
+    def write(self, action: Persist, store: Store) -> None:
+        for entry in action.entries:
+            rows = {}
+            if isinstance(entry, Kept):
+                for name, (block, row) in (entry.values or {}).items():
+                    digests = block.digests[row : row + 1]
+                    rows[name] = _Row(store.collect([(block, row)]), digests)
+            self._tail.append(_Written(entry, rows))
+        if action.sync:
+            self.sync()
+
+    def sync(self) -> None:
+        tail, self._tail = self._tail, []
+        for written in tail:
+            self._apply(written)
+
+    def lose_tail(self) -> int:
+        """The power fails. Returns how much that cost."""
+        lost, self._tail = len(self._tail), []
+        return lost
+
+    def _apply(self, written: _Written) -> None:
+        entry = written.entry
+        match entry:
+            case Kept(id=task, values=values):
+                if values is None:
+                    written = replace(written, rows=self.tables["task", task].rows)
+                self.tables["task", task] = written
+            case Deleted(id=task):
+                self.tables["tombstone", task] = written
+            case DefinitionText(digest=digest):
+                self.tables["definition", digest] = written
+            case Pointed(pointer=pointer):
+                self.tables["pointer", pointer.ns] = written
+            case Neighbour(contact=contact):
+                self.tables["neighbour", contact.id] = written
+            case Identity():
+                self.tables["identity", ""] = written
+            case Forgotten(id=task):
+                self.tables.pop(("task", task), None)
+            case Lapsed(id=task):
+                self.tables.pop(("tombstone", task), None)
+            case DefinitionGone(digest=digest):
+                self.tables.pop(("definition", digest), None)
+            case NeighbourGone(peer=peer):
+                self.tables.pop(("neighbour", peer), None)
+
+    # ---- reading
+
+    def identity(self) -> Identity | None:
+        written = self.tables.get(("identity", ""))
+        return written.entry if written is not None and isinstance(written.entry, Identity) else None
+
+    def task(self, task: TaskId) -> Kept | None:
+        """What is safe of a task."""
+        written = self.tables.get(("task", task))
+        return written.entry if written is not None and isinstance(written.entry, Kept) else None
+
+    def tasks(self) -> list[TaskId]:
+        return [written.entry.id for written in self.tables.values() if isinstance(written.entry, Kept)]
+
+    def restored(self, store: Store) -> Restored:
+        """Everything, its rows stored again."""
+        entries: list[Entry] = []
+        contacts = []
+        for written in self.tables.values():
+            entry = written.entry
+            if isinstance(entry, Neighbour):
+                contacts.append(entry.contact)
+            elif isinstance(entry, Kept):
+                values = {
+                    name: (store.put(row.column, kept=True, digests=row.digests), 0)
+                    for name, row in written.rows.items()
+                }
+                entries.append(replace(entry, values=values))
+            elif not isinstance(entry, Identity):
+                entries.append(entry)
+        return Restored(entries=tuple(entries), contacts=tuple(contacts))

@@ -1,0 +1,57 @@
+"""The commands that measure: they run, and what they say is possible."""
+
+import pytest
+
+from benchmarks import bench_scale, bench_waiting
+from scatterzmq.sim.metered import Cluster, on_the_wire
+
+
+def test_three_peers_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = bench_scale.measure(3, rounds=1)
+    assert (figures.links, figures.sockets, figures.descriptors) == (2, 3, 7)
+    assert 200 < figures.idle.bytes_mean < figures.loaded.bytes_mean < 100_000
+    assert figures.loaded.kinds["Replicate"] > 0.01, "accepted tasks have copies"
+    assert figures.join.most <= 1_000
+    assert figures.killed.most <= 2_000
+    assert 3_000 <= figures.silent.p99 <= 7_000
+    assert figures.queue.most <= 1_000
+    assert all(1.0 <= ratio < 1.5 for ratio in figures.fairness)
+    report = bench_scale.Report([figures], [bench_scale.makespan(4, spread=True, peers=3, tasks=300)])
+    assert 1.0 <= report.makespans[0].ratio < 1.5, "no scheduler beats the bound"
+    text = bench_scale.table(report.figures) + bench_scale.table_of_makespans(report.makespans)
+    assert f"{figures.wall_s:.0f}" in text
+    assert [limit for _, _, limit in bench_scale.targets(report)] == [1.25]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_figure_above_its_limit_is_missed() -> None:
+    missed = bench_scale.Report(makespans=[bench_scale.Makespan(32, spread=False, made_ms=1300.0, bound_ms=1000.0)])
+    ((name, ratio, limit),) = bench_scale.targets(missed)
+    assert name == "unequal, batches of 32, given to one: makespan / bound"
+    assert ratio == pytest.approx(1.3)
+    assert limit == 1.25
+
+
+def test_what_goes_around_a_message_is_counted() -> None:
+    assert on_the_wire([b"x" * 10]) == 10 + 33 + 2 + 66
+    assert on_the_wire([b"x" * 10, b"x" * 223]) == 10 + 33 + 2 + 223 + 33 + 9 + 66
+    assert on_the_wire([b"x" * 1500]) == 1500 + 33 + 9 + 2 * 66
+
+
+def test_what_is_said_to_many_counts_for_each() -> None:
+    few, many = Cluster(2), Cluster(5)
+    few.form()
+    many.form()
+    ratio = many.traffic(5_000).messages_mean / few.traffic(5_000).messages_mean
+    assert ratio == pytest.approx(4.0, rel=0.1)
+
+
+def test_one_core_is_measured() -> None:
+    costs = bench_waiting.measure(2, 200, samples=2)
+    assert costs.waiting == 200
+    assert costs.remote is not None
+    assert min(costs.enqueue.mean_us, costs.local.mean_us, costs.remote.mean_us) > 0
+    taken = bench_waiting.memory(1000)
+    assert 500 < taken.alone < taken.owner
+    assert 200 < taken.copy < taken.owner
+    assert taken.owner <= bench_waiting.BYTES_MAX
