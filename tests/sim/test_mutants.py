@@ -50,18 +50,18 @@ write, received, take_back = Replicas.write, Members.received, Batches.take_back
 
 MUTANTS: dict[str, tuple[type, str, Any, int]] = {
     # rule taken away: where it is, what is there instead, and the seed that notices
-    "a commit needs the token of the lease": (Batches, "_committer", _committer, -1),
-    "a lease ends": (Leases, "expire", lambda *_: [], -1),
-    "a deleted task leaves a tombstone": (Copies, "is_dead", lambda *_: False, -1),
-    "a write is over when it is answered": (Replicas, "write", _write_without_waiting, -1),
-    "a write is repeated": (Replicas, "_repeat", _nothing, -1),
-    "too few copies are repaired": (Replicas, "_repair", _nothing, -1),
-    "tasks of a dead owner are adopted": (Takeover, "reconsider", _nothing, -1),
-    "a message for another life has no effect": (Members, "received", _received_by_anybody, -1),
-    "who kills executors is poison": (Batches, "take_back", _take_back_uncounted, -1),
-    "who leads a key says when it gives up": (Travel, "_abort_leads", _nothing, -1),
-    "a client that comes back is there again": (Desk, "heard", _nothing, -1),
-    "an heir says what it has no copy of": (Takeover, "_lacks", lambda *_: False, -1),
+    "a commit needs the token of the lease": (Batches, "_committer", _committer, None),
+    "a lease ends": (Leases, "expire", lambda *_: [], None),
+    "a deleted task leaves a tombstone": (Copies, "is_dead", lambda *_: False, None),
+    "a write is over when it is answered": (Replicas, "write", _write_without_waiting, None),
+    "a write is repeated": (Replicas, "_repeat", _nothing, None),
+    "too few copies are repaired": (Replicas, "_repair", _nothing, None),
+    "tasks of a dead owner are adopted": (Takeover, "reconsider", _nothing, None),
+    "a message for another life has no effect": (Members, "received", _received_by_anybody, None),
+    "who kills executors is poison": (Batches, "take_back", _take_back_uncounted, None),
+    "who leads a key says when it gives up": (Travel, "_abort_leads", _nothing, None),
+    "a client that comes back is there again": (Desk, "heard", _nothing, None),
+    "an heir says what it has no copy of": (Takeover, "_lacks", lambda *_: False, None),
 }
 
 
