@@ -37,6 +37,9 @@ REPAIRS_MAX = 2
 SETTLE_MS = 1000
 """How long a newcomer must have been there before it gets old records: many peers start at about the same time."""
 
+FORGIVEN_MS = 10_000
+"""So long after a holder was too slow it is worth another try, if records have too few copies without it."""
+
 Then: TypeAlias = Callable[[], None]
 
 
@@ -289,6 +292,10 @@ class Replicas:
             mine = [record for record in write.records if self._ledger.record(record.id) is record]
             moved = [record for record in mine if peer in record.rset]
             self._reassign(moved, peer)
+            if moved and self._members.is_alive(peer) and self._newcomer_ms is None:
+                # It may have been the only one there is: nobody will come whose coming starts a repair.
+                self._newcomer_ms = now_ms + FORGIVEN_MS
+                self._due(self._newcomer_ms)
             self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
             write.waiting.clear()  # what they were told is in what they are told now
         if not write.waiting:
