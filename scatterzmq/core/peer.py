@@ -181,10 +181,8 @@ class PeerCore:
                 self._network(event)
             case LeaveRequested():
                 self._leaving.begin()
-            case BatchExpected():
-                self._claims.expected(event)
-            case BatchFinished():
-                self._finished(event)
+            case BatchExpected() | BatchFinished():
+                self._batch(event)
             case GraphChecked():
                 self._definitions.checked(event)
             case ExecutorStarted() | ExecutorLost():
@@ -287,8 +285,10 @@ class PeerCore:
         else:
             self._journal.fail(event.reason)
 
-    def _finished(self, event: BatchFinished) -> None:
-        if not self._borrowing.finished(event):
+    def _batch(self, event: BatchExpected | BatchFinished) -> None:
+        if isinstance(event, BatchExpected):
+            self._claims.expected(event)
+        elif not self._borrowing.finished(event):
             self._claims.finished(event)
 
     def _expire(self) -> None:
