@@ -15,7 +15,8 @@ silent    a peer is cut off from all others; until all hold it to be dead
 queue     all are idle, and one peer that has just said something gets work for all; until each peer has begun with some
 fairness  40 tasks of 50 ms per peer, all peers alike: most tasks of one executor / mean
 makespan  unequal tasks (60 to 140 ms at speed 1) at 30 peers of speeds 1 to 10, against a bound that no scheduler can
-          beat: all work at all speeds together, or the longest task at the fastest peer
+          beat: all work at all speeds together, or the longest task at the fastest peer. A batch takes as long as its
+          tasks one after another; with 32 of them that is nearly as long at the slowest peer as all the work at all
 """
 
 import argparse
@@ -88,7 +89,7 @@ class Figures:
 
 @dataclass(slots=True)
 class Makespan:
-    """Of 30 unequal peers. tail: the time of a full batch at the slowest peer, against the bound."""
+    """Of unequal peers. spread: tasks were given to all of them, not to one."""
 
     batch_size: int
     spread: bool

@@ -302,7 +302,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """The owner leaves: the receiver, which has copies, owns these from now on. Answered by HandedOver."""
+    """The owner leaves: the receiver, which has copies, owns these from now on. Answered by HandedOver.
+
+    mid: 0 if the sender does not leave, but has forgotten that it owned them before it started again.
+    """
 
     mid: int
     ids: tuple[TaskId, ...]

@@ -324,9 +324,13 @@ class SimClient:
             self._latch(task, Outcome(status, None if error is None or has_value else error.code, value))
 
     def _unknown(self, handle: Handle, source: str) -> None:
-        """One peer does not know the task. It is gone when all say so, again and again."""
+        """One peer does not know the task. It is gone when all say so, again and again; with journals also those that
+        are down now: they come back, and remember.
+        """
         handle.denied.add(source)
-        if handle.is_accepted and handle.denied.issuperset(self._holders(handle)):
+        remember = self.world.settings.journal.mode != "off"
+        holders = self.world.addresses if remember else self._holders(handle)
+        if handle.is_accepted and handle.denied.issuperset(holders):
             handle.denied.clear()
             handle.denials += 1
             if handle.denials >= DENIALS:

@@ -58,8 +58,6 @@ class Disk:
                     digests = block.digests[row : row + 1]
                     rows[name] = _Row(store.collect([(block, row)]), digests)
             self._tail.append(_Written(entry, rows))
-        if action.sync:
-            self.sync()
 
     def sync(self) -> None:
         tail, self._tail = self._tail, []

@@ -401,7 +401,7 @@ class Process:
     # ---- disk
 
     def _persist(self, action: Persist) -> None:
-        """It is written now, and known to be a little later; the first one, which nothing may overtake, at once."""
+        """It is written now, and safe a little later; the first one, which nothing may overtake, at once."""
         assert self.disk is not None
         if self.disk.is_full:
             self.has_failed = True
@@ -414,9 +414,16 @@ class Process:
             self.tell(Persisted(write=1))
             return
         self._written_us = max(self.world.now_us + self._work.randint(100, 20_000), self._written_us)
-        self.world.at(self._written_us, self._due, self.tell, (Persisted(write=action.write),))
-        if not action.sync:
-            self.world.at(self.world.now_us + SYNC_US, self._synced, self.disk)
+        self.world.at(self._written_us, self._written, action, self.disk)
+
+    def _written(self, action: Persist, disk: Disk) -> None:
+        if self.is_dead:
+            return
+        if action.sync:
+            disk.sync()
+        else:
+            self.world.at(self.world.now_us + SYNC_US, self._synced, disk)
+        self._due(self.tell, (Persisted(write=action.write),))
 
     def _synced(self, disk: Disk) -> None:
         if not self.is_dead:

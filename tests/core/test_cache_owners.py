@@ -510,6 +510,8 @@ def test_who_does_not_cache_says_so_at_once() -> None:
     tasks = mesh.submit(0, 1, 1)
     mesh.run()
     assert (mesh.results(0, tasks), ran(mesh)) == ([2, 2], 2)
+    mesh.wait(3_600_000)
+    assert statuses(mesh, 0, tasks) == [TaskStatus.UNKNOWN] * 2, "time goes on without a cache"
     task = TaskId("T" + "9" * 32)
     tell(mesh, 0, 1, CacheAsk(keys=(b"k" * 32,), ids=(task,), may_wait=(True,)))
     assert mesh.said(CacheTell) == [CacheTell(key=b"k" * 32, id=task, answer=CacheAnswer.COMPUTE)]

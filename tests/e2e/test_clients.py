@@ -274,6 +274,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"executors": -1},
     {"no_such": 1},
     {"store_mode": "never"},
+    {"journal_mode": "sync"},
     {"plugins": "x"},
     {"executor_kind": "process"},
     {"strategy": "random"},

@@ -45,3 +45,9 @@ def test_random_lives_of_one_peer() -> None:
     for seed in range(60):
         result = run(draw(seed, peers=1))
         assert not result.wrong, f"seed {seed}: {result.wrong}"
+
+
+def test_random_lives_of_many_peers() -> None:
+    for seed in range(1000, 1030):
+        result = run(draw(seed))
+        assert not result.wrong, f"seed {seed}: {result.wrong}"

@@ -1,0 +1,84 @@
+"""Peers with journals lose power, all at once, and their disks get full."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scatterzmq.core.journal import Journal
+from scatterzmq.core.journaled import JournaledReplicas
+from scatterzmq.core.replicas import Replicas
+from scatterzmq.core.takeover import Takeover
+from scatterzmq.sim.options import Options
+from scatterzmq.sim.runs import Result, run
+from scatterzmq.sim.world import World
+
+
+def options(seed: int, mode: str, **faults: float) -> Options:
+    return Options(
+        seed=seed,
+        peers=2 + seed % 2,
+        executors=(1,),
+        tasks=20,
+        clears=0.2,
+        load_s=10.0,
+        safety_s=20.0,
+        faults=faults,
+        sections={"journal": {"mode": mode}, "timing": {"grace_s": 10.0}},
+    )
+
+
+def lives(seed: int) -> Result:
+    return run(options(seed, "sync", power=5.0))
+
+
+@pytest.mark.parametrize("mode", ["sync", "batch"])
+def test_the_power_fails_everywhere(mode: str) -> None:
+    fired = 0
+    for seed in range(3):
+        result = run(options(seed, mode, power=8.0, disk_tail=0.5, crash=2.0))
+        assert not result.wrong, f"seed {seed}: {result.wrong}"
+        fired += result.fired["power"]
+    assert fired
+
+
+def test_disks_get_full() -> None:
+    fired = 0
+    for seed in range(3):
+        result = run(options(seed, "sync", disk_full=10.0, bounce=2.0))
+        assert not result.wrong, f"seed {seed}: {result.wrong}"
+        fired += result.fired["disk_full"]
+    assert fired
+
+
+def test_everything_comes_back_after_a_power_failure() -> None:
+    """No seed, no luck: all accepted, all dark, all back in the other order."""
+    world = World(options(1, "sync"))
+    world.begin()
+    world.run(3_000)
+    tasks = world.submit("chain", 1, 2, 3, 4)
+    world.run(2_000)
+    assert all(world.checkers.facts[task].durable for task in tasks)
+    for process in world.alive():
+        world.crash(process, power=True)
+    world.run(1_000)
+    for place in reversed(range(world.options.peers)):
+        world.start(place)
+        world.run(1_500)
+    world.run(5_000)
+    assert not world.checkers.settled()
+    assert not any(world.checkers.facts[task].lost for task in tasks)
+    assert {process.me.incarnation for process in world.alive()} == {2}
+
+
+MUTANTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
+    "said before it is on disk": (Journal, "when_kept", lambda self, then: then(self._is_sync)),
+    "deleted, but not on disk": (JournaledReplicas, "dismiss", Replicas.dismiss),
+    "never owned again": (Takeover, "reclaim", lambda _: None),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_journal_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*MUTANTS[name])
+    assert any(lives(seed).wrong for seed in range(4))
