@@ -154,10 +154,10 @@ class Checkers:
     def sent_to_client(
         self, process: "Process", client: ClientId, message: ToClient, columns: dict[str, Column]
     ) -> None:
-        if isinstance(message, Accepted):
-            self._copied(process, message.ids, message.copies, is_final=False)
         if isinstance(message, Accepted | Final) and message.durable:
             self._durable(process, message)
+        if isinstance(message, Accepted):
+            self._copied(process, message.ids, message.copies, is_final=False)
         if isinstance(message, Final):
             shown = zip(message.ids, message.statuses, strict=True)
             ended = [task for task, status in shown if status is not TaskStatus.UNKNOWN]

@@ -190,16 +190,16 @@ class World:
         """Whether a process would know of a task if all others were gone."""
         return process.state.ledger.record(task) is not None or process.state.copies.copy(task) is not None
 
+    def is_on_disk(self, task: TaskId) -> bool:
+        """Whether somebody will remember a task who starts again."""
+        return any(disk.task(task) is not None for disk in self.disks)
+
     def knows(self, process: Process, task: TaskId, *, is_final: bool) -> bool:
         """Whether a process holds a task, and if asked for, its end."""
         record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
         if record is not None:
             return record.phase.ended or not is_final
         return copy is not None and (copy.status is not None or not is_final)
-
-    def is_on_disk(self, task: TaskId) -> bool:
-        """Whether somebody will remember a task who starts again."""
-        return any(disk.task(task) is not None for disk in self.disks)
 
     def address_of(self, frames: Frames) -> str:
         """Where a message comes from; "" if its sender is gone."""

@@ -328,3 +328,20 @@ def test_who_submits_again_before_the_copies_are_there_is_not_told_too_early() -
     mesh.peers[1].submit(2, ids=(task,))
     assert [told.copies for told in accepted(mesh.peers[0])] == [2, 2]
     assert accepted(mesh.peers[1])[0].rset == (mesh.peers[0].me, mesh.peers[1].me)
+
+
+def test_who_was_only_slow_is_asked_again() -> None:
+    """Found by simulation: the only other peer stalled for `copy_s`, and the tasks stayed without a copy for ever."""
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    (task,) = mesh.submit(0, 1)
+    mesh.wait(2000)
+    assert accepted(mesh.peers[0])[-1].copies == 1
+    mesh.heal()
+    assert not copies(mesh.peers[1])
+    mesh.wait(9999)
+    assert not copies(mesh.peers[1])
+    mesh.wait(1)
+    assert copies(mesh.peers[1]).keys() == {task}
+    assert len(mesh.peers[0].core.state.ledger.record(task).rset) == 2  # type: ignore[union-attr]

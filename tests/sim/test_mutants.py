@@ -1,36 +1,26 @@
-"""Rules taken away one at a time: the simulator must notice each. The seeds are the first found that do.
+"""Rules taken away one at a time: the simulator must notice each, in a scenario or in the run of a pinned seed.
 
-Whoever changes a rule so that its mutant lives looks for another seed (`killer` tells how), or for a missing check.
+Whoever changes a rule so that its mutant lives looks for another seed, or for a check that is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from scatterzmq.core.batches import Batches
-from scatterzmq.core.copies import Copies
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.leases import Leases
-from scatterzmq.core.ledger import Phase
-from scatterzmq.core.members import Members
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
 from scatterzmq.sim.options import draw
 from scatterzmq.sim.runs import run
+from tests.sim import test_scenarios as scenarios
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     """A rule that is not there."""
-
-
-def _committer(self: Any, _lease: Any, task: Any) -> Any:
-    record = self._ledger.record(task)
-    if record is None or record.phase is not Phase.BUSY or record.token is None:
-        return None
-    record.token = None
-    return record
 
 
 def _write_without_waiting(self: Any, kind: Any, records: Any, now_ms: int, then: Callable[[], None]) -> None:
@@ -38,43 +28,63 @@ def _write_without_waiting(self: Any, kind: Any, records: Any, now_ms: int, then
     then()
 
 
-def _received_by_anybody(self: Any, sender: Any, incarnation: int, _to: int, message: Any, now_ms: int) -> bool:
-    return received(self, sender, incarnation, 0, message, now_ms)
-
-
-def _take_back_uncounted(self: Any, lease: Any, reason: str, *, crashed: bool, counted: bool) -> None:
+def _take_back_as_if_innocent(self: Any, lease: Any, reason: str, *, crashed: bool, counted: bool) -> None:
+    assert isinstance(crashed, bool)
     take_back(self, lease, reason, crashed=False, counted=counted)
 
 
-write, received, take_back = Replicas.write, Members.received, Batches.take_back
+def _no_leases(*_: Any) -> list[Any]:
+    return []
 
-MUTANTS: dict[str, tuple[type, str, Any, int]] = {
-    # rule taken away: where it is, what is there instead, and the seed that notices
-    "a commit needs the token of the lease": (Batches, "_committer", _committer, None),
-    "a lease ends": (Leases, "expire", lambda *_: [], None),
-    "a deleted task leaves a tombstone": (Copies, "is_dead", lambda *_: False, None),
-    "a write is over when it is answered": (Replicas, "write", _write_without_waiting, None),
-    "a write is repeated": (Replicas, "_repeat", _nothing, None),
-    "too few copies are repaired": (Replicas, "_repair", _nothing, None),
-    "tasks of a dead owner are adopted": (Takeover, "reconsider", _nothing, None),
-    "a message for another life has no effect": (Members, "received", _received_by_anybody, None),
-    "who kills executors is poison": (Batches, "take_back", _take_back_uncounted, None),
-    "who leads a key says when it gives up": (Travel, "_abort_leads", _nothing, None),
-    "a client that comes back is there again": (Desk, "heard", _nothing, None),
-    "an heir says what it has no copy of": (Takeover, "_lacks", lambda *_: False, None),
+
+write, take_back = Replicas.write, Batches.take_back
+
+BY_SCENARIO: dict[str, tuple[type, str, Any, Callable[[Any], None]]] = {
+    "a write is over when it is answered": (
+        *(Replicas, "write", _write_without_waiting),
+        scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
+    ),
+    "too few copies are repaired": (
+        *(Replicas, "_repair", _nothing),
+        scenarios.test_a_holder_of_copies_dies_and_another_one_gets_them,
+    ),
+    "tasks of a dead owner are adopted": (
+        *(Takeover, "reconsider", _nothing),
+        scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
+    ),
+    "who kills executors is poison": (
+        *(Batches, "take_back", _take_back_as_if_innocent),
+        scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not,
+    ),
+    "a client that comes back is there again": (
+        *(Desk, "heard", _nothing),
+        scenarios.test_a_client_that_lost_its_link_is_told,
+    ),
+}
+BY_SEED: dict[str, tuple[type, str, Any, int]] = {
+    "a lease ends": (Leases, "expire", _no_leases, 3),
+    "a write is repeated": (Replicas, "_repeat", _nothing, 26),
+    "who leads a key says when it gives up": (Travel, "_abort_leads", _nothing, 3),
 }
 
 
-def killer(name: str, seeds: range) -> int | None:
-    """The first seed that notices that a rule is not there."""
-    where, attribute, instead, _ = MUTANTS[name]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(where, attribute, instead)
-        return next((seed for seed in seeds if run(draw(seed)).wrong), None)
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as made:
+        yield made
 
 
-@pytest.mark.parametrize("name", list(MUTANTS))
-def test_a_rule_taken_away_is_noticed(name: str) -> None:
-    seed = MUTANTS[name][3]
+@pytest.mark.parametrize("name", list(BY_SCENARIO))
+def test_a_rule_taken_away_breaks_its_scenario(name: str, patch: pytest.MonkeyPatch) -> None:
+    where, attribute, instead, scenario = BY_SCENARIO[name]
+    patch.setattr(where, attribute, instead)
+    with pytest.raises((AssertionError, ValueError)):
+        scenario(scenarios.new_world)
+
+
+@pytest.mark.parametrize("name", list(BY_SEED))
+def test_a_rule_taken_away_breaks_its_seed(name: str, patch: pytest.MonkeyPatch) -> None:
+    where, attribute, instead, seed = BY_SEED[name]
     assert not run(draw(seed)).wrong, "with the rule there is nothing to notice"
-    assert killer(name, range(seed, seed + 1)) == seed
+    patch.setattr(where, attribute, instead)
+    assert run(draw(seed)).wrong

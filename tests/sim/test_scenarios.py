@@ -14,19 +14,19 @@ from scatterzmq.sim.world import World
 Make = Callable[..., World]
 
 
+def new_world(peers: int, **options: Any) -> World:
+    """A world whose peers know each other; keyword arguments are options."""
+    usual = {"seed": 1, "executors": (1,) * peers, "check_every": 1, "namespaces": ("chain", "long")}
+    given: dict[str, Any] = usual | options
+    world = World(Options(peers=peers, **given))
+    world.begin()
+    world.run(3_000)
+    return world
+
+
 @pytest.fixture
 def make() -> Make:
-    """Makes a world whose peers know each other; keyword arguments are options."""
-
-    def made(peers: int, **options: Any) -> World:
-        usual = {"seed": 1, "executors": (1,) * peers, "check_every": 1, "namespaces": ("chain", "long")}
-        given: dict[str, Any] = usual | options
-        world = World(Options(peers=peers, **given))
-        world.begin()
-        world.run(3_000)
-        return world
-
-    return made
+    return new_world
 
 
 def ends(world: World, tasks: list[TaskId]) -> list[TaskStatus | None]:
