@@ -13,6 +13,7 @@ Why       Showing first and copying then shows results that the surviving copy d
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TypeAlias
 
@@ -292,6 +293,8 @@ class Replicas:
             mine = [record for record in write.records if self._ledger.record(record.id) is record]
             moved = [record for record in mine if peer in record.rset]
             self._reassign(moved, peer)
+            then = partial(self._unwanted, peer, tuple(moved))
+            write.barrier.then = partial(_one_after_another, write.barrier.then, then)
             if moved and self._members.is_alive(peer) and self._newcomer_ms is None:
                 # It may have been the only one there is: nobody will come whose coming starts a repair.
                 self._newcomer_ms = now_ms + FORGIVEN_MS
@@ -309,8 +312,14 @@ class Replicas:
         rset = self.choose(without=(peer,))
         for record in records:
             self._move(record, rset)
-        if self._members.is_alive(peer):
-            self._members.tell(peer, Drop(ids=tuple([record.id for record in records])))
+
+    def _unwanted(self, peer: PeerId, records: Sequence[Record]) -> None:
+        """Others have the copies now: who was replaced may forget its own. Not earlier, it may be the only one."""
+        there = [record for record in records if self._ledger.record(record.id) is record]
+        gone = [record.id for record in records if record not in there]
+        ids = gone + [record.id for record in there if len(record.rset) > 1 and peer not in record.rset]
+        if ids and self._members.is_alive(peer):
+            self._members.tell(peer, Drop(ids=tuple(ids)))
 
     def _move(self, record: Record, rset: tuple[PeerId, ...]) -> None:
         Replicas.dismiss(self, record)  # it is not gone: heirs of this class are not to believe so
@@ -525,3 +534,8 @@ def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...
         for name, column in values.items()
         if all(block.digests for block, _ in column)
     }
+
+
+def _one_after_another(first: Then, second: Then) -> None:
+    first()
+    second()

@@ -345,3 +345,37 @@ def test_who_was_only_slow_is_asked_again() -> None:
     mesh.wait(1)
     assert copies(mesh.peers[1]).keys() == {task}
     assert len(mesh.peers[0].core.state.ledger.record(task).rset) == 2  # type: ignore[union-attr]
+
+
+def test_who_is_replaced_keeps_its_copy_until_the_other_has_one() -> None:
+    """Found by simulation: it was dropped at once, the owner died, and an accepted task was lost by one failure."""
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    slow = holder(mesh)
+    mesh.drop(Replicated, src=slow)
+    mesh.hold(Replicate, dst=3 - slow)
+    mesh.peers[0].core.state.replicas.rewrite([mesh.peers[0].core.state.ledger.record(task)], mesh.now_ms)  # type: ignore[list-item]
+    mesh.wait(2000)
+    mesh.deliver()
+    assert not mesh.said(Drop)
+    assert copies(mesh.peers[slow]).keys() == {task}
+    mesh.heal()
+    mesh.deliver()
+    assert mesh.said(Drop, dst=slow)
+    assert not copies(mesh.peers[slow])
+    assert copies(mesh.peers[3 - slow]).keys() == {task}
+
+
+def test_who_is_replaced_by_nobody_keeps_its_copy() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.drop(Replicated, src=1)
+    mesh.peers[0].core.state.replicas.rewrite([mesh.peers[0].core.state.ledger.record(task)], mesh.now_ms)  # type: ignore[list-item]
+    mesh.wait(2000)
+    mesh.deliver()
+    assert not mesh.said(Drop)
+    assert copies(mesh.peers[1]).keys() == {task}

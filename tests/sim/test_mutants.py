@@ -63,7 +63,6 @@ BY_SCENARIO: dict[str, tuple[type, str, Any, Callable[[Any], None]]] = {
 }
 BY_SEED: dict[str, tuple[type, str, Any, int]] = {
     "a lease ends": (Leases, "expire", _no_leases, 3),
-    "a write is repeated": (Replicas, "_repeat", _nothing, 26),
     "who leads a key says when it gives up": (Travel, "_abort_leads", _nothing, 3),
 }
 
