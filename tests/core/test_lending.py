@@ -337,6 +337,14 @@ def test_rows_that_are_cancelled_are_revoked() -> None:
     assert [owner.status(place) for place in range(3)] == [TaskStatus.ERROR, TaskStatus.WAIT, TaskStatus.ERROR]
 
 
+def test_only_the_batch_of_a_cleared_task_hears_of_it() -> None:
+    owner = Owner(1, 2)
+    owner.claim(E1, most=1)
+    second = owner.claim(E2, most=1)
+    owner.mesh.peers[0].clear(owner.tasks[1])
+    assert owner.mesh.said(RowsRevoked) == [RowsRevoked(order=second.order, executor=E2, rows=(0,))]
+
+
 def test_failures_count_as_if_they_had_happened_here() -> None:
     owner = Owner(1, 2)
     failed = FailedPart(

@@ -55,6 +55,16 @@ def test_each_is_told_once() -> None:
     assert sorted(nudged(mesh)) == [1, 2]
 
 
+def test_those_on_their_way_count() -> None:
+    mesh = made(3)
+    plan = mesh.load(chain(1))
+    mesh.drop(Nudge)
+    idle(mesh, 1, 2, 3)
+    for value, expected in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+        mesh.submit(0, value)
+        assert nudged(mesh) == preferred(mesh, plan)[:expected]
+
+
 def test_a_peer_with_many_idle_executors_is_one() -> None:
     mesh = made(2)
     mesh.load(chain(1))
