@@ -72,10 +72,17 @@ def test_a_node_that_raises_is_an_error_with_its_place(cli: Any, tmp_path: Path)
     assert (error["context"]["graph"], error["context"]["node"]) == ("demo:main", "n")
 
 
+def test_several_peers_do_the_same(cli: Any, doubling: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"value": [1, 2]}\n{"value": [3, 4]}\n')
+    ran = cli("run", doubling, "--input", tmp_path / "in.jsonl", "--peers", 2)
+    assert ran.code == 0, ran.err
+    assert [json.loads(line)["value"] for line in ran.out.splitlines()] == [[2.0, 4.0], [6.0, 8.0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--peers", "2"], "peers"),
+        (["--peers", "1000"], "at most 128"),
         (["--device", "nonsense"], "nonsense"),
         (["--executors", "100000"], "at most 1024"),
     ],
