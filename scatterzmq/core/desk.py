@@ -250,7 +250,9 @@ class Desk:
             self._accepting.pop(record.id, None)
         if self._is_disk_gone:
             created = self._undo(sender, mid, created)
-        durable = self._state.journal is not None and self._is_durable((*attached, *[record.id for record in created]))
+        durable = False
+        if self._state.journal is not None:
+            durable = self._are_durable([*created, *[self._ledger.record(task) for task in attached]])
         by_rset: dict[tuple[PeerId, ...], list[TaskId]] = {}
         for record in created:
             by_rset.setdefault(record.rset, []).append(record.id)
@@ -278,10 +280,9 @@ class Desk:
             "to keep copies; make room and start it again"
         )
 
-    def _is_durable(self, tasks: Iterable[TaskId]) -> bool:
-        """Whether all of these are on disk, with all their copies."""
-        records = [self._ledger.record(task) for task in tasks]
-        return all(record is not None and record.durable for record in records)
+    def _are_durable(self, records: Iterable[Record | None]) -> bool:
+        """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
+        return not self._is_disk_gone and all(record is not None and record.durable for record in records)
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...]) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that are nowhere else. Returns the others."""
@@ -447,7 +448,7 @@ class Desk:
             for record in records:
                 groups.setdefault(record.plan.digest, []).append(record)
             for group in groups.values():
-                durable = self._state.journal is not None and all(record.durable for record in group)
+                durable = self._state.journal is not None and self._are_durable(group)
                 self._out.send(client, *_final(group, self._state.now_ms, durable=durable))
 
     def expire(self) -> None:
