@@ -11,6 +11,7 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from ..errors import ErrorInfo
 from ..ids import ClientId, PeerId, TaskId
@@ -300,3 +301,5 @@ def _rank(message: Replicate, place: int) -> Rank:
             return Rank.FAILED if error is None else rank_of_error(error.code)
         case CopyKind.ACCEPT | CopyKind.MARK:
             return Rank.LIVE
+        case _:
+            assert_never(message.kind)

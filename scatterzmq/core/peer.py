@@ -342,6 +342,8 @@ class PeerCore:
                     self._leaving.gone(change.peer)
                     self._lending.gone(change.peer, on_purpose=change.status is Status.LEFT)
                     self._borrowing.gone(change.peer)
+                case _:
+                    raise AssertionError("nobody becomes unknown")
         owners = self._travel.owners
         if owners is not None:
             owners.members_changed()

@@ -372,8 +372,6 @@ class Replicas:
             return
         self._due_ms = None
         for mid, write in list(self._writes.items()):
-            if mid not in self._writes:
-                continue
             late = now_ms - write.since_ms >= self._copy_ms
             for peer in list(write.waiting):
                 if late and peer in write.waiting:

@@ -127,12 +127,9 @@ class Takeover:
 
     def _is_next(self, copy: Copy) -> bool:
         """Whether nobody in front of this peer in the copy's set is there."""
-        for peer in copy.rset:
-            if peer == self._state.me:
-                return True
-            if self._members.status(peer) in _MAYBE_THERE:
-                return False
-        return True
+        me = self._state.me
+        before = copy.rset[: copy.rset.index(me)] if me in copy.rset else copy.rset
+        return not any(self._members.status(peer) in _MAYBE_THERE for peer in before)
 
     def _can_adopt(self, copy: Copy) -> bool:
         return self._state.plans.plan(copy.digest) is not None
@@ -169,8 +166,7 @@ class Takeover:
     def _conclude(self, mid: int, inquiry: _Inquiry) -> None:
         if inquiry.waiting and self._state.now_ms < inquiry.until_ms:
             return
-        if self._inquiries.pop(mid, None) is None:
-            return
+        del self._inquiries[mid]
         adopted = []
         for copy in inquiry.copies:
             self._asked.pop(copy.id, None)

@@ -405,9 +405,10 @@ class Travel:
         record.error = _error_info(record, failure)
         record.restarts += 1
         self.counters["restarts"] += 1
-        self.begin(record)
         if record.restarts > RESTARTS_MAX:
             self.give_up(record, Cause.FAIL)
+        else:
+            self.begin(record)
 
     def give_up(self, record: Record, cause: Cause) -> None:
         """End a task without a result; `record.error` says why."""
