@@ -8,7 +8,7 @@ import pytest
 from scatterzmq.core import copies as copies_module
 from scatterzmq.core.events import ClientLost
 from scatterzmq.core.messages import AskMembers, Attach, Final, MemberList, Moved, Refused, TaskStatus
-from scatterzmq.core.peermessages import Drop, Replicate, Replicated, Sync, VersionInfo
+from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, Sync, VersionInfo
 from scatterzmq.core.travel import RESTARTS_MAX
 from scatterzmq.core.versions import Rank
 from scatterzmq.ids import TaskId
