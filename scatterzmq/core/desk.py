@@ -10,7 +10,7 @@ Rules     1. The same id with the same content is the same task, from whichever 
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -280,9 +280,10 @@ class Desk:
             "to keep copies; make room and start it again"
         )
 
-    def _are_durable(self, records: Iterable[Record | None]) -> bool:
+    def _are_durable(self, records: Sequence[Record | None]) -> bool:
         """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
-        return not self._is_disk_gone and all(record is not None and record.durable for record in records)
+        there = [record for record in records if record is not None and self._ledger.record(record.id) is record]
+        return not self._is_disk_gone and len(there) == len(records) and all(record.durable for record in there)
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...]) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that are nowhere else. Returns the others."""
