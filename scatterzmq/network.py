@@ -11,14 +11,12 @@ from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from .core.events import PeerReceived
-from .core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Hello, Replicate, Unwelcome
+from .core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Hello, Unwelcome
 from .core.values import Block
 from .execute.store import PayloadStore
 from .ids import PeerId
 from .wire.columns import Column
 
-KEPT = (Replicate, CachePut, CacheTell)
-"""Messages whose columns are part of a record or a cached value."""
 Outward: TypeAlias = Tell | Publish | Dial | OpenLink | CloseLink | Left
 
 
@@ -77,7 +75,7 @@ def perform(network: Network, action: Outward, store: PayloadStore) -> None:
 
 def stored(posted: FromPeer, store: PayloadStore, now_ms: int) -> PeerReceived:
     """Store the columns of a message; the event for the core."""
-    kept = isinstance(posted.message, KEPT)
+    kept = isinstance(posted.message, KEPT_BESIDE)
     blocks: dict[str, Block] = {}
     for name, column in posted.columns.items():
         digests = _digests(posted.message, name)
