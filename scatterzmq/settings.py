@@ -24,7 +24,8 @@ class ExecutorSettings:
     """count: executors per peer; one keeps all cores busy, because torch runs its own threads.
     batch_size: most tasks per batch; 32 amortises the cost per batch without hurting latency.
     device: torch device of the executors.
-    kind: "thread" (in this process) or "inline" (in the caller's thread while it waits, for debuggers).
+    kind: "thread" (in this process), "inline" (in the caller's thread while it waits, for debuggers), or "process" (a
+        child for each, so that what kills it kills nothing else; for peers of their own).
     max_exec_s: longest time one batch may take before its executor is given up.
     node_memory_bytes: how much loaded nodes may hold per executor process, by their load cost.
     """
@@ -32,7 +33,7 @@ class ExecutorSettings:
     count: int = setting(1, low=1, high=1024)
     batch_size: int = setting(32, low=1, high=65536)
     device: str = "cpu"
-    kind: str = setting("thread", choices=("thread", "inline"))
+    kind: str = setting("thread", choices=("thread", "inline", "process"))
     max_exec_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
     node_memory_bytes: int = setting(4096 * MIB, low=0)
 
@@ -89,6 +90,28 @@ class ClusterSettings:
     replicas: int = setting(2, low=1, high=8)
     min_replicas: int = setting(1, low=1, high=8)
     peers_max: int = setting(128, low=1, high=128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """bind: address to listen at; anything but loopback is open to everybody who can reach it, see insecure_lan.
+    port: of the control socket; 0 takes any that is free. port_range: "low-high", from which all other ports are taken;
+    "" for any. advertise: host name or address under which others reach this peer; "" for the one it is bound to.
+    join: addresses ("tcp://host:port") of peers that may be there, tried for ever. zeroconf: find peers, and be found,
+    by multicast. interfaces: addresses of the interfaces for that; none for all.
+    insecure_lan: whether to listen at more than loopback though nothing is encrypted.
+    outbox_bytes: of messages that wait for one slow peer or client; what is beyond is dropped and asked for again.
+    """
+
+    bind: str = "127.0.0.1"
+    port: int = setting(7411, low=0, high=65535)
+    port_range: str = ""
+    advertise: str = ""
+    join: tuple[str, ...] = ()
+    zeroconf: bool = True
+    interfaces: tuple[str, ...] = ()
+    insecure_lan: bool = False
+    outbox_bytes: int = setting(256 * MIB, low=MIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +186,7 @@ class Settings:
     tasks: TaskSettings = field(default_factory=TaskSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     strategy: StrategySettings = field(default_factory=StrategySettings)
     blobs: BlobSettings = field(default_factory=BlobSettings)

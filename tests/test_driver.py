@@ -86,6 +86,7 @@ class Executors:
     checks: list[tuple[int, str]] = field(default_factory=list)
     replaced: list[ExecutorId] = field(default_factory=list)
     retired: list[bytes] = field(default_factory=list)
+    cancelled: list[tuple[ExecutorId, int, tuple[int, ...]]] = field(default_factory=list)
     made: int = 0
 
     def _new(self) -> ExecutorId:
@@ -99,6 +100,9 @@ class Executors:
         assert executor not in self.running
         assert all(values.layout.rows == len(work.rows) for values in work.columns.values())
         self.running[executor] = work
+
+    def cancel(self, executor: ExecutorId, order: int, rows: tuple[int, ...]) -> None:
+        self.cancelled.append((executor, order, rows))
 
     def replace(self, executor: ExecutorId) -> ExecutorId:
         self.replaced.append(executor)

@@ -79,9 +79,16 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
+    "net": (*BASE, "settings", "core", "wire", "client.link", "clientdriver", "driver", "network", "net"),
+    "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
+    "happenings": (*BASE, "settings", "plugins", "happenings"),
+    "health": (*BASE, "settings", "health"),
+    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "happenings", "health", "plugins"),
+    "connect": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", PACKAGE),
+    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "connect", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 
@@ -91,6 +98,8 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "execute": ("torch", "numpy", "safetensors", "xxhash"),
     "models": ("torch",),
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
+    "net": ("zmq",),
+    "journal": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""
 
@@ -98,6 +107,7 @@ FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
+    "net": ("zmq", "zeroconf"),
 }
 """The same for imports inside functions and for type checkers: loaded when needed."""
 

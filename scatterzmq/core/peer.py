@@ -58,6 +58,8 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    Release,
+    Released,
     ResultRead,
     Submit,
 )
@@ -457,5 +459,8 @@ class PeerCore:
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case AskMembers(mid=mid):
                 self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
+            case Release(mid=mid):
+                self._state.out.send(sender, Released(mid=mid))
+                self._leaving.begin()
             case _:
                 assert_never(event.message)

@@ -68,6 +68,9 @@ class Pool:
             chosen = [thread for thread in threads if thread.executor == executor]
             self._threads = (*[thread for thread in threads if thread.executor != executor], *chosen)
 
+    def cancel(self, executor: ExecutorId, order: int, rows: tuple[int, ...]) -> None:
+        """Threads of one process see it in their work."""
+
     def rouse(self) -> bool:
         """Have an idle thread run the errand; False if none is idle. From any thread.
 

@@ -37,6 +37,8 @@ from ..core.messages import (
     Moved,
     Namespaces,
     Refused,
+    Release,
+    Released,
     ResultRead,
     Stats,
     Submit,
@@ -101,6 +103,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     9: AskDefinition,
     10: AskStats,
     11: AskMembers,
+    12: Release,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -116,6 +119,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     44: MemberList,
     45: Goodbye,
     46: Moved,
+    47: Released,
     # peer -> peer
     65: Hello,
     66: Welcome,
