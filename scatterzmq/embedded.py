@@ -111,7 +111,7 @@ def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    sections: dict[str, dict[str, Any]] = {"blobs": {"packages": ("*",)}}
+    sections: dict[str, dict[str, Any]] = {"blobs": {"packages": ("*",)}, "events": {"listeners": ()}}
     known = set(Settings.__dataclass_fields__)
     for name, value in config.items():
         section, _, key = name.partition("_")
@@ -130,6 +130,8 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     settings = Settings.of(sections, "local")
     if settings.journal.mode != "off":
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
+    if settings.health.port:
+        raise ConfigError(f"local: health.port: {settings.health.port}: an embedded cluster has no health endpoint")
     return settings
 
 
