@@ -107,7 +107,7 @@ FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
-    "net": ("zmq", "zeroconf"),
+    "net": ("zmq", "zeroconf", "ifaddr"),
 }
 """The same for imports inside functions and for type checkers: loaded when needed."""
 
