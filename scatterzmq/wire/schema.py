@@ -344,6 +344,11 @@ def _mapping(value: Codec) -> Codec:
 # ---- records
 
 
+def codec_of(kind: type) -> Codec:
+    """How a dataclass is packed and checked, by its annotations."""
+    return _record(kind)
+
+
 def _record(kind: type) -> Codec:
     hints = get_type_hints(kind)
     parts = [(entry.name, _codec(hints[entry.name]), _is_required(entry)) for entry in fields(kind)]
