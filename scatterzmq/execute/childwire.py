@@ -19,7 +19,7 @@ from ..settings import BlobSettings, ExecutorSettings, PluginSettings
 from ..wire.columns import Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
-from ..wire.schema import codec_of
+from ..wire.schema import record
 from .sharedmemory import HANDLES_MAX, BadPacket, Packet, close_all, share, shared_bytes
 
 IN_LINE_NBYTES_MAX = 1 << 16
@@ -181,7 +181,7 @@ _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
 )
-_CODECS = tuple([codec_of(kind) for kind in _KINDS])
+_CODECS = tuple([record(kind) for kind in _KINDS])
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
 
 
