@@ -134,6 +134,7 @@ class Lane:
         """Send a message, now or when there is room. False if it was dropped here; True promises nothing."""
         if self._is_closed:
             return False
+        self._reactor.check_process()
         total = nbytes(frames)
         if total > self._limits.total_bytes or len(frames) > self._limits.frames:
             self.counters["long"] += 1

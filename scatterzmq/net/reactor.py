@@ -77,7 +77,7 @@ class Reactor:
 
     def call(self, what: Callback) -> None:
         """Run something in the reactor's thread soon, in the order of the calls. After `close` nothing is run."""
-        assert os.getpid() == self._pid, "a forked process cannot use its parent's sockets"
+        self.check_process()
         self._calls.put(what)
         if not self._is_rung:
             self._is_rung = True
@@ -92,6 +92,9 @@ class Reactor:
         """Let `run` return after the round that it is in."""
         self._is_stopping = True
         self.call(_nothing)
+
+    def check_process(self) -> None:
+        assert os.getpid() == self._pid, "a forked process cannot use its parent's sockets"
 
     # ---- in its thread
 
@@ -131,7 +134,7 @@ class Reactor:
 
     def step(self, timeout_s: float = 0.0, tick: Callback | None = None) -> bool:
         """One round: wait for something, at most so long, and deal with it. False if there was nothing."""
-        assert os.getpid() == self._pid, "a forked process cannot use its parent's sockets"
+        self.check_process()
         wait_s = min(max(0.0, timeout_s), WAIT_MAX_S, self._until_alarm_s())
         ready = self._poller.poll(ceil(wait_s * 1000))
         for source, events in ready:
@@ -148,15 +151,18 @@ class Reactor:
             hook()
         return bool(ready) or rang or called
 
-    def close(self) -> None:
-        """Close all sockets. In the thread of `run`, after it; or in any, if it never ran."""
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close all sockets. In the thread of `run`, after it; or in any, if it never ran.
+
+        linger_s: how long to wait at most for what has been sent to leave, a goodbye for example.
+        """
         if self._is_closed or os.getpid() != self._pid:
             return
         self._is_closed = True
         self._readers.clear()
         self._writers.clear()
         self._alarms.clear()
-        self.context.destroy(0)
+        self.context.destroy(ceil(linger_s * 1000))
         self._bell.close()
         self._button.close()
 
