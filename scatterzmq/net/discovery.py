@@ -46,8 +46,14 @@ class Discovery:
         for part in self._parts:
             part.start()
 
+    def stop(self) -> None:
+        """Begin to end: nothing is said any more. Returns at once."""
+        for part in self._parts:
+            part.stop()
+
     def close(self) -> None:
-        """Stop, with a goodbye. Takes half a second at most."""
+        """Stop, and wait until goodbye has been said. Takes half a second at most."""
+        self.stop()
         for part in self._parts:
             part.close()
 
