@@ -168,7 +168,8 @@ def test_row_01_an_owner_dies_before_it_has_answered() -> None:
 
 def test_row_02_an_owner_dies_between_the_copy_and_the_answer() -> None:
     """The holder adopts what its owner never said to have accepted, while the client submits the same task to a third
-    peer: for a moment it has two owners with an epoch of the same number. It comes to an end, and to one owner.
+    peer, which does not hear from the holder yet: for a moment there are two owners. One of them gives up, and the
+    client is told one result.
     """
     world = new_world(3, executors=(0, 1, 1), exec_ms=3_000.0)
     world.network.cut("peer0", world.clients[0].address)
@@ -176,9 +177,17 @@ def test_row_02_an_owner_dies_between_the_copy_and_the_answer() -> None:
         world.submit("chain", value, at=0)
     tasks = list(world.checkers.facts)
     world.run(50)
-    assert {holder_of(world, task).place for task in tasks} == {1, 2}, "the client finds a copy, or none"
+    doubled = [task for task in tasks if holder_of(world, task).place == 2]
+    assert doubled
     assert not any(world.clients[0].handles[task].is_accepted for task in tasks)
+    for way in (("peer1", "peer2"), ("peer2", "peer1")):
+        world.network.clog(*way)
+    world.network.heal("peer0", world.clients[0].address)  # so that the client notices
     world.crash(world.peer(0))
+    world.run(2_000)
+    owners = [sum(process.state.ledger.record(task) is not None for process in world.alive()) for task in doubled]
+    assert owners == [2] * len(doubled)
+    world.network.heal_all()
     world.run(60_000)
     assert ends(world, tasks) == [READY] * 4
     one_account_each(world, tasks)
@@ -331,7 +340,7 @@ def test_row_15_clocks_jump() -> None:
         world.peer(place).jumped()
     world.run(40_000)
     assert ends(world, tasks) == [READY] * 4
-    assert not any(process.reports["peer.dead"] for process in world.alive())
+    assert not any(process.reports["peer.suspect"] + process.reports["peer.dead"] for process in world.alive())
     assert not world.checkers.deaths, "no executor was given up"
     one_account_each(world, tasks)
 
@@ -367,12 +376,12 @@ def test_row_19_the_tensors_of_half_the_tasks_die_with_a_peer() -> None:
     lent = [running.order.tasks for running in world.peer(1).executors.values() if running is not None]
     assert lent
     world.crash(world.peer(1))
+    world.run(1_000)
+    records = [record for task in tasks if (record := world.peer(0).state.ledger.record(task)) is not None]
+    assert {record.id for record in records if record.restarts} == {task for batch in lent for task in batch}
     world.run(90_000)
     assert ends(world, tasks) == [READY] * 8
-    records = [world.peer(0).state.ledger.record(task) for task in tasks]
-    assert not any(record and record.errors for record in records)
-    counted = {record.id for record in records if record is not None and record.restarts}
-    assert counted >= {task for batch in lent for task in batch}
+    assert not any(record.errors for record in records)
 
 
 def test_row_22_a_client_dies_and_another_one_asks() -> None:
@@ -420,6 +429,8 @@ def test_row_30_a_peer_comes_and_goes() -> None:
         world.run(6_000)
         world.network.heal_all()
         world.run(6_000)
+        tasks += world.submit("chain", *range(4), at=0)
+        world.run(1_000)
         moved.append(world.peer(0).state.replicas.counters["repaired"])
     assert moved[-1] == moved[3], "while it comes and goes there is no more to repair"
     assert {owner(world, task).place for task in tasks} == {0}
