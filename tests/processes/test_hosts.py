@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import TIMEOUT_S, RealPeer
+from tests.processes.cluster import TIMEOUT_S, RealPeer, chain
 from tests.processes.lan import Lan, lan
 
 TASKS = 400
