@@ -75,7 +75,8 @@ class ScriptedPeer:
                 continue
             answer: ToClient | None
             if isinstance(message, AskMembers):
-                answer = MemberList(mid=message.mid, members=(self.contact, *self.others))
+                others = tuple([contact.id for contact in self.others])
+                answer = MemberList(mid=message.mid, members=(self.contact, *self.others), suspects=others)
             else:
                 answer = None if self.answer is None else self.answer(self, envelope, message)
             if answer is not None:
