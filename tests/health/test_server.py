@@ -171,6 +171,16 @@ def test_who_sends_more_than_a_request_still_gets_the_answer(world: World) -> No
     assert status == b"HTTP/1.1 405 Method Not Allowed"
 
 
+def test_who_goes_on_after_the_answer_is_heard_out(world: World) -> None:
+    """Else the answer would be lost on its way to somebody who is still sending."""
+    with world.connect() as one:
+        one.sendall(b"POST /healthz HTTP/1.1\r\n\r\n")
+        assert parsed(everything(one))[0] == b"HTTP/1.1 405 Method Not Allowed"
+        for _ in range(3):
+            one.sendall(b"x" * 10)
+            assert world.ask("/healthz")[0] == 200  # by then it has read the rest
+
+
 def test_who_never_stops_is_cut_off(world: World) -> None:
     def talk(one: socket.socket) -> None:
         while True:
