@@ -23,10 +23,11 @@ from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClie
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
+from .execute.children import ChildPool
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .ids import ClientId, PeerId
+from .ids import ClientId, ExecutorId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
 from .net.links import PeerLinks, listen
@@ -201,17 +202,19 @@ class PeerProcess:
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""
         settings = self._settings
-        if settings.executor.kind == "process":
-            from .execute.children import ChildPool
-
-            children = ChildPool(settings, self.reactor, self._take)
-            started.callback(children.stop, STOP_TIMEOUT_S)
-            return children
         blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
         started.callback(blobs.close)
-        threads = Pool(settings, blobs, self._post, _no_errand)
-        started.callback(threads.stop, STOP_TIMEOUT_S)
-        return threads
+        pool: ChildPool | Pool
+        if settings.executor.kind == "process":
+            pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
+        else:
+            pool = Pool(settings, blobs, self._post, _no_errand)
+        started.callback(pool.stop, STOP_TIMEOUT_S)
+        return pool
+
+    def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
+        """A node has."""
+        self._emit("output.node", {"executor": executor, "node": place, "line": line})
 
     def _open_journal(self, started: ExitStack) -> "SqliteJournal | None":
         """With a journal, the peer is who it was before."""
@@ -221,7 +224,7 @@ class PeerProcess:
         from .journal import open_journal
 
         assert journal.dir is not None, "settings without a folder are refused"
-        opened = open_journal(Path(journal.dir), journal.mode, self._post)
+        opened = open_journal(Path(journal.dir), "sync" if journal.mode == "sync" else "batch", self._post)
         started.callback(opened.close)
         return opened
 

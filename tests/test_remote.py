@@ -221,6 +221,16 @@ def test_a_peer_that_comes_back_is_found_by_its_address(peers: Callable[..., Pee
         assert client.load_graph(definition()) == "main"
 
 
+def test_when_nobody_is_left_the_other_addresses_are_tried_again(peers: Callable[..., Peer]) -> None:
+    first, gone = peers(), peers()
+    gone.stop()
+    with scatterzmq.connect([first.address, gone.address]) as client:
+        assert client.namespaces() == set()
+        first.stop()
+        peers(network={"port": int(gone.address.rpartition(":")[2])})
+        assert client.load_graph(definition()) == "main"
+
+
 def test_when_nobody_is_left_whoever_waits_is_told(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clientpeers, "LOST_MS", 300)
     with scatterzmq.connect(peer.address) as client:

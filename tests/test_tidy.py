@@ -81,9 +81,9 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
     "net": (*BASE, "settings", "core", "wire", "client.link", "clientdriver", "driver", "network", "net"),
     "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
-    "happenings": (*BASE, "settings", "plugins", "happenings"),
-    "health": (*BASE, "settings", "health"),
-    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "happenings", "health", "plugins"),
+    "eventstream": (*BASE, "settings", "plugins", "eventstream"),
+    "health": (*BASE, "settings", "health", PACKAGE),
+    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
     "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
@@ -319,6 +319,7 @@ def getter_names(source: Source) -> Iterator[str]:
 CATCHERS = {
     "scatterzmq/core/strategy.py",  # strategies are plug-ins: what they raise is reported
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
+    "scatterzmq/eventstream/stream.py",  # listeners are plug-ins: one that raises is switched off
     "scatterzmq/sim/runs.py",  # whatever a core raises in a simulation is what it looks for
     "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
     "scatterzmq/remote.py",  # the same for the client's thread

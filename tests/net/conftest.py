@@ -147,7 +147,7 @@ class Caller:
         )
 
     def say(self, message: ToPeer, columns: Mapping[str, Column] | None = None, **envelope: Any) -> None:
-        to = {"src": self.client, "dst": self.to.id, "dst_incarnation": self.to.incarnation} | envelope
+        to: dict[str, Any] = {"src": self.client, "dst": self.to.id, "dst_incarnation": self.to.incarnation} | envelope
         self.lanes.send(encode(message, columns or {}, Envelope(**to)))
 
 

@@ -50,6 +50,10 @@ class RealPeer:
         return self._process.pid
 
     @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -70,6 +74,10 @@ class RealPeer:
         """As the power would."""
         self._signal(signal.SIGKILL)
         self._process.wait(TIMEOUT_S)
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        self._signal(signal.SIGINT)
 
     def halt(self) -> None:
         self._signal(signal.SIGSTOP)

@@ -9,6 +9,16 @@ import pytest
 import scatterzmq
 from tests.processes.cluster import RealCluster, real_cluster
 
+FOLDER = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these take seconds each, so they are a suite of their own."""
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker("processes")
+
+
 Connect = Callable[..., "scatterzmq.Client"]
 
 
