@@ -58,6 +58,10 @@ class ScriptedPeer:
     def is_closed(self) -> bool:
         return self._router.closed
 
+    def wait(self, timeout_s: float) -> None:
+        """Until something has come."""
+        self._router.poll(int(timeout_s * 1000))
+
     def step(self) -> None:
         """Take in what has come."""
         while not self.is_closed and self._router.poll(0):
