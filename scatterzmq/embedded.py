@@ -173,7 +173,7 @@ class _Peer:
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, errand, report)
+            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
