@@ -135,7 +135,7 @@ class Reactor:
     def step(self, timeout_s: float = 0.0, tick: Callback | None = None) -> bool:
         """One round: wait for something, at most so long, and deal with it. False if there was nothing."""
         self.check_process()
-        wait_s = min(max(0.0, timeout_s), WAIT_MAX_S, self._until_alarm_s())
+        wait_s = max(0.0, min(timeout_s, WAIT_MAX_S, self._until_alarm_s()))  # less than nothing were for ever
         ready = self._poller.poll(ceil(wait_s * 1000))
         for source, events in ready:
             # Whoever was called before may have closed this one.
