@@ -62,7 +62,13 @@ PUBLISHER: Mapping[int, int] = {
     zmq.SNDHWM: 1_000,  # small hints; a reader that is slower misses some, and asks
     zmq.BACKLOG: 1_024,
 }
-SUBSCRIBER: Mapping[int, int] = {**COMMON, **CONNECTING, **CUT, zmq.RCVHWM: 1_000}
+SUBSCRIBER: Mapping[int, int] = {
+    **COMMON,
+    **CONNECTING,
+    **CUT,
+    zmq.IMMEDIATE: 0,  # with 1 a goodbye that came just before its connection ended would be forgotten unread
+    zmq.RCVHWM: 1_000,
+}
 
 
 def context() -> Context:

@@ -67,6 +67,7 @@ class Reactor:
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
+        self._owned: set[socket.socket] = {self._bell, self._button}
         self._is_rung = False
         self._is_stopping = False
         self._is_closed = False
@@ -120,6 +121,13 @@ class Reactor:
         heappush(self._alarms, (self.clock() + delay_s, next(self._numbers), alarm))
         return alarm
 
+    def own(self, sock: socket.socket) -> None:
+        """Close this socket of the system with the reactor, unless it is disowned before."""
+        self._owned.add(sock)
+
+    def disown(self, sock: socket.socket) -> None:
+        self._owned.discard(sock)
+
     def each_round(self, hook: Callback) -> None:
         """Call this at the end of every round from now on: to send what has gathered in it, for example."""
         self._hooks.append(hook)
@@ -163,8 +171,8 @@ class Reactor:
         self._writers.clear()
         self._alarms.clear()
         self.context.destroy(ceil(linger_s * 1000))
-        self._bell.close()
-        self._button.close()
+        for sock in self._owned:
+            sock.close()
 
     # ---- inside
 

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from scatterzmq.core.messages import Contact, ToPeer
-from scatterzmq.core.peermessages import Hello
+from scatterzmq.core.peermessages import Bye, Hello
 from scatterzmq.driver import ClientJoined
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net import options
@@ -126,12 +126,21 @@ class Station:
         return Hello(me=self.me, nonce=b"n" * 16, cluster=b"c" * 8, proto_min=1, proto_max=1)
 
     def meet(self, other: "Station") -> None:
-        """Greet each other, and open links both ways."""
+        """Greet each other, and open links both ways. Says Bye() for want of anything else."""
         self.links.dial(other.me.address, self.hello())
         other.links.dial(self.me.address, other.hello())
         self.world.until(lambda: self.hello() in other.heard() and other.hello() in self.heard())
         self.links.open(other.me.id, other.me.address)
         other.links.open(self.me.id, self.me.address)
+
+        def hear_each_other() -> bool:
+            """Subscribing takes a moment."""
+            for one in (self, other):
+                one.links.publish(Bye())
+            return Bye() in self.heard() and Bye() in other.heard()
+
+        self.world.until(hear_each_other)
+        self.world.settle()
 
 
 class Caller:
@@ -162,9 +171,14 @@ class Caller:
 class Stranger:
     """A bare DEALER that says whatever it likes."""
 
-    def __init__(self, world: World, to: Station, routing_id: bytes) -> None:
+    def __init__(self, world: World, to: Station, routing_id: bytes, *, is_slow: bool = False) -> None:
         self.reactor = world.reactor()
-        self.socket = options.dealer(self.reactor.context, routing_id, bulk=False)
+        self.socket = options.dealer(self.reactor.context, routing_id or b"?", bulk=False)
+        if not routing_id:
+            self.socket.set(zmq.ROUTING_ID, b"")
+        if is_slow:
+            self.socket.set(zmq.RCVHWM, 1)
+            self.socket.set(zmq.RCVBUF, 1 << 17)
         self.socket.connect(to.me.address)
         world.kept.append(self)
 

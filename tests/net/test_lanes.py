@@ -355,3 +355,12 @@ def test_a_probe_that_gets_no_answer_gives_up(world: World, monkeypatch: pytest.
     world.step()
     assert probe._socket is None
     assert not refused
+
+
+def test_a_probe_under_way_is_closed_with_its_reactor(world: World, nobody: Address) -> None:
+    reactor = world.reactor()
+    probe = Probe(reactor, nobody, lambda: None)
+    probe.start()
+    tried = probe._socket
+    world.kill(reactor)
+    assert tried is None or tried.fileno() == -1

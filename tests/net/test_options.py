@@ -39,7 +39,7 @@ def test_a_socket_has_the_options_of_its_kind(
 
 
 def test_what_connects_forgets_its_queue_with_the_connection() -> None:
-    for connecting in (options.CONTROL, options.BULK, options.SUBSCRIBER):
+    for connecting in (options.CONTROL, options.BULK):
         assert connecting[zmq.IMMEDIATE] == 1
     for each in KINDS:
         assert each[2][zmq.LINGER] == 0
