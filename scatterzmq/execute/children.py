@@ -155,7 +155,11 @@ class ChildPool:
                 child.tell(DropPlan(digest=digest))
 
     def stop(self, timeout_s: float) -> None:
-        """Let all finish what they do, within that time, and end them. Nothing is left behind."""
+        """Let all finish what they do, within that time, and end them. Nothing is left behind, and nothing else may be
+        called any more.
+        """
+        if self._is_stopping:
+            return
         self._is_stopping = True
         for child in [*self._children.values()]:
             if child.is_ready:
@@ -228,7 +232,7 @@ class ChildPool:
 
     def _hand_out_checks(self) -> None:
         """Best to one that is no executor, then to one without a batch; all of them can do it beside a batch."""
-        ready = [child for child in self._children.values() if child.is_ready]
+        ready = [child for child in self._children.values() if child.is_usable]
         if not ready:
             return
         child = min(ready, key=lambda child: (child.executor in self._executors, child.work is not None))
@@ -276,7 +280,7 @@ class ChildPool:
         for child in [*self._children.values()]:
             if len(self._executors) >= count or self._is_stopping:
                 break
-            if child.is_ready and child.executor not in self._executors:
+            if child.is_usable and child.executor not in self._executors:
                 self._executors[child.executor] = child
                 self._post(ExecutorStarted(executor=child.executor))
         # The one in reserve must not keep the first ones waiting.
@@ -321,10 +325,11 @@ class ChildPool:
         if self._is_stopping:
             return
         reason = self._with_memory(reason)
+        may_have_reasons = child.has_worked or child.work is not None or bool(child.checks)
         self._fail_checks(child, reason)
         if not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))
-        elif not child.has_worked and child.work is None and monotonic() < child.ready_s + _STEADY_S:
+        elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
             self._warn("warning.executor.reserve", reason=reason)

@@ -8,6 +8,7 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from ..wire.columns import Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
 from ..wire.schema import codec_of
-from .sharedmemory import HANDLES_MAX, BadPacket, Packet, close_all, share, shared_bytes
+from .sharedmemory import HANDLES_MAX, BadPacket, Packet, share, shared_bytes
 
 IN_LINE_NBYTES_MAX = 1 << 16
 """Of all columns of a message together: up to here copying takes less time than sharing."""
@@ -190,17 +191,17 @@ def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> P
     number = _NUMBERS[type(word)]
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
     beside: list[memoryview | None] = [column.data for _, column in columns]
-    handles: list[int] = []
-    try:
+    with ExitStack() as undo:
+        packet = Packet(b"")
+        undo.callback(packet.close)
         if sum([len(column.data) for _, column in columns]) > IN_LINE_NBYTES_MAX:
             for index, (_, column) in enumerate(columns):
-                if len(column.data) >= _SHARED_NBYTES_MIN and len(handles) < HANDLES_MAX:
-                    handles.append(share(column.data))
+                if len(column.data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
+                    packet.handles.append(share(column.data))
                     beside[index] = None
-        return Packet(packed((number, _CODECS[number].pack(word), heads, beside)), handles)
-    except BaseException:
-        close_all(handles)
-        raise
+        packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
+        undo.pop_all()
+    return packet
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:
