@@ -69,6 +69,13 @@ ACT = """
         def exit(self, batch):
             os._exit(3)
 
+        def by_value(self, batch):
+            value = batch.uniform("value")
+            if (value == -1).any():
+                os._exit(3)
+            if (value == -2).any():
+                self.hang(batch)
+
         def segfault(self, batch):
             ctypes.string_at(0)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import scatterzmq.execute.children
 from scatterzmq.core.events import BatchExpected, ExecutorLost, ExecutorStarted
 from scatterzmq.errors import ErrorCode
 from scatterzmq.execute.blobs import BlobStore
@@ -324,7 +325,7 @@ def test_a_check_that_kills_its_child_is_answered(children: World) -> None:
 
 def test_a_check_that_hangs_is_answered(children: World, monkeypatch: pytest.MonkeyPatch) -> None:
     reserve = children.reserve()
-    monkeypatch.setattr(children.pool, "_settings", Settings.of({"executor": {"max_exec_s": 0.3}}))
+    monkeypatch.setattr(scatterzmq.execute.children, "_CHECK_S", 0.3)
     answer = children.check(one({"kind": f"{KINDS}.hangs", "vmap": {"value": ":value"}, "outs": {"out": None}}, 1))
     (problem,) = answer.problems
     assert "has not answered within 0.3 s" in problem
