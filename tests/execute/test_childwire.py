@@ -6,7 +6,6 @@ import random
 import selectors
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ from scatterzmq.execute.work import Done, EmittedColumns, Work
 from scatterzmq.graph.check import Checked, check
 from scatterzmq.graph.formats import FieldFormat
 from scatterzmq.graph.nodeinfo import CallInfo, NodeInfo
-from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
+from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId, Token
 from scatterzmq.nodes.registry import BUILT_IN, Registry
 from scatterzmq.settings import BlobSettings, ExecutorSettings, PluginSettings
 from scatterzmq.wire.columns import Column
@@ -89,9 +88,7 @@ WORDS: list[Word] = [
         digest=DIGEST,
         queue=QUEUE,
         tasks=(TaskId("T" + "4" * 32), TaskId("T" + "5" * 32)),
-        token_n=1,
-        token_owner=PeerId("P" + "6" * 32),
-        token_seq=2,
+        token=Token(1, PeerId("P" + "6" * 32), 2),
         solo=True,
         max_exec_ms=1000,
         rows=(0, 1),
@@ -174,7 +171,14 @@ def test_more_columns_than_handles() -> None:
         [6, [], [["a", 2, 1 << 60, 0, [1]]], [b"x"]],
         [6, [], [["a", 1, 1, 0, [1]]], [b"\2"]],
         [9, [7], [], []],
-        [9, [7, [["out", [1], [["a"], [["short"]]], "no id"]], [], None], [], []],
+        [9, [7, [["out", [1], [], "no id"]], [], None], [], []],
+        [9, [7, [["out", ["1"], [], None]], [], None], [], []],
+        [9, [7, [["out", [1], [["a", ["text"]]], None]], [], None], [], []],
+        [9, [7, [["out", [1], [["a"]], None]], [], None], [], []],
+        [9, [7, [["out", [1], None]], [], None], [], []],
+        [9, [7, [], [["x"]], None], [], []],
+        [9, [7, [], [], [[b"", "x"]]], [], []],
+        [9, [7, [], [], 7], [], []],
     ],
 )
 def test_nonsense_is_a_value_error(values: object) -> None:
@@ -285,7 +289,7 @@ def a_work() -> Work:
     (node,) = plan.queues.values()
     run = WORDS[3]
     assert isinstance(run, Run)
-    run = replace(run, digest=plan.digest, queue=node.queue, rows=(0, 2, 3))
+    run = run._replace(digest=plan.digest, queue=node.queue, rows=(0, 2, 3))
     return work_of(run, [("value", floats([[1.0], [2.0], [3.0]]))], plan, set())
 
 
@@ -304,7 +308,7 @@ def answer(**changes: Any) -> Finished:
         failed=(RowsFailed(rows=(2,), code=ErrorCode.CANCELLED, message=""),),
         loaded=None,
     )
-    return replace(good, **changes)
+    return good._replace(**changes)
 
 
 def test_an_answer_comes_as_it_went() -> None:
@@ -341,11 +345,11 @@ GOOD = [("0:value", floats([[1.0], [2.0]]))]
         (answer(failed=()), GOOD, "2 rows are answered"),
         (answer(failed=(RowsFailed(rows=(0,), code=ErrorCode.CANCELLED, message=""),)), GOOD, "each once"),
         (answer(failed=(RowsFailed(rows=(1,), code=ErrorCode.CANCELLED, message=""),)), GOOD, "each once"),
-        (answer(parts=(replace(PART, output="no"),)), GOOD, "unknown output 'no'"),
-        (answer(parts=(replace(PART, call=GRAPH),)), GOOD, "a graph that is not there"),
-        (answer(parts=(replace(PART, digests={"value": (DIGEST,)}),)), GOOD, "digests of field 'value'"),
-        (answer(parts=(replace(PART, digests={"value": (DIGEST, b"x")}),)), GOOD, "digests of field 'value'"),
-        (answer(parts=(replace(PART, digests={"other": (DIGEST, DIGEST)}),)), GOOD, "digests of field 'other'"),
+        (answer(parts=(PART._replace(output="no"),)), GOOD, "unknown output 'no'"),
+        (answer(parts=(PART._replace(call=GRAPH),)), GOOD, "a graph that is not there"),
+        (answer(parts=(PART._replace(digests={"value": (DIGEST,)}),)), GOOD, "digests of field 'value'"),
+        (answer(parts=(PART._replace(digests={"value": (DIGEST, b"x")}),)), GOOD, "digests of field 'value'"),
+        (answer(parts=(PART._replace(digests={"other": (DIGEST, DIGEST)}),)), GOOD, "digests of field 'other'"),
         (answer(), [], "fields []"),
         (answer(), [("1:value", GOOD[0][1])], "'1:value' that belongs to nothing"),
         (answer(), [("x:value", GOOD[0][1])], "belongs to nothing"),
