@@ -238,7 +238,7 @@ class PeerProcess:
         if settings.executor.kind == "process":
             pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, self._emit)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
         started.callback(pool.stop, STOP_TIMEOUT_S)
         return pool
 

@@ -33,8 +33,8 @@ class Pool:
 
     errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
         calls `run_pending`.
-    report: told of nodes that are loaded and unloaded, in whichever thread does so.
     output: gets what nodes print; None: they print as everybody does.
+    report: told of nodes that are loaded and unloaded, in whichever thread does so.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Pool:
         blobs: BlobStore,
         post: Post,
         errand: Callable[[ThreadExecutor], None] | None,
-        report: "Reporter | None" = None,
         output: NodeOutput | None = None,
+        report: "Reporter | None" = None,
     ) -> None:
         self._post = post
         self._errand = errand
