@@ -178,7 +178,7 @@ class _Peer:
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, report)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)

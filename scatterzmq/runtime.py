@@ -68,18 +68,28 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, in the thread that runs the peer. version_file: has what the health endpoint says of the
-    application. Raises ConfigError for what cannot be set up.
+    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
+    up.
     """
 
     def __init__(
-        self, settings: Settings, *, name: str, graphs: Sequence[GraphFile], emit: Emit, version_file: str | None = None
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        graphs: Sequence[GraphFile],
+        emit: Emit,
+        version_file: str | None = None,
     ) -> None:
         self._settings = settings
         self._emit = emit
         self._lost: int | None = None
         self._is_leaving = False
+        self._board = HealthBoard()
         with ExitStack() as started:
+            health = serve(self._board, settings.health, emit, version_file=version_file)
+            if health is not None:
+                started.callback(health.close)
             self.reactor = Reactor()
             started.callback(self.reactor.close)
             journal = self._open_journal(started)
@@ -112,10 +122,6 @@ class PeerProcess:
             self._discovery = Discovery(settings.network, self._warn_of_discovery)
             started.callback(self._discovery.close)
             self._graphs = graphs
-            self._board = HealthBoard()
-            health = serve(self._board, settings.health, emit, version_file=version_file)
-            if health is not None:
-                started.callback(health.close)
             self._ending = started.pop_all()
 
     def run(self) -> int:
@@ -180,6 +186,14 @@ class PeerProcess:
     def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
         self._emit(name, context)
 
+    def _look_after_health(self) -> None:
+        """Say how the peer is, from time to time: who does not say it any more hangs."""
+        driver = self.driver
+        self._board.update(
+            executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
+        )
+        self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
+
     def _load_graphs(self) -> None:
         """The peer is a client of its own for the definitions it was started with."""
         client = ClientId("C" + os.urandom(16).hex())
@@ -201,14 +215,6 @@ class PeerProcess:
     def _seen(self, address: str) -> None:
         self.reactor.call(partial(self._take, PeerSeen(address=address)))
 
-    def _look_after_health(self) -> None:
-        """Say how the peer is, from time to time: who does not say it any more hangs."""
-        driver = self.driver
-        self._board.update(
-            executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
-        )
-        self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
-
     def _warn_of_discovery(self, message: str) -> None:
         self.reactor.call(partial(self._emit, "warning.discovery", {"message": message}))
 
@@ -226,7 +232,7 @@ class PeerProcess:
         if settings.executor.kind == "process":
             pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
         started.callback(pool.stop, STOP_TIMEOUT_S)
         return pool
 

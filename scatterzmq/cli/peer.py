@@ -105,8 +105,13 @@ def _run(options: argparse.Namespace) -> int:
     graphs = [graph for path in options.graph for graph in _graphs(Path(path))]
     stream = event_stream(settings, complain=complain)
     try:
-        name = options.name or socket.gethostname()
-        peer = PeerProcess(settings, name=name, graphs=graphs, emit=stream.emit, version_file=options.version_file)
+        peer = PeerProcess(
+            settings,
+            name=options.name or socket.gethostname(),
+            graphs=graphs,
+            emit=stream.emit,
+            version_file=options.version_file,
+        )
         if options.end_with_parent:
             peer.leave_at_end_of(sys.stdin.fileno())
         if not (options.no_welcome or options.json):
