@@ -60,6 +60,8 @@ Rule = Callable[[Source], Iterator[str]]
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 DRIVEN = ("settings", "core", "wire", "execute")
+PROCESS = ("config", "eventstream", "runtime", "remote")
+WORDS = ("wire.frames", "wire.refusal", "wire.schema")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
@@ -72,9 +74,9 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
-    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
+    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *WORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, "settings", "core", "wire", "execute", "client", "driver", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
@@ -88,7 +90,19 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "remote", PACKAGE),
+    "cli": (
+        *BASE,
+        "settings",
+        "graph",
+        "nodes",
+        "client",
+        "cli",
+        "config",
+        "eventstream",
+        "runtime",
+        "remote",
+        PACKAGE,
+    ),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 

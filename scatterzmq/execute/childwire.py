@@ -8,6 +8,7 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -191,16 +192,16 @@ def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> P
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
     beside: list[memoryview | None] = [column.data for _, column in columns]
     handles: list[int] = []
-    try:
+    with ExitStack() as failed:
+        failed.callback(close_all, handles)
         if sum([len(column.data) for _, column in columns]) > IN_LINE_NBYTES_MAX:
             for index, (_, column) in enumerate(columns):
                 if len(column.data) >= _SHARED_NBYTES_MIN and len(handles) < HANDLES_MAX:
                     handles.append(share(column.data))
                     beside[index] = None
-        return Packet(packed((number, _CODECS[number].pack(word), heads, beside)), handles)
-    except BaseException:
-        close_all(handles)
-        raise
+        packet = Packet(packed((number, _CODECS[number].pack(word), heads, beside)), handles)
+        failed.pop_all()
+    return packet
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:

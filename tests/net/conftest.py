@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -121,9 +122,13 @@ class Station:
         """Greet each other, and open links both ways."""
         for here, there in ((self, other), (other, self)):
             here.links.dial(there.me.address, here.hello())
-            self.world.until(lambda there=there, here=here: here.hello() in there.heard())
+            self.world.until(partial(_has_heard, there, here.hello()))
         self.links.open(other.me.id, other.me.address)
         other.links.open(self.me.id, self.me.address)
+
+
+def _has_heard(station: Station, message: Hello) -> bool:
+    return message in station.heard()
 
 
 class Caller:
