@@ -131,6 +131,14 @@ class Checkers:
         if record.phase.ended:
             facts.ends[process.name] = record.phase
 
+    def removed(self, process: "Process", record: Record) -> None:
+        """A process lets go of a record. What it has handed off may come back to it, as if it had never been there:
+        with a submission that is repeated, or with a takeover. What was deleted may not.
+        """
+        facts = self.facts.get(record.id)
+        if facts is not None and not facts.is_cleared:
+            facts.ends.pop(process.name, None)
+
     def lent(self, process: "Process", order: BatchOrder) -> None:
         for task in order.tasks:
             if task not in self.facts:

@@ -85,14 +85,19 @@ class Running:
 
 
 class WatchedLedger(Ledger):
-    """A ledger whose moves are seen."""
+    """A ledger whose moves are seen, and who goes."""
 
     watch: Callable[[Record, Cause, Phase], None]
+    removed: Callable[[Record], None]
 
     def move(self, record: Record, cause: Cause, now_ms: int, detail: str = "") -> None:
         before = record.phase
         super().move(record, cause, now_ms, detail)
         self.watch(record, cause, before)
+
+    def remove(self, record: Record) -> None:
+        super().remove(record)
+        self.removed(record)
 
 
 class Process:
@@ -132,9 +137,10 @@ class Process:
             nonce=me.id.to_bytes() if me.incarnation == 1 else me.incarnation.to_bytes(16),
         )
         self.state = self.core.state
-        ledger = self.state.ledger
+        ledger = cast(WatchedLedger, self.state.ledger)
         ledger.__class__ = WatchedLedger
-        cast(WatchedLedger, ledger).watch = self._moved
+        ledger.watch = self._moved
+        ledger.removed = self._removed
         self.events = 0
         self.quiet = 0
         self._events: deque[Event] = deque()
@@ -552,6 +558,9 @@ class Process:
 
     def _moved(self, record: Record, cause: Cause, before: Phase) -> None:
         self.world.checkers.moved(self, record, cause, before)
+
+    def _removed(self, record: Record) -> None:
+        self.world.checkers.removed(self, record)
 
 
 def _digests_beside(message: BetweenPeers, name: str) -> tuple[bytes, ...]:
