@@ -111,7 +111,11 @@ def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    sections: dict[str, dict[str, Any]] = {"blobs": {"packages": ("*",)}}
+    sections: dict[str, dict[str, Any]] = {
+        "blobs": {"packages": ("*",)},
+        "events": {"listeners": ()},
+        "executor": {"kind": "thread"},
+    }
     known = set(Settings.__dataclass_fields__)
     for name, value in config.items():
         section, _, key = name.partition("_")
@@ -128,8 +132,12 @@ def _settings(config: Mapping[str, Any]) -> Settings:
             names = ", ".join(sorted({*_SHORT_NAMES, *known}))
             raise ConfigError(f"local: unknown argument {name!r}; known are {names}, and section_key for any setting")
     settings = Settings.of(sections, "local")
+    if settings.executor.kind == "process":
+        raise ConfigError('local: executor.kind: expected thread or inline, got "process"')
     if settings.journal.mode != "off":
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
+    if settings.health.port:
+        raise ConfigError(f"local: health.port: {settings.health.port}: an embedded cluster has no health endpoint")
     return settings
 
 

@@ -798,7 +798,7 @@ def test_no_halt_is_told_while_nothing_is_due() -> None:
     one.circle.now_ms = one.circle.before_ms = 500_000
     one.do(lambda: one.members.expire(500_000))
     assert one.members.take_pause_ms() == 0
-    slow = circle(2, timing={"heartbeat_s": 3.0, "suspect_s": 10.0})
+    slow = circle(2, timing={"heartbeat_s": 3.0, "suspect_s": 10.0, "dead_s": 20.0})
     slow.run(60_000)
     assert slow[0].members.take_pause_ms() == 0
     assert slow.agree()
