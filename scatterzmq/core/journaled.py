@@ -45,10 +45,10 @@ class JournaledReplicas(Replicas):
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
         barrier = self._barrier(records, then)
         self._start(kind, records, now_ms, barrier)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
-        barrier = Barrier(1, then)
+        barrier = Barrier(1, then, records)
         barrier.then = partial(self._over, records, barrier, then)
         return barrier
 

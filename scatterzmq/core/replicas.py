@@ -4,6 +4,7 @@ Purpose   Writes accepted tasks, ends and deletions to the copies, and only then
 Rules     1. A write is over when every holder of the record's stored set has kept it; then what waits for it goes on.
           2. A write is repeated until it is answered. A holder that is gone, or silent for `copy_s`, is replaced:
              another set, the next epoch, the whole record. Fewer copies than wanted are never hidden: `rset` says it.
+             Whatever waited for the old set waits for the new one: else more copies would be named than there are.
           3. A holder that knows better wins: the record is lost to its new owner (`take_lost`).
           4. Records with fewer copies than wanted are repaired, oldest first, as soon as there is somebody.
           5. Without other peers there is nothing to write, and nothing ever waits.
@@ -46,11 +47,16 @@ Then: TypeAlias = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Barrier:
-    """What goes on when so many writes are over. durable: all that have answered so far have it on disk."""
+    """What goes on when so many writes are over. durable: all that have answered so far have it on disk.
+
+    records: what it is about. is_noted: they know that something waits for them (`Record.barriers`).
+    """
 
     left: int
     then: Then
+    records: Sequence[Record]
     durable: bool = True
+    is_noted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -160,11 +166,19 @@ class Replicas:
         barrier = self._barrier(records, then)
         if any(len(record.rset) > 1 for record in records):
             self._start(kind, records, now_ms, barrier)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
-        """Open for the one who has made it; `_pass` closes it."""
-        return Barrier(1, then)
+        """Open for the one who has made it; `_close` ends that."""
+        return Barrier(1, then, records)
+
+    def _close(self, barrier: Barrier) -> None:
+        """All that it has to wait for is known, for now."""
+        if barrier.left > 1:
+            barrier.is_noted = True
+            for record in barrier.records:
+                record.barriers = (*record.barriers, barrier)
+        self._pass(barrier)
 
     def _start(
         self, kind: CopyKind, records: Iterable[Record], now_ms: int, barrier: Barrier, *, is_repair: bool = False
@@ -248,7 +262,7 @@ class Replicas:
         records = tuple(records)
         barrier = self._barrier(records, _nothing)
         self._rewrite(records, now_ms, barrier, is_repair=False)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _end(self, mid: int) -> None:
         write = self._writes.pop(mid)
@@ -259,8 +273,31 @@ class Replicas:
 
     def _pass(self, barrier: Barrier) -> None:
         barrier.left -= 1
-        if not barrier.left:
-            barrier.then()
+        if barrier.left:
+            return
+        for record in barrier.records if barrier.is_noted else ():
+            record.barriers = tuple([other for other in record.barriers if other is not barrier])
+        barrier.then()
+
+    def _joint(self, records: Iterable[Record], barrier: Barrier) -> Barrier:
+        """The sets of these records are others now: one barrier for all that waits for them, open as from `_barrier`.
+
+        Only writes are waited for by it, and nothing ever joins it, so there is no circle.
+        """
+        waiting = dict.fromkeys(other for record in records for other in record.barriers) | {barrier: None}
+        if len(waiting) == 1:
+            barrier.left += 1
+            return barrier
+        for other in waiting:
+            other.left += 1
+        joint = Barrier(1, _nothing, ())
+        joint.then = partial(self._joined, joint, tuple(waiting))
+        return joint
+
+    def _joined(self, joint: Barrier, waiting: Sequence[Barrier]) -> None:
+        for barrier in waiting:
+            barrier.durable &= joint.durable
+            self._pass(barrier)
 
     def take_lost(self) -> list[tuple[Record, Version]]:
         """Records that somebody else knows better, since the last call."""
@@ -293,13 +330,14 @@ class Replicas:
             mine = [record for record in write.records if self._ledger.record(record.id) is record]
             moved = [record for record in mine if peer in record.rset]
             self._reassign(moved, peer)
-            then = partial(self._unwanted, peer, tuple(moved))
-            write.barrier.then = partial(_one_after_another, write.barrier.then, then)
+            joint = self._joint(moved, write.barrier)
+            joint.then = partial(_one_after_another, joint.then, partial(self._unwanted, peer, tuple(moved)))
             if moved and self._members.is_alive(peer) and self._newcomer_ms is None:
                 # It may have been the only one there is: nobody will come whose coming starts a repair.
                 self._newcomer_ms = now_ms + FORGIVEN_MS
                 self._due(self._newcomer_ms)
-            self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
+            self._rewrite(mine, now_ms, joint, is_repair=write.is_repair)
+            self._pass(joint)
             write.waiting.clear()  # what they were told is in what they are told now
         if not write.waiting:
             self._end(mid)
@@ -345,9 +383,7 @@ class Replicas:
             if len(rset) == 1:
                 self._out.report("warning.copies", tasks=len(chunk), copies=1, wanted=self._wanted)
                 continue
-            barrier = self._barrier(chunk, _nothing)
-            self._rewrite(chunk, now_ms, barrier, is_repair=True)
-            self._pass(barrier)
+            self._write_moved(chunk, now_ms, is_repair=True)
             self.counters["repaired"] += len(chunk)
 
     def share(self, records: Iterable[Record], now_ms: int) -> None:
@@ -357,7 +393,14 @@ class Replicas:
         if len(rset) > 1 and lonely:
             for record in lonely:
                 self._move(record, rset)
-            self.rewrite(lonely, now_ms)
+            self._write_moved(lonely, now_ms, is_repair=False)
+
+    def _write_moved(self, records: Sequence[Record], now_ms: int, *, is_repair: bool) -> None:
+        barrier = self._barrier(records, _nothing)
+        joint = self._joint(records, barrier)
+        self._rewrite(records, now_ms, joint, is_repair=is_repair)
+        self._pass(joint)
+        self._close(barrier)
 
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
@@ -432,6 +475,7 @@ class Replicas:
             for peer in record.rset[1:]:
                 held.setdefault(peer, {})[record.id] = record
             assert (record.id in self._short) == (len(record.rset) < self._wanted), record.told()
+            assert all(barrier.left and barrier.is_noted for barrier in record.barriers), record.told()
         assert held == self._held_by
         for peer, records in held.items():
             numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]

@@ -396,6 +396,23 @@ def test_with_three_copies_a_holder_without_a_disk_comes_last() -> None:
     assert last.rset[1:] == (mesh.peers[3].me, mesh.peers[1].me)
 
 
+def test_a_holder_that_comes_meanwhile_without_a_disk_is_told() -> None:
+    mesh = Mesh(3, executors=0, static=False, journal=SYNC, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.kill(2)
+    mesh.hold(Replicate)
+    mesh.submit(0, 7)
+    mesh.deliver()
+    mid = mesh.said(Replicate)[-1].mid
+    mesh.restart(2, executors=0).disk.full = True
+    mesh.wait(1500)
+    mesh.speak(1, 0, Replicated(mid=mid, durable=True))
+    assert not accepted(mesh.peers[0])
+    mesh.heal()
+    mesh.deliver()
+    assert [(answer.copies, answer.durable) for answer in accepted(mesh.peers[0])] == [(3, False)]
+
+
 def test_a_failure_is_kept_as_well() -> None:
     mesh = Mesh(1, executors=1, static=False, journal=SYNC, tasks={"max_retries": 0})
     mesh.load(graph("main", "n:value", [node("n", "fail", ":value", None, wrong=[3])]))

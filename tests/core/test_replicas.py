@@ -379,3 +379,46 @@ def test_who_is_replaced_by_nobody_keeps_its_copy() -> None:
     mesh.deliver()
     assert not mesh.said(Drop)
     assert copies(mesh.peers[1]).keys() == {task}
+
+
+def test_an_end_is_shown_when_a_holder_that_came_meanwhile_has_it_too() -> None:
+    """Found by simulation: the set had one more, which was named among the copies before it had any."""
+    mesh = Mesh(3, executors=[1, 0, 0], static=False, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.kill(2)
+    (task,) = mesh.submit(0, 4)
+    mesh.deliver()
+    assert accepted(mesh.peers[0])[-1].copies == 2
+    mesh.hold(Replicate)
+    mesh.run()
+    (end,) = [message for message in mesh.said(Replicate) if message.kind is CopyKind.FINAL]
+    mesh.restart(2, executors=0)
+    mesh.wait(1500)
+    assert mesh.said(Replicate, dst=2)
+    mesh.speak(1, 0, Replicated(mid=end.mid))
+    assert mesh.outcome(0, task) is None
+    mesh.heal()
+    mesh.deliver()
+    assert mesh.outcome(0, task) is not None
+    assert mesh.peers[0].last(Final).copies == 3
+    assert copies(mesh.peers[2])[task].status is TaskStatus.READY
+
+
+def test_what_waits_for_two_holders_that_are_replaced_at_once_ends_once() -> None:
+    """Acceptance and end of one task wait at the same time, and each for what the other has moved."""
+    mesh = Mesh(4, executors=[1, 0, 0, 0], cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    (task,) = mesh.submit(0, 4)
+    mesh.wait(500)
+    mesh.run()
+    mesh.wait(10_000)
+    assert mesh.outcome(0, task) is None
+    mesh.heal()
+    mesh.wait(5_000)
+    assert mesh.outcome(0, task) is not None
+    assert [(answer.ids, answer.copies) for answer in accepted(mesh.peers[0])] == [((task,), 3)]
+    assert sum(task in copies(peer) for peer in mesh.peers) == 2
+    record = mesh.peers[0].core.state.ledger.record(task)
+    assert record is not None
+    assert not record.barriers
