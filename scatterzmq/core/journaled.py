@@ -16,9 +16,10 @@ from .entries import Deleted, Forgotten, Kept, Lapsed
 from .journal import Journal
 from .ledger import Record
 from .peermessages import CopyKind, Replicated
-from .replicas import ENDS, Barrier, Replicas, Then, record_version
+from .replicas import Barrier, Replicas, Then, record_version
 from .values import Value
 from .versions import Version
+from .writes import ENDS
 
 
 class JournaledReplicas(Replicas):

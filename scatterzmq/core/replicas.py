@@ -23,15 +23,11 @@ from .blocks import Blocks
 from .copies import version_of
 from .ledger import Ledger, Phase, Record
 from .members import Members, Status
-from .messages import TaskStatus
 from .outbox import Outbox
 from .peermessages import CopyKind, Drop, Replicate, Replicated
 from .values import Value
 from .versions import Rank, Version, fingerprint, rank_of_error, total
-
-WRITE_TASKS_MAX = 256
-WRITE_NBYTES_MAX = 4 << 20
-"""Of one message: large enough to amortise it, small enough not to hold up what comes behind it."""
+from .writes import WRITE_TASKS_MAX, chunks, replicate
 
 REPAIRS_MAX = 2
 """Repair writes under way at once, so that repairs do not stand in the way of new work."""
@@ -73,6 +69,16 @@ class _Write:
     is_repair: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A record that somebody else knows better. teller: who says so. barrier: waits until it has been given up."""
+
+    record: Record
+    version: Version
+    teller: PeerId
+    barrier: Barrier
+
+
 class Replicas:
     """The copies of all records that one peer owns."""
 
@@ -106,7 +112,7 @@ class Replicas:
         self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
-        self._lost: list[tuple[Record, Version]] = []
+        self._lost: list[Lost] = []
         self.counters = {"writes": 0, "copies_replaced": 0, "repaired": 0}
 
     # ---- sets
@@ -189,7 +195,7 @@ class Replicas:
                 self._changed(record)
                 groups.setdefault((record.plan.digest, record.rset, record.epoch_n), []).append(record)
         for group in groups.values():
-            for chunk in _chunks(group):
+            for chunk in chunks(group):
                 self._send(kind, chunk, now_ms, barrier, is_repair=is_repair)
 
     def _changed(self, record: Record) -> None:
@@ -205,7 +211,7 @@ class Replicas:
         self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: Barrier, *, is_repair: bool
     ) -> None:
         mid = next(self._mids)
-        message, values = _replicate(mid, kind, records, now_ms)
+        message, values = replicate(mid, kind, records, now_ms)
         waiting = dict.fromkeys(records[0].rset[1:])
         for column in values.values():
             for value in column:  # it may have to be sent again when the record does not need it any more
@@ -237,7 +243,8 @@ class Replicas:
             if version.owner == self._me:
                 continue  # a later word of ours has come before this one
             if version > record_version(record, self._me):
-                self._lost.append((record, version))
+                write.barrier.left += 1
+                self._lost.append(Lost(record, version, sender, write.barrier))
             else:
                 again.append(record)
         for task in message.lacking:
@@ -299,10 +306,14 @@ class Replicas:
             barrier.durable &= joint.durable
             self._pass(barrier)
 
-    def take_lost(self) -> list[tuple[Record, Version]]:
-        """Records that somebody else knows better, since the last call."""
+    def take_lost(self) -> list[Lost]:
+        """Records that somebody else knows better, since the last call. Each is to be let go."""
         lost, self._lost = self._lost, []
         return lost
+
+    def let_go(self, lost: Lost) -> None:
+        """The record has been given up: what waited for it goes on."""
+        self._pass(lost.barrier)
 
     # ---- holders come and go
 
@@ -502,80 +513,6 @@ def record_version(record: Record, me: PeerId) -> Version:
         assert record.error is not None
         rank = rank_of_error(record.error.code)
     return Version(rank, record.epoch_n, me, record.change)
-
-
-def _chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
-    """Pieces that make one message each."""
-    start = nbytes = 0
-    for place, record in enumerate(records):
-        nbytes += _message_nbytes(record)
-        if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
-            yield records[start:place]
-            start, nbytes = place, _message_nbytes(record)
-    yield records[start:]
-
-
-def _message_nbytes(record: Record) -> int:
-    """What a record adds to a message, roughly. Texts of errors count more: the part that holds them is bounded closer
-    than the tensors beside it.
-    """
-    error = record.error
-    texts = 0 if error is None else len(error.message) + len(error.traceback)
-    return record.kept_nbytes + _TEXT_WEIGHT * texts
-
-
-_TEXT_WEIGHT = 16
-"""A body may have 1 MiB, and a character up to 4 bytes: so texts alone end a message at 256 Ki characters."""
-
-
-def _replicate(
-    mid: int, kind: CopyKind, records: Sequence[Record], now_ms: int
-) -> tuple[Replicate, dict[str, tuple[Value, ...]]]:
-    """The message about records of one definition, set and epoch, and the rows beside it."""
-    first = records[0]
-    if kind is CopyKind.ACCEPT:
-        rows = [{name[1:]: value for name, value in record.input.items()} for record in records]
-    elif kind is CopyKind.FINAL:
-        rows = [record.result for record in records if record.result is not None]
-    else:
-        rows = []
-    names = rows[0].keys() if rows else ()
-    values = {name: tuple([row[name] for row in rows]) for name in names}
-    ended = kind is CopyKind.FINAL
-    message = Replicate(
-        mid=mid,
-        kind=kind,
-        ns=first.plan.ns,
-        digest=first.plan.digest,
-        n=first.epoch_n,
-        rset=first.rset,
-        ids=tuple([record.id for record in records]),
-        nonces=tuple([record.nonce for record in records]),
-        submit_digests=tuple([record.submit_digest for record in records]),
-        seqs=tuple([record.change for record in records]),
-        caching=tuple([record.caching for record in records]),
-        errors=tuple([record.errors for record in records]),
-        restarts=tuple([record.restarts for record in records]),
-        crashes=tuple([record.crashes for record in records]),
-        solo=tuple([record.solo for record in records]),
-        last_errors=tuple([record.error for record in records]),
-        statuses=tuple([ENDS[record.phase] for record in records]) if ended else (),
-        durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
-        digests=_digests(values) if first.plan.digests else {},
-    )
-    return message, values
-
-
-ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
-
-
-def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:
-    """Content digests of rows, where all of them have one."""
-    return {
-        name: tuple([block.digests[row] for block, row in column])
-        for name, column in values.items()
-        if all(block.digests for block, _ in column)
-    }
 
 
 def _one_after_another(first: Then, second: Then) -> None:

@@ -169,11 +169,11 @@ class Checkers:
                     self._true(task, status, None if error is None else error.code, value, process.name)
 
     def _copied(self, process: "Process", tasks: Sequence[TaskId], copies: int, *, is_final: bool) -> None:
-        """What an owner shows has its copies, unless one has just gone."""
+        """What is shown has its copies, unless one has just gone."""
         if copies < 2 or any(self.world.now_us - at < UNNOTICED_US for at, _ in self.failures):
             return
         for task in tasks:
-            if process.state.ledger.record(task) is None or self.facts[task].is_cleared:
+            if self.facts[task].is_cleared:
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
