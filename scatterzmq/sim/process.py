@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, assert_never, cast
 
@@ -85,9 +86,14 @@ class Running:
 
 
 class WatchedLedger(Ledger):
-    """A ledger whose moves are seen."""
+    """A ledger whose records are seen to come and to move."""
 
     watch: Callable[[Record, Cause, Phase], None]
+    begun: Callable[[Record], None]
+
+    def add(self, record: Record) -> None:
+        super().add(record)
+        self.begun(record)
 
     def move(self, record: Record, cause: Cause, now_ms: int, detail: str = "") -> None:
         before = record.phase
@@ -135,6 +141,7 @@ class Process:
         ledger = self.state.ledger
         ledger.__class__ = WatchedLedger
         cast(WatchedLedger, ledger).watch = self._moved
+        cast(WatchedLedger, ledger).begun = partial(world.checkers.begun, self)
         self.events = 0
         self.quiet = 0
         self._events: deque[Event] = deque()

@@ -14,6 +14,7 @@ from scatterzmq.core.leases import Leases
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
+from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import draw
 from scatterzmq.sim.runs import run
 from tests.sim import test_scenarios as scenarios
@@ -87,3 +88,9 @@ def test_a_rule_taken_away_breaks_its_seed(name: str, patch: pytest.MonkeyPatch)
     assert not run(draw(seed)).wrong, "with the rule there is nothing to notice"
     patch.setattr(where, attribute, instead)
     assert run(draw(seed)).wrong
+
+
+def test_an_owner_that_does_not_stop_a_task_that_kills_executors_is_found_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Batches, "_crashed", lambda self, record, failure: self._travel.reclaimed(record, failure))
+    with pytest.raises(Violation, match="killed 5 executors, allowed are 4"):
+        scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(scenarios.new_world)
