@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import intern
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan, Plan
 from ..ids import ClientId, PeerId, TaskId, Token
 from .messages import TaskStatus
 from .values import Value
+
+if TYPE_CHECKING:
+    from .replicas import Barrier
 
 STORY_LENGTH_MAX = 12
 """Entries of a story: enough for the last few hops, and it bounds the memory of a task that retries for ever."""
@@ -125,6 +128,7 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
+    barriers: what waits for its copies (core/replicas.py).
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
 
@@ -160,6 +164,7 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
+    barriers: tuple["Barrier", ...] = ()
     story: tuple[str, ...] = ()
     story_ms: tuple[int, ...] = ()
 

@@ -18,7 +18,7 @@ from ..core.actions import Action, BatchOrder, Publish
 from ..core.ledger import TRANSITIONS, Cause, Phase, Record
 from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
-from ..ids import ClientId, TaskId
+from ..ids import ClientId, PeerId, TaskId
 from ..wire.columns import Column
 from .oracle import Expected
 from .payload import values_of
@@ -76,13 +76,16 @@ class Facts:
 class Checkers:
     """Everything that is checked, and what is counted on the way.
 
-    deaths: of executors, by the tasks they were running. rows: transitions that were taken.
+    deaths: of executors, by the tasks they were running. killed: the same, by (owner, task). lives: how often that peer
+    began to own that task. rows: transitions that were taken.
     """
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.facts: dict[TaskId, Facts] = {}
         self.deaths: Counter[TaskId] = Counter()
+        self.killed: Counter[tuple[PeerId, TaskId]] = Counter()
+        self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
         self.failures: list[tuple[int, str]] = []
@@ -131,6 +134,10 @@ class Checkers:
         if record.phase.ended:
             facts.ends[process.name] = record.phase
 
+    def begun(self, process: "Process", record: Record) -> None:
+        """A process owns a task from now on."""
+        self.lives[process.id, record.id] += 1
+
     def removed(self, process: "Process", record: Record) -> None:
         """A process lets go of a record. What it has handed off may come back to it, as if it had never been there:
         with a submission that is repeated, or with a takeover. What was deleted may not.
@@ -145,17 +152,20 @@ class Checkers:
                 raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
 
     def executor_died(self, process: "Process", order: BatchOrder) -> None:
+        owner = order.token.owner
         for task in order.tasks:
             self.deaths[task] += 1
+            self.killed[owner, task] += 1
         if len(order.tasks) == 1 and order.solo:
-            self._poison(order.tasks[0])
+            self._poison(owner, order.tasks[0])
 
-    def _poison(self, task: TaskId) -> None:
-        """A task that kills executors does so 1 + 3 times at most in one life of its owner."""
-        lives = 1 + len(self.failures) + self.world.fired["pause"] + self.world.fired["cut"]
-        limit = (1 + self.world.settings.tasks.poison_limit) * lives
-        if self.deaths[task] > limit and "jump" not in self.world.options.faults:
-            raise Violation(f"{task} has killed {self.deaths[task]} executors, allowed are {limit}", task)
+    def _poison(self, owner: PeerId, task: TaskId) -> None:
+        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it."""
+        killed = self.killed[owner, task]
+        limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
+        if killed > limit and "jump" not in self.world.options.faults:
+            name = self.world.trace.name(owner)
+            raise Violation(f"{task} of {name} has killed {killed} executors, allowed are {limit}", task)
 
     # ---- what clients are told
 
@@ -177,11 +187,11 @@ class Checkers:
                     self._true(task, status, None if error is None else error.code, value, process.name)
 
     def _copied(self, process: "Process", tasks: Sequence[TaskId], copies: int, *, is_final: bool) -> None:
-        """What an owner shows has its copies, unless one has just gone."""
+        """What is shown has its copies, unless one has just gone."""
         if copies < 2 or any(self.world.now_us - at < UNNOTICED_US for at, _ in self.failures):
             return
         for task in tasks:
-            if process.state.ledger.record(task) is None or self.facts[task].is_cleared:
+            if self.facts[task].is_cleared:
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:

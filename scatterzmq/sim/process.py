@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, assert_never, cast
 
@@ -85,10 +86,15 @@ class Running:
 
 
 class WatchedLedger(Ledger):
-    """A ledger whose moves are seen, and who goes."""
+    """A ledger whose records are seen to come, to move and to go."""
 
     watch: Callable[[Record, Cause, Phase], None]
+    begun: Callable[[Record], None]
     removed: Callable[[Record], None]
+
+    def add(self, record: Record) -> None:
+        super().add(record)
+        self.begun(record)
 
     def move(self, record: Record, cause: Cause, now_ms: int, detail: str = "") -> None:
         before = record.phase
@@ -140,7 +146,8 @@ class Process:
         ledger = cast(WatchedLedger, self.state.ledger)
         ledger.__class__ = WatchedLedger
         ledger.watch = self._moved
-        ledger.removed = self._removed
+        ledger.begun = partial(world.checkers.begun, self)
+        ledger.removed = partial(world.checkers.removed, self)
         self.events = 0
         self.quiet = 0
         self._events: deque[Event] = deque()
@@ -558,9 +565,6 @@ class Process:
 
     def _moved(self, record: Record, cause: Cause, before: Phase) -> None:
         self.world.checkers.moved(self, record, cause, before)
-
-    def _removed(self, record: Record) -> None:
-        self.world.checkers.removed(self, record)
 
 
 def _digests_beside(message: BetweenPeers, name: str) -> tuple[bytes, ...]:

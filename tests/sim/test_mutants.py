@@ -26,6 +26,7 @@ from scatterzmq.core.state import State
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
+from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.runs import run
 from tests.core import test_restoring as restoring
@@ -240,6 +241,12 @@ def test_a_rule_taken_away_breaks_its_seed(name: str, monkeypatch: pytest.Monkey
     assert not run(options).wrong, "with the rule there is nothing to notice"
     broken(monkeypatch)
     assert run(options).wrong
+
+
+def test_an_owner_that_does_not_stop_a_task_that_kills_executors_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batches, "_crashed", lambda self, record, failure: self._travel.reclaimed(record, failure))
+    with pytest.raises(Violation, match="killed 5 executors, allowed are 4"):
+        scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(scenarios.new_world)
 
 
 # ---- rules that only save work
