@@ -214,7 +214,7 @@ class Connection:
         self._discovery.start(None, self._cluster, self._seen)
 
     def _new_discovery(self) -> Discovery:
-        return Discovery(self._network, self._warn)
+        return Discovery(self._network, self._warn, where="connect")
 
     def _note_tried(self, done: threading.Event) -> None:
         self._tried = self._links.problems()

@@ -74,7 +74,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, "settings", "core", "wire", "execute", "client", "driver", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 
 from .. import __version__
 from ..errors import ScatterError
-from . import graph, peer, run
+from . import graph, healthcheck, peer, run
 from .args import PROGRAM, Parser, UsageError, complain, help_formatter
 
 _EXAMPLE = """\
@@ -66,6 +66,7 @@ def _parser() -> Parser:
     run.add_to(commands)
     peer.add_to(commands)
     graph.add_to(commands)
+    healthcheck.add_to(commands)
     return parser
 
 

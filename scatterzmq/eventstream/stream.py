@@ -120,9 +120,9 @@ class EventStream:
         with self._guard:
             self._wanted = {}
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        self.emit("error.listener", {"listener": lane.name, "message": reason})
         if self._complain is not None:
             self._complain(f"event listener {lane.name} failed and gets no more events: {reason}")
-        self.emit("error.listener", {"listener": lane.name, "message": reason})
 
 
 class _Lane:
@@ -169,8 +169,10 @@ class _Lane:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        self._safely(self._take_all)
-        self._safely(self._listener.close)
+        try:
+            self._safely(self._take_all)
+        finally:
+            self._safely(self._listener.close)
 
     def _take_all(self) -> None:
         while (event := self._queue.get()) is not None:

@@ -23,7 +23,7 @@ from .work import Done, Work
 
 if TYPE_CHECKING:
     from ..nodes.registry import Registry
-    from .loaded import LoadedNodes
+    from .loaded import LoadedNodes, Reporter
 
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 
@@ -34,6 +34,7 @@ class Pool:
     errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
         calls `run_pending`.
     output: gets what nodes print; None: they print as everybody does.
+    report: told of nodes that are loaded and unloaded, in whichever thread does so.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Pool:
         post: Post,
         errand: Callable[[ThreadExecutor], None] | None,
         output: NodeOutput | None = None,
+        report: "Reporter | None" = None,
     ) -> None:
         self._post = post
         self._errand = errand
+        self._report = report
         self._settings = settings
         self._blobs = blobs
         self._output = output
@@ -71,7 +74,7 @@ class Pool:
 
         settings = self._settings
         self._registry = Registry(settings.plugins.allow)
-        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device)
+        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device, self._report)
         return tuple(self._start_one() for _ in range(settings.executor.count))
 
     def run(self, executor: ExecutorId, work: Work) -> None:

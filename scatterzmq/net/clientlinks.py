@@ -82,6 +82,7 @@ class ClientLinks:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.members: tuple[Member, ...] = ()
+        self._suspects: frozenset[PeerId] = frozenset()
         self._reactor = reactor
         self._tell_changed = changed
         self._outbox_bytes = outbox_bytes
@@ -336,6 +337,7 @@ class ClientLinks:
 
     def _learn(self, message: MemberList) -> None:
         self._contacts = {contact.id: contact for contact in message.members}
+        self._suspects = frozenset(message.suspects)
         self._note_members()
 
     def _note_members(self) -> None:
@@ -345,7 +347,7 @@ class ClientLinks:
                 Member(
                     id=peer,
                     name="" if contact is None else contact.name,
-                    status="alive" if peer in self._links else "suspect",
+                    status="suspect" if peer in self._suspects else "alive",
                     address=self._links[peer].address if contact is None else contact.address,
                 )
                 for peer, contact in known.items()

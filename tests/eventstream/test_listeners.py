@@ -98,6 +98,14 @@ def test_a_file_that_is_full_is_set_aside(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["events", "events.1"]
 
 
+def test_a_file_is_set_aside_only_if_something_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    listener = FileListener(str(path), bytes_max=1)
+    listener.take(event("a"))
+    listener.close()
+    assert os.listdir(tmp_path) == ["events"]
+
+
 def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "events"
     listener = FileListener(str(path))

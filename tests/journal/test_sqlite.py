@@ -167,6 +167,15 @@ def test_what_waits_is_written_in_one_transaction(open_: Open, monkeypatch: pyte
     assert writer.answers.all == [Persisted(write=1), Persisted(write=4), Persisted(write=7)]
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("batch", 1), ("sync", 2)])
+def test_in_mode_sync_each_commit_is_synced(open_: Open, mode: Mode, expected: int) -> None:
+    """By SQLite, before it returns: FULL is 2, NORMAL is 1. What comes of it only a loss of power could show."""
+    connection = open_(mode).journal._tables._connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (expected,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
 def test_in_mode_batch_what_was_answered_is_synced_soon(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = threading.Event()
     files: list[str] = []

@@ -58,6 +58,10 @@ class ScriptedPeer:
     def is_closed(self) -> bool:
         return self._router.closed
 
+    def wait(self, timeout_s: float) -> None:
+        """Until something has come."""
+        self._router.poll(int(timeout_s * 1000))
+
     def step(self) -> None:
         """Take in what has come."""
         while not self.is_closed and self._router.poll(0):
@@ -75,7 +79,8 @@ class ScriptedPeer:
                 continue
             answer: ToClient | None
             if isinstance(message, AskMembers):
-                answer = MemberList(mid=message.mid, members=(self.contact, *self.others))
+                others = tuple([contact.id for contact in self.others])
+                answer = MemberList(mid=message.mid, members=(self.contact, *self.others), suspects=others)
             else:
                 answer = None if self.answer is None else self.answer(self, envelope, message)
             if answer is not None:
