@@ -293,11 +293,16 @@ class Ledger:
         assert self._read == sum(record.read for record in self)
         assert self.kept_nbytes == sum(record.kept_nbytes for record in self)
         for record in self:
-            assert (record.token is not None) == (record.phase is Phase.BUSY), record.told()
-            assert (record.waits_for is not None) == (record.phase is Phase.DEFER), record.told()
-            assert (record.result is not None) == (record.phase is Phase.READY), record.told()
-            assert bool(record.stack) != record.phase.ended, record.told()
-            assert not (record.phase.ended and record.input), record.told()
-            if record.phase is Phase.ERROR or record.phase is Phase.CANCELLED:
-                assert record.error is not None
-                assert (record.error.code is ErrorCode.CANCELLED) == (record.phase is Phase.CANCELLED)
+            check_record(record)
+
+
+def check_record(record: Record) -> None:
+    """Assert what holds of every record between events."""
+    assert (record.token is not None) == (record.phase is Phase.BUSY), record.told()
+    assert (record.waits_for is not None) == (record.phase is Phase.DEFER), record.told()
+    assert (record.result is not None) == (record.phase is Phase.READY), record.told()
+    assert bool(record.stack) != record.phase.ended, record.told()
+    assert not (record.phase.ended and record.input), record.told()
+    if record.phase is Phase.ERROR or record.phase is Phase.CANCELLED:
+        assert record.error is not None
+        assert (record.error.code is ErrorCode.CANCELLED) == (record.phase is Phase.CANCELLED)
