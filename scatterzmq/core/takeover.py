@@ -282,7 +282,7 @@ class Takeover:
                 if mine > theirs:
                     owned[task] = mine
                 else:
-                    self.hand_off(record, theirs)
+                    self.hand_off(record, theirs, sender)
         if not self._definitions.has(message.digest):
             self._definitions.want(message.digest, sender)
             return  # no copy without its definition; the owner repeats this until it is answered
@@ -309,8 +309,11 @@ class Takeover:
 
         journal.when_kept(written)
 
-    def hand_off(self, record: Record, version: Version) -> None:
-        """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there."""
+    def hand_off(self, record: Record, version: Version, teller: PeerId) -> None:
+        """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there.
+
+        teller: who says so, and knows it. If the task was just being accepted here, it is kept there.
+        """
         if self._ledger.record(record.id) is not record:
             return
         self.counters["handed_off"] += 1
@@ -321,13 +324,15 @@ class Takeover:
             self._copies.bury(record.id, nonce, version, self._state.now_ms)
             self._desk.unknown(clients, record.id)
         else:
+            record.rset = tuple(dict.fromkeys((version.owner, teller)))
             self._desk.moved(clients, record.id, version.owner)
 
     def take_lost(self) -> bool:
         """Give up what the copies' holders know better. False if there was nothing."""
         lost = self._replicas.take_lost()
-        for record, version in lost:
-            self.hand_off(record, version)
+        for one in lost:
+            self.hand_off(one.record, one.version, one.teller)
+            self._replicas.let_go(one)
         return bool(lost)
 
     def _version(self, task: TaskId) -> Version | None:
@@ -392,7 +397,7 @@ class Takeover:
                 if record is not None and sender in record.rset:
                     behind.append(record)
             elif record is not None and theirs > mine:
-                self.hand_off(record, theirs)
+                self.hand_off(record, theirs, sender)
             elif record is not None and sender not in record.rset:
                 unwanted.append(told.id)
         if better:
@@ -411,7 +416,7 @@ class Takeover:
             record = self._ledger.record(told.id)
             copy = self._copies.copy(told.id)
             if record is not None and version > record_version(record, self._state.me):
-                self.hand_off(record, version)
+                self.hand_off(record, version, sender)
             elif copy is not None and version > copy.version:
                 self._give_way(copy, version, sender)
 
