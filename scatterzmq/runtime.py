@@ -27,7 +27,6 @@ from .execute.children import ChildPool
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .health import HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
@@ -48,8 +47,6 @@ FILES_BESIDES = 256
 """Children, journal, clients, and everything else that is open."""
 INCARNATION_BITS = 31
 EXIT_LOST = 3
-ROUND_MAX_S = 1.0
-"""How long the loop sleeps at most while somebody may ask whether it is alive."""
 
 
 class Emit(Protocol):
@@ -69,29 +66,15 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
-    up.
+    emit: gets all events, in the thread that runs the peer. Raises ConfigError for what cannot be set up.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        name: str,
-        graphs: Sequence[GraphFile],
-        emit: Emit,
-        version_file: str | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, name: str, graphs: Sequence[GraphFile], emit: Emit) -> None:
         self._settings = settings
         self._emit = emit
         self._lost: int | None = None
         self._is_leaving = False
-        self._board = HealthBoard()
-        self._executors = 0
         with ExitStack() as started:
-            self._health = serve(self._board, settings.health, emit, version_file=version_file)
-            if self._health is not None:
-                started.callback(self._health.close)
             self.reactor = Reactor()
             started.callback(self.reactor.close)
             journal = self._open_journal(started)
@@ -131,11 +114,10 @@ class PeerProcess:
         with self._ending:
             _raise_file_limit(self._settings.cluster.peers_max)
             self.driver.start()
-            self._board.update(is_restored=True)
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
             self._emit("tally.peer.start", {"peer": self.contact.id, "address": self.contact.address})
-            self.reactor.run(self._due_s, self._tick)
+            self.reactor.run(self.driver.due_s, self.driver.tick)
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
         self._emit("tally.peer.stop", {"peer": self.contact.id})
@@ -176,7 +158,6 @@ class PeerProcess:
             self.reactor.stop()
             return
         self._is_leaving = True
-        self._board.update(is_leaving=True)
         self.driver.take(LeaveRequested())
 
     def _left(self, lost: int) -> None:
@@ -187,18 +168,7 @@ class PeerProcess:
         self.driver.take(posted)
 
     def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
-        if name.startswith("tally.executor."):
-            self._executors += 1 if name == "tally.executor.start" else -1
-            self._board.update(executors=self._executors)
         self._emit(name, context)
-
-    def _due_s(self) -> float:
-        due_s = self.driver.due_s()
-        return due_s if self._health is None else min(due_s, self.reactor.clock() + ROUND_MAX_S)
-
-    def _tick(self) -> None:
-        self.driver.tick()
-        self._board.beat()
 
     def _load_graphs(self) -> None:
         """The peer is a client of its own for the definitions it was started with."""
