@@ -59,9 +59,9 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
-WORDS = ("wire.frames", "wire.refusal", "wire.schema")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
@@ -74,7 +74,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
-    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *WORDS, "nodes", "execute"),
+    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
