@@ -8,10 +8,10 @@ Rules     1. Only the thread that runs `step` touches the core and the store; al
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Never, Protocol, TypeAlias, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import (
     AbandonExecutor,
@@ -33,6 +33,7 @@ from .core.actions import (
     Send,
     Tell,
 )
+from .core.entries import Kept
 from .core.events import (
     BatchExpected,
     BatchFinished,
@@ -40,12 +41,16 @@ from .core.events import (
     ClientLost,
     Emitted,
     Event,
+    ExecutorLost,
     ExecutorStarted,
     GraphChecked,
     LeaveRequested,
     LinkDown,
     MessageReceived,
     PeerSeen,
+    Persisted,
+    PersistFailed,
+    Restored,
     TimerFired,
 )
 from .core.messages import Submit, ToClient, ToPeer
@@ -97,6 +102,10 @@ Posted: TypeAlias = (
     | PeerSeen
     | LinkDown
     | LeaveRequested
+    | ExecutorStarted
+    | ExecutorLost
+    | Persisted
+    | PersistFailed
 )
 
 
@@ -104,13 +113,20 @@ class Executors(Protocol):
     """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
 
     def start(self) -> tuple[ExecutorId, ...]:
-        """Start all of them."""
+        """Start all of them. Returns those that are ready; others are posted as ExecutorStarted when they are."""
         ...
 
     def run(self, executor: ExecutorId, work: Work) -> None: ...
 
-    def replace(self, executor: ExecutorId) -> ExecutorId:
-        """Let go of one that hangs and start another."""
+    def cancel(self, executor: ExecutorId, order: int, rows: tuple[int, ...]) -> None:
+        """Nobody wants these positions of a batch any more (its `Work.dead` has them already)."""
+        ...
+
+    def replace(self, executor: ExecutorId) -> ExecutorId | None:
+        """Let go of one that hangs and start another; None if that is posted as ExecutorStarted when it is ready.
+
+        One that goes by itself is posted as ExecutorLost, and replaced the same way.
+        """
         ...
 
     def check(self, request: int, definition: str) -> None:
@@ -119,6 +135,21 @@ class Executors(Protocol):
 
     def retire(self, digest: bytes) -> None:
         """A plan is not used any more."""
+        ...
+
+
+class JournalFile(Protocol):
+    """Where a peer writes what must not be lost with its process."""
+
+    def restored(self, put: Callable[[Column, tuple[bytes, ...]], Value], /) -> Restored:
+        """Everything that is in it. `put` stores a column of one row with its content digest (or none)."""
+        ...
+
+    def write(self, persist: Persist, columns: Sequence[Mapping[str, Column]], /) -> None:
+        """Write, without waiting for it. columns: per entry, the rows of its values.
+
+        Answers with Persisted or PersistFailed, posted.
+        """
         ...
 
 
@@ -133,6 +164,7 @@ class Driver:
     """One peer's driver.
 
     report: gets every report of the core; None if nobody listens. network: None for a peer that is alone for good.
+    journal: None for a peer that keeps nothing on disk; its core must know that, too.
     """
 
     def __init__(
@@ -143,6 +175,7 @@ class Driver:
         *,
         report: Reporter | None = None,
         network: Network | None = None,
+        journal: JournalFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
@@ -150,6 +183,7 @@ class Driver:
         self._executors = executors
         self._report = report
         self._network = network
+        self._journal = journal
         self._clock = clock
         self._clients: dict[ClientId, Deliver] = {}
         self._running: dict[int, _Running] = {}
@@ -157,7 +191,9 @@ class Driver:
         self._events: deque[Event] = deque()
 
     def start(self) -> None:
-        """Start the executors."""
+        """Remember what the journal has, and start the executors."""
+        if self._journal is not None:
+            self._tell(self._journal.restored(self._put_kept))
         for executor in self._executors.start():
             self._started(executor)
 
@@ -188,7 +224,13 @@ class Driver:
             case FromPeer():
                 self._tell(stored(posted, self._store, self._now_ms()))
                 self._evicted(self._store.trim())
+            case ExecutorStarted(executor=executor):
+                self._started(executor)
+            case ExecutorLost():
+                self._lost(posted)
             case GraphChecked() | BatchExpected() | PeerSeen() | LinkDown() | LeaveRequested():
+                self._tell(posted)
+            case Persisted() | PersistFailed():
                 self._tell(posted)
             case _:
                 assert_never(posted)
@@ -261,6 +303,21 @@ class Driver:
         self._alive.add(executor)
         self._tell(ExecutorStarted(executor=executor))
 
+    def _lost(self, event: ExecutorLost) -> None:
+        """An executor is gone by itself; one that was given up is gone already."""
+        if event.executor in self._alive:
+            self._let_go(event.executor)
+            self._tell(event)
+
+    def _let_go(self, executor: ExecutorId) -> None:
+        self._alive.discard(executor)
+        for number in [number for number, running in self._running.items() if running.executor == executor]:
+            self._store.unpin(self._running.pop(number).pinned)
+
+    def _put_kept(self, column: Column, digests: tuple[bytes, ...]) -> Value:
+        (value,) = self._store.put(column, self._now_ms(), kept=True, digests=digests)
+        return value
+
     def _tell(self, event: Event) -> None:
         """Let the core handle an event, and what comes of it; one after another, however one leads to the next."""
         self._events.append(event)
@@ -278,31 +335,41 @@ class Driver:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case RunBatch(executor=executor, order=order):
-                self._run(executor, order)
+            case RunBatch() | RowsCancelled() | AbandonExecutor() | CheckGraph() | RetirePlan():
+                self._execute(action)
             case Send():
                 self._send(action)
             case FreeBlocks(ids=ids):
                 self._store.free(ids)
             case KeepBlocks(ids=ids):
                 self._store.keep(ids)
-            case RowsCancelled(order=number, rows=rows):
-                if number in self._running:
-                    self._running[number].work.dead.update(rows)
-            case AbandonExecutor(executor=executor):
-                self._abandon(executor)
-            case CheckGraph(request=request, definition=definition):
-                self._executors.check(request, definition)
-            case RetirePlan(digest=digest):
-                self._executors.retire(digest)
             case Tell() | Publish() | Dial() | OpenLink() | CloseLink() | Left():
                 if self._network is not None:
                     perform(self._network, action, self._store)
             case Report(name=name, context=context):
                 if self._report is not None:
                     self._report(name, context)
+            case Persist():
+                self._persist(action)
             case _:
-                _cannot_keep(action)
+                assert_never(action)
+
+    def _execute(self, action: RunBatch | RowsCancelled | AbandonExecutor | CheckGraph | RetirePlan) -> None:
+        match action:
+            case RunBatch(executor=executor, order=order):
+                self._run(executor, order)
+            case RowsCancelled(executor=executor, order=number, rows=rows):
+                if number in self._running:
+                    self._running[number].work.dead.update(rows)
+                    self._executors.cancel(executor, number, rows)
+            case AbandonExecutor(executor=executor):
+                self._abandon(executor)
+            case CheckGraph(request=request, definition=definition):
+                self._executors.check(request, definition)
+            case RetirePlan(digest=digest):
+                self._executors.retire(digest)
+            case _:
+                assert_never(action)
 
     def _send(self, action: Send) -> None:
         deliver = self._clients.get(action.to)
@@ -333,15 +400,21 @@ class Driver:
         else:
             self._done(Done(executor=executor, order=order.order, emitted=(), failed=()))
 
+    def _persist(self, persist: Persist) -> None:
+        assert self._journal is not None, f"write {persist.write} is for a journal, and this driver has none"
+        columns = [
+            {name: self._store.collect((value,)) for name, value in (entry.values or {}).items()}
+            if isinstance(entry, Kept)
+            else {}
+            for entry in persist.entries
+        ]
+        self._journal.write(persist, columns)
+
     def _abandon(self, executor: ExecutorId) -> None:
-        self._alive.discard(executor)
-        for number in [number for number, running in self._running.items() if running.executor == executor]:
-            self._store.unpin(self._running.pop(number).pinned)
-        self._started(self._executors.replace(executor))
-
-
-def _cannot_keep(action: Persist) -> Never:
-    raise AssertionError(f"write {action.write} is for a journal, and this driver has none")
+        self._let_go(executor)
+        other = self._executors.replace(executor)
+        if other is not None:
+            self._started(other)
 
 
 def _block_ids(columns: Iterable[tuple[Value, ...]]) -> Iterable[BlockId]:

@@ -1,13 +1,15 @@
 """The driver between a real core, a real store, and executors that only take notes."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from scatterzmq.core.events import GraphChecked, RowsFailed
+from scatterzmq.core.actions import Persist
+from scatterzmq.core.entries import Kept
+from scatterzmq.core.events import ExecutorLost, ExecutorStarted, GraphChecked, Persisted, Restored, RowsFailed
 from scatterzmq.core.messages import (
     Accepted,
     AskTasks,
@@ -24,6 +26,7 @@ from scatterzmq.core.messages import (
 )
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
+from scatterzmq.core.values import Value
 from scatterzmq.driver import WAIT_MAX_S, ClientJoined, ClientLeft, Driver, Incoming
 from scatterzmq.errors import ErrorCode
 from scatterzmq.execute.store import PayloadStore
@@ -79,13 +82,18 @@ def numbers(of: Column) -> list[int]:
 
 @dataclass
 class Executors:
-    """What the driver asks for. running: executor -> its batch; checks are answered by the test."""
+    """What the driver asks for. running: executor -> its batch; checks are answered by the test.
+
+    later: whether others come only after a while.
+    """
 
     count: int
+    later: bool = False
     running: dict[ExecutorId, Work] = field(default_factory=dict)
     checks: list[tuple[int, str]] = field(default_factory=list)
     replaced: list[ExecutorId] = field(default_factory=list)
     retired: list[bytes] = field(default_factory=list)
+    cancelled: list[tuple[ExecutorId, int, tuple[int, ...]]] = field(default_factory=list)
     made: int = 0
 
     def _new(self) -> ExecutorId:
@@ -100,9 +108,12 @@ class Executors:
         assert all(values.layout.rows == len(work.rows) for values in work.columns.values())
         self.running[executor] = work
 
-    def replace(self, executor: ExecutorId) -> ExecutorId:
+    def cancel(self, executor: ExecutorId, order: int, rows: tuple[int, ...]) -> None:
+        self.cancelled.append((executor, order, rows))
+
+    def replace(self, executor: ExecutorId) -> ExecutorId | None:
         self.replaced.append(executor)
-        return self._new()
+        return None if self.later else self._new()
 
     def check(self, request: int, definition: str) -> None:
         self.checks.append((request, definition))
@@ -114,7 +125,7 @@ class Executors:
 class World:
     """A driver with its surroundings. heard: what each client was told."""
 
-    def __init__(self, executors: int = 1, **sections: Any) -> None:
+    def __init__(self, executors: int = 1, *, paper: "Paper | None" = None, **sections: Any) -> None:
         settings = Settings.of(sections)
         strategies: Any = {"node_strategy": SimpleNodeStrategy(), "queue_strategy": SimpleQueueStrategy()}
         self.now_s = 1.0
@@ -128,6 +139,7 @@ class World:
             self.store,
             self.executors,
             report=lambda name, context: self.reports.append((name, context)),
+            journal=paper,
             clock=lambda: self.now_s,
         )
         self.plans: dict[str, bytes] = {}
@@ -450,3 +462,89 @@ def test_columns_beside_other_messages_are_not_stored() -> None:
     world = World()
     world.say(AskTasks(mid=1, ids=()), {"value": column(1)})
     assert len(world.store) == 0
+
+
+def test_an_executor_that_starts_later_gets_what_waits() -> None:
+    world = World(executors=0)
+    world.load("main", 2)
+    (task,) = world.submit(1)
+    executor = world.executors._new()
+    world.take(ExecutorStarted(executor=executor))
+    world.drain()
+    assert world.results() == {task: 2}
+
+
+def test_an_executor_that_crashes_costs_its_batch_another_run() -> None:
+    world = World(executors=2, store={"bytes": 0})
+    world.load("main", 2)
+    (task,) = world.submit(1)
+    (executor,) = world.executors.running
+    work = world.executors.running.pop(executor)
+    world.take(ExecutorLost(executor=executor, reason="killed by signal 11", crashed=True))
+    assert world.report(task).retries == 1
+    world.take(world.done(executor, work))  # it was still on its way
+    assert world.results() == {}
+    world.drain()
+    assert world.results() == {task: 2}
+
+
+def test_the_end_of_an_executor_that_was_given_up_is_no_news() -> None:
+    world = World(executor={"max_exec_s": 1.0})
+    world.executors.later = True
+    world.load("main", 1)
+    (task,) = world.submit(1)
+    (hung,) = world.executors.running
+    del world.executors.running[hung]
+    world.wait(1.1)
+    assert world.executors.replaced == [hung]
+    assert not world.executors.running, "the other one is not there yet"
+    world.take(ExecutorLost(executor=hung, reason="killed", crashed=True))
+    world.take(ExecutorStarted(executor=world.executors._new()))
+    world.drain()
+    assert world.results() == {task: 2}
+
+
+def test_executors_hear_of_positions_that_nobody_wants_any_more() -> None:
+    world = World()
+    world.load("main", 2)
+    tasks = world.submit(1, 2)
+    (executor,) = world.executors.running
+    world.say(Cancel(mid=1, ids=(tasks[1],)))
+    order = world.executors.running[executor].order.order
+    assert world.executors.cancelled == [(executor, order, (1,))]
+
+
+class Paper:
+    """A journal that is written by the test. It has nothing in the beginning but one task's tombstone."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[Persist, Sequence[Mapping[str, Column]]]] = []
+        self.stored: list[Value] = []
+
+    def restored(self, put: Callable[[Column, tuple[bytes, ...]], Value]) -> Restored:
+        self.stored.append(put(column(7), (b"digest",)))
+        return Restored()
+
+    def write(self, persist: Persist, columns: Sequence[Mapping[str, Column]]) -> None:
+        assert len(columns) == len(persist.entries)
+        self.written.append((persist, columns))
+
+
+def test_what_is_accepted_is_in_the_journal_first() -> None:
+    paper = Paper()
+    world = World(journal={"mode": "sync", "dir": "paper"}, paper=paper)
+    assert world.store.collect(paper.stored[:1]).data == column(7).data
+    while len(paper.written) < 2:
+        world.take(Persisted(write=len(paper.written)))
+        if not world.plans:
+            world.load("main", 1)
+    (task,) = world.submit(1)
+    persist, columns = paper.written[-1]
+    (kept,) = persist.entries
+    assert isinstance(kept, Kept)
+    assert numbers(columns[0]["value"]) == [1]
+    assert not world.told(Accepted)
+    world.take(Persisted(write=persist.write))
+    (accepted,) = world.told(Accepted)
+    assert accepted.ids == (task,)
+    assert accepted.durable

@@ -62,7 +62,7 @@ COLUMNS = ("wire.columns", "wire.tensors")
 DRIVEN = ("settings", "core", "wire", "execute")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
-    "": (*BASE, "client", "embedded"),
+    "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
     "errors": (),
     "ids": ("errors",),
@@ -74,14 +74,21 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, "settings", "core", "wire", "execute", "client", "driver", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
+    "net": (*BASE, "settings", "core", "wire", "client.link", "clientdriver", "driver", "network", "net"),
+    "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
+    "eventstream": (*BASE, "settings", "plugins", "eventstream"),
+    "health": (*BASE, "settings", "health", PACKAGE),
+    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
+    "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", PACKAGE),
+    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "remote", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 
@@ -91,6 +98,8 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "execute": ("torch", "numpy", "safetensors", "xxhash"),
     "models": ("torch",),
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
+    "net": ("zmq",),
+    "journal": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""
 
@@ -98,6 +107,7 @@ FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
+    "net": ("zmq", "zeroconf", "ifaddr"),
 }
 """The same for imports inside functions and for type checkers: loaded when needed."""
 
@@ -160,7 +170,7 @@ def import_layers(source: Source) -> Iterator[str]:
 
 def is_package_name(target: str) -> bool:
     """Whether "local" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
-    return target in {PACKAGE, "__version__", "local"} or target[:1].isupper()
+    return target in {PACKAGE, "__version__", "connect", "local"} or target[:1].isupper()
 
 
 # -- size -------------------------------------------------------------------------------------------------------------
@@ -309,8 +319,10 @@ def getter_names(source: Source) -> Iterator[str]:
 CATCHERS = {
     "scatterzmq/core/strategy.py",  # strategies are plug-ins: what they raise is reported
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
+    "scatterzmq/eventstream/stream.py",  # listeners are plug-ins: one that raises is switched off
     "scatterzmq/sim/runs.py",  # whatever a core raises in a simulation is what it looks for
     "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
+    "scatterzmq/remote.py",  # the same for the client's thread
 }
 """Files that may catch everything."""
 

@@ -35,6 +35,8 @@ from .messages import (
     LoadGraph,
     MemberList,
     Moved,
+    Release,
+    Released,
     ResultRead,
     Submit,
 )
@@ -122,8 +124,8 @@ class ClientCore:
                 self._polls.stats(message)
             case LoadGraph() | AskNamespaces() | AskDefinition() as message:
                 Question(state, asks, message)
-            case AskMembers():
-                pass  # who there is is this side's own business
+            case AskMembers() | Release():
+                pass  # peers are this side's own business
             case _:
                 assert_never(event.message)
 
@@ -133,6 +135,8 @@ class ClientCore:
                 self._tasks.final(event.peer, message, event.parcel, self._polls)
             case Goodbye():
                 self._state.peers.link_down(event.peer, self._state.now_ms)
+            case Released():
+                pass  # a word to whoever said Release, which this side never does
             case Moved() as message:
                 self._tasks.moved(message)
             case MemberList() as message:

@@ -15,6 +15,11 @@ from .peermessages import Contact, Hello, Welcome
 PROTO_MIN = PROTO_MAX = 1
 
 
+def cluster_tag(name: str) -> bytes:
+    """What is told to strangers of a cluster's name: enough to see whether it is the same."""
+    return blake2b(name.encode(), digest_size=8).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """kind: one word, to count by. reason: for people."""
@@ -30,7 +35,7 @@ class Greetings:
         self._me = me
         self._nonce = nonce
         self._settings = cluster
-        self._cluster = blake2b(cluster.name.encode(), digest_size=8).digest()
+        self._cluster = cluster_tag(cluster.name)
 
     def hello(self) -> Hello:
         return Hello(me=self._me, nonce=self._nonce, cluster=self._cluster, proto_min=PROTO_MIN, proto_max=PROTO_MAX)

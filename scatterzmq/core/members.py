@@ -120,6 +120,10 @@ class Members:
         """This peer and everybody that is alive or suspect."""
         return (self.me, *[member.contact for member in self._linked()])
 
+    def suspects(self) -> tuple[PeerId, ...]:
+        """Those of them that are suspects."""
+        return tuple([member.contact.id for member in self._linked() if member.status is Status.SUSPECT])
+
     def may_elect(self, now_ms: int) -> bool:
         """Whether this peer has looked around long enough to say who is responsible for something."""
         booted_ms = now_ms if self._booted_ms is None else self._booted_ms

@@ -58,12 +58,16 @@ class NamespaceInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """How to reach a member, and which of its lives is meant."""
+    """How to reach a member, and which of its lives is meant.
+
+    gossip_port: where it publishes, at the host of its address; 0 if it does not.
+    """
 
     id: PeerId
     incarnation: int
     address: str
     name: str = ""
+    gossip_port: int = 0
 
 
 # ---- client -> peer
@@ -161,6 +165,13 @@ class AskStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Hand your tasks over and leave the cluster. Whoever asks twice gets the same answer."""
+
+    mid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskMembers:
     """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
 
@@ -242,6 +253,13 @@ class Moved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goodbye:
     """This peer leaves: submit elsewhere, and ask others for the tasks it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """The peer is about to leave."""
+
+    mid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,10 +350,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberList:
-    """The sender and all members that it holds to be alive or suspects to be gone."""
+    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter."""
 
     mid: int
     members: tuple[Contact, ...]
+    suspects: tuple[PeerId, ...] = ()
 
 
 ToPeer: TypeAlias = (
@@ -350,6 +369,7 @@ ToPeer: TypeAlias = (
     | AskDefinition
     | AskStats
     | AskMembers
+    | Release
 )
 ToClient: TypeAlias = (
     GraphLoaded
@@ -360,6 +380,7 @@ ToClient: TypeAlias = (
     | Moved
     | Goodbye
     | Cleared
+    | Released
     | Cancelled
     | TaskReports
     | Namespaces

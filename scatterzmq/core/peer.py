@@ -58,6 +58,8 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    Release,
+    Released,
     ResultRead,
     Submit,
 )
@@ -456,6 +458,11 @@ class PeerCore:
                 counters |= self._lending.counters | self._borrowing.counters
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case AskMembers(mid=mid):
-                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
+                members = self._state.members
+                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
+                self._state.out.send(sender, answer)
+            case Release(mid=mid):
+                self._state.out.send(sender, Released(mid=mid))
+                self._leaving.begin()
             case _:
                 assert_never(event.message)

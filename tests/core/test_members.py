@@ -300,6 +300,7 @@ def test_whoever_refuses_us_is_no_good() -> None:
     three = circle(3)
     assert not three[0].receive(three[1].id, 1, Unwelcome(reason="full"), 0)
     assert three[0].status(1) is SUSPECT
+    assert three[0].members.suspects() == (three[1].id,)
     assert three[0].reported("peer.suspect")[0]["reason"] == "it has refused this peer"
     assert not three[0].receive(three[1].id, 1, Unwelcome(reason="full"), 0)
     assert not three[0].receive(three[1].id, 2, Unwelcome(reason="of another life"), 0)
@@ -798,7 +799,7 @@ def test_no_halt_is_told_while_nothing_is_due() -> None:
     one.circle.now_ms = one.circle.before_ms = 500_000
     one.do(lambda: one.members.expire(500_000))
     assert one.members.take_pause_ms() == 0
-    slow = circle(2, timing={"heartbeat_s": 3.0, "suspect_s": 10.0})
+    slow = circle(2, timing={"heartbeat_s": 3.0, "suspect_s": 10.0, "dead_s": 20.0})
     slow.run(60_000)
     assert slow[0].members.take_pause_ms() == 0
     assert slow.agree()

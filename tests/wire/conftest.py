@@ -35,6 +35,8 @@ from scatterzmq.core.messages import (
     Namespaces,
     QueueStats,
     Refused,
+    Release,
+    Released,
     ResultRead,
     Stats,
     Submit,
@@ -105,7 +107,7 @@ ONE, TWO = TaskId("T" + "01" * 16), TaskId("T" + "fe" * 16)
 EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 16)
 HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
-CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a")
+CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
 VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
 CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
@@ -165,7 +167,7 @@ def _with_clients() -> list[Example]:
         (AskDefinition(mid=7, ns="n"), {}),
         (AskStats(mid=8), {}),
         (AskMembers(mid=19), {}),
-        (MemberList(mid=19, members=(CONTACT,)), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,)), {}),
         (Goodbye(), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),
@@ -219,6 +221,8 @@ def _membership() -> list[Example]:
     )
     pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
     return [
+        (Release(mid=20), {}),
+        (Released(mid=20), {}),
         (Hello(me=CONTACT, nonce=b"n" * 16, cluster=b"c" * 8, proto_min=1, proto_max=2), {}),
         (
             Welcome(

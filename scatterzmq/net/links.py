@@ -1,0 +1,349 @@
+"""Links of a peer: to all others, and to the clients that talk to it.
+
+Purpose   What the driver of a peer that runs on its own gets as its `Network`.
+Rules     1. Peers talk over connections that the speaker has made (net/lanes.py); their ROUTER only receives. Clients
+             are answered over the connections that they have made (net/answers.py).
+          2. Nothing here waits; whatever is sent may get lost. Nothing that comes in raises: what is no message for us
+             is counted by reason, in `rejected`, and dropped.
+          3. A message says whom it is from and for. Its sender must be whose connection it is. What is for another peer
+             came to this port by mistake: the core hears that from peers, and clients find out by asking.
+          4. Publications are hints, from those with an open link only.
+Why       Two processes that send to each other over one pair of ROUTERs lose messages whenever one of them starts
+          again; with a connection per direction each side knows how its own one is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+import zmq
+
+from ..core.events import LinkDown
+from ..core.messages import Contact, ToPeer
+from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome, Welcome
+from ..driver import Incoming, Posted
+from ..ids import ClientId, PeerId
+from ..network import FromPeer
+from ..settings import Settings
+from ..wire.columns import Column
+from ..wire.frames import Envelope, Frame, decode, encode, open_envelope
+from ..wire.refusal import Limits, WireError
+from .addresses import Address, endpoint
+from .answers import Answers
+from .fragments import Assembler, is_piece, nbytes
+from .lanes import Lane, Lanes, receive
+from .listening import Listening, listen
+from .monitor import Change
+from .options import FRAME_BYTES_MAX, subscriber
+from .reactor import Alarm, Reactor
+from .routing import DIAL, Origin, of_peer, read
+
+__all__ = ["Listening", "PeerLinks", "listen"]
+
+NOBODY = -1
+"""Stands for "meant for another process" in FromPeer.to_incarnation."""
+DRAINED_MAX = 64
+DRAINED_BYTES_MAX = 16 << 20
+"""Taken in from one socket per round; then others have their turn."""
+DIAL_S = 10.0
+"""How long a connection is kept on which somebody was greeted."""
+PIECES_S = 30.0
+"""After so long without another piece nothing more comes of a message."""
+GREETED_MAX = 1024
+
+
+class _Link:
+    """To one peer. publishes: the endpoint where it does, "" if it does not."""
+
+    def __init__(self, lanes: Lanes, publishes: str) -> None:
+        self.lanes = lanes
+        self.publishes = publishes
+
+
+class PeerLinks:
+    """All links of one peer; a `Network`. Everything is called, and calls back, in the reactor's thread.
+
+    take: gets what comes in, as for Driver.take. left: gets how many tasks were lost when the peer has left.
+    counters: of messages and bytes; what was dropped here, by reason. rejected: what came in and was not for us.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        listening: Listening,
+        me: Contact,
+        settings: Settings,
+        take: Callable[[Posted], None],
+        left: Callable[[int], None],
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self._reactor = reactor
+        self._me = me
+        self._take = take
+        self._left = left
+        self._limits = limits or Limits()
+        self._outbox_bytes = settings.network.outbox_bytes
+        self._dials_max = 2 * settings.cluster.peers_max
+        self._name = of_peer(me.id, me.incarnation)
+        self._router = listening.router
+        self._publisher = listening.publisher
+        self._subscriber = subscriber(reactor.context)
+        self._subscribed: Counter[str] = Counter()
+        self._answers = Answers(
+            reactor, self._router, me, self._outbox_bytes, take, self.counters, self._limits.total_bytes
+        )
+        self._links: dict[PeerId, _Link] = {}
+        self._greeted: dict[PeerId, Contact] = {}
+        self._dialed: dict[str, tuple[Lane, Alarm]] = {}
+        self._assemblers: dict[bytes, tuple[Assembler, Alarm]] = {}
+        self._numbers = count(1)
+        reactor.watch(self._router, self._read)
+        reactor.watch(self._subscriber, self._read_published)
+
+    @property
+    def clients_count(self) -> int:
+        return len(self._answers)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of messages that have not left yet."""
+        return self._answers.waiting_bytes + sum([link.lanes.waiting_bytes for link in self._links.values()])
+
+    # ---- the network
+
+    def send(self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column], /) -> None:
+        link = self._links.get(peer)
+        if link is None:
+            self.counters["unlinked"] += 1
+            return
+        frames = encode(message, columns, self._envelope(peer, incarnation))
+        self._count_sent(frames)
+        link.lanes.send(frames)
+
+    def publish(self, message: BetweenPeers, /) -> None:
+        frames = encode(message, {}, self._envelope(None, 0))
+        if nbytes(frames) > FRAME_BYTES_MAX:
+            self.counters["long"] += 1
+            return
+        self._count_sent(frames)
+        self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
+
+    def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
+        """Always over a new connection: the one that there is may be what is wrong."""
+        self._hang_up(address)
+        parsed = Address.parse(address)
+        if parsed is None:
+            self.counters["address"] += 1
+            return
+        if len(self._dialed) >= self._dials_max:
+            self._hang_up(next(iter(self._dialed)))
+        number = next(self._numbers)
+        lane = Lane(
+            self._reactor,
+            parsed,
+            self._name + DIAL + (number & 0xFFFFFFFF).to_bytes(4, "big"),
+            bulk=False,
+            outbox_bytes=self._outbox_bytes,
+            counters=self.counters,
+            limits=self._limits,
+        )
+        self._dialed[address] = lane, self._reactor.later(DIAL_S, lambda: self._hang_up(address))
+        frames = encode(greeting, {}, self._envelope(None, 0))
+        self._count_sent(frames)
+        lane.send(frames)
+
+    def open(self, peer: PeerId, address: str, /) -> None:
+        self.close(peer)
+        parsed = Address.parse(address)
+        if parsed is None:
+            self.counters["address"] += 1
+            return
+        lanes = Lanes(
+            self._reactor,
+            parsed,
+            self._name,
+            outbox_bytes=self._outbox_bytes,
+            counters=self.counters,
+            limits=self._limits,
+            changed=lambda change: self._changed(peer, lanes, change),
+        )
+        contact = self._greeted.get(peer)
+        publishes = endpoint(parsed.host, contact.gossip_port) if contact is not None and contact.gossip_port else ""
+        self._links[peer] = _Link(lanes, publishes)
+        if publishes:
+            self._subscribed[publishes] += 1
+            if self._subscribed[publishes] == 1:
+                self._subscriber.connect(publishes)
+
+    def close(self, peer: PeerId, /) -> None:
+        link = self._links.pop(peer, None)
+        if link is None:
+            return
+        link.lanes.close()
+        if link.publishes:
+            self._subscribed[link.publishes] -= 1
+            if not self._subscribed[link.publishes]:
+                del self._subscribed[link.publishes]
+                self._subscriber.disconnect(link.publishes)
+
+    def left(self, lost: int, /) -> None:
+        self._left(lost)
+
+    def close_all(self) -> None:
+        """Nothing comes in any more; what has been sent to peers is still on its way as long as the reactor lingers."""
+        self._reactor.unwatch(self._router)
+        self._reactor.unwatch(self._subscriber)
+        self._answers.close()
+        for _, alarm in [*self._dialed.values(), *self._assemblers.values()]:
+            alarm.cancel()
+
+    # ---- links
+
+    def _envelope(self, to: PeerId | None, incarnation: int) -> Envelope:
+        return Envelope(
+            src=self._me.id,
+            src_incarnation=self._me.incarnation,
+            dst=to,
+            dst_incarnation=incarnation,
+            seq=next(self._numbers),
+        )
+
+    def _count_sent(self, frames: Sequence[Frame]) -> None:
+        self.counters["sent"] += 1
+        self.counters["sent_bytes"] += nbytes(frames)
+
+    def _hang_up(self, address: str) -> None:
+        dialed = self._dialed.pop(address, None)
+        if dialed is not None:
+            lane, alarm = dialed
+            alarm.cancel()
+            lane.close()
+
+    def _changed(self, peer: PeerId, lanes: Lanes, change: Change) -> None:
+        """Passed on a little later: this may be in the middle of sending something."""
+        if change is Change.UP:
+            return
+
+        def tell() -> None:
+            link = self._links.get(peer)
+            if link is not None and link.lanes is lanes:
+                self._take(LinkDown(peer=peer, refused=change is Change.REFUSED))
+
+        self._reactor.call(tell)
+
+    # ---- what comes in
+
+    def _read(self) -> None:
+        taken_bytes = 0
+        for _ in range(DRAINED_MAX):
+            try:
+                routing_id, *parts = receive(self._router)
+            except zmq.Again:
+                return
+            self._come_in(bytes(routing_id), parts)
+            taken_bytes += nbytes(parts)
+            if taken_bytes >= DRAINED_BYTES_MAX:
+                return
+
+    def _come_in(self, routing_id: bytes, parts: Sequence[Frame]) -> None:
+        self.counters["received_bytes"] += nbytes(parts)
+        origin = read(routing_id)
+        if origin is None:
+            self.rejected["routing_id"] += 1
+            return
+        try:
+            frames = self._assembled(routing_id, parts)
+            if frames is None:
+                return
+            envelope = open_envelope(frames, self._limits)
+            if (envelope.src, envelope.src_incarnation) != (origin.id, origin.incarnation):
+                self.rejected["sender"] += 1
+                return
+            message, columns = decode(frames, self._limits)
+        except WireError as error:
+            self.rejected[error.reason] += 1
+            return
+        self.counters["received"] += 1
+        self._pass_on(origin, envelope, message, columns)
+
+    def _assembled(self, routing_id: bytes, parts: Sequence[Frame]) -> Sequence[Frame] | None:
+        """The frames of a whole message, if this is one, or the last piece of one."""
+        under_way = self._assemblers.pop(routing_id, None)
+        if under_way is None:
+            if not parts or not is_piece(parts[0]):
+                return parts
+            assembler = Assembler(self._limits, self.counters)
+        else:
+            assembler, alarm = under_way
+            alarm.cancel()
+        frames = assembler.take(parts)
+        if assembler.is_open:
+
+            def give_up() -> None:
+                assembler.interrupt()
+                del self._assemblers[routing_id]
+
+            self._assemblers[routing_id] = assembler, self._reactor.later(PIECES_S, give_up)
+        return frames
+
+    def _pass_on(self, origin: Origin, envelope: Envelope, message: AnyMessage, columns: Mapping[str, Column]) -> None:
+        is_me = envelope.dst is None or envelope.dst == self._me.id
+        if isinstance(origin.id, ClientId):
+            if not is_me or envelope.dst_incarnation not in (0, self._me.incarnation):
+                self.rejected["receiver"] += 1
+            elif not isinstance(message, ToPeer):
+                self.rejected["role"] += 1
+            else:
+                self._answers.heard(origin.id)
+                self._take(Incoming(sender=origin.id, message=message, columns=columns))
+        elif not isinstance(message, BetweenPeers):
+            self.rejected["role"] += 1
+        else:
+            if isinstance(message, Hello | Welcome) and message.me.id == origin.id:
+                self._note(message.me)
+            to_incarnation = envelope.dst_incarnation if is_me else NOBODY
+            self._take(_from_peer(envelope, origin.id, to_incarnation, message, columns))
+
+    def _note(self, contact: Contact) -> None:
+        """Who has greeted says where it publishes."""
+        self._greeted.pop(contact.id, None)
+        self._greeted[contact.id] = contact
+        if len(self._greeted) > GREETED_MAX:
+            del self._greeted[next(iter(self._greeted))]
+
+    def _read_published(self) -> None:
+        for _ in range(DRAINED_MAX):
+            try:
+                frames = receive(self._subscriber)
+            except zmq.Again:
+                return
+            self.counters["received_bytes"] += nbytes(frames)
+            try:
+                envelope = open_envelope(frames, self._limits)
+                message, columns = decode(frames, self._limits)
+            except WireError as error:
+                self.rejected[error.reason] += 1
+                continue
+            source = envelope.src
+            if not isinstance(source, PeerId) or source not in self._links:
+                self.rejected["sender"] += 1
+            elif not isinstance(message, BetweenPeers):
+                self.rejected["role"] += 1
+            else:
+                self.counters["received"] += 1
+                self._take(_from_peer(envelope, source, 0, message, columns))
+
+
+def _from_peer(
+    envelope: Envelope, sender: PeerId, to_incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]
+) -> FromPeer:
+    return FromPeer(
+        sender=sender,
+        incarnation=envelope.src_incarnation,
+        to_incarnation=to_incarnation,
+        message=message,
+        columns=columns,
+    )

@@ -1,0 +1,179 @@
+"""Peers with real sockets on loopback, all in the test's thread: each has a reactor of its own, and they take turns."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import zmq
+
+from scatterzmq.core.messages import Contact, ToPeer
+from scatterzmq.core.peermessages import Hello
+from scatterzmq.driver import ClientJoined
+from scatterzmq.ids import ClientId, PeerId
+from scatterzmq.net import options
+from scatterzmq.net.addresses import Address
+from scatterzmq.net.lanes import Lanes
+from scatterzmq.net.links import PeerLinks, listen
+from scatterzmq.net.reactor import Reactor
+from scatterzmq.net.routing import of_client, of_peer
+from scatterzmq.settings import Settings
+from scatterzmq.wire.columns import Column
+from scatterzmq.wire.frames import Envelope, decode, encode
+from scatterzmq.wire.refusal import Limits
+
+TIMEOUT_S = 20.0
+"""A test that waits so long has failed."""
+ALICE, BOB = (ClientId("C" + letter * 32) for letter in "ab")
+
+
+def peer_id(number: int) -> PeerId:
+    return PeerId(f"P{number:032x}")
+
+
+class Clock:
+    """Runs as fast as the real one, but can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+class World:
+    """Whoever is in a test. `until` lets all of them run until something holds."""
+
+    def __init__(self) -> None:
+        self.reactors: list[Reactor] = []
+        self.clock = Clock()
+        self.ticks: list[Callable[[], None]] = []
+
+    def reactor(self) -> Reactor:
+        made = Reactor(clock=self.clock)
+        self.reactors.append(made)
+        return made
+
+    def until(self, holds: Callable[[], Any]) -> None:
+        until_s = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < until_s, "waited too long"
+            self.step(0.002)
+
+    def step(self, wait_s: float = 0.0) -> None:
+        for reactor in list(self.reactors):
+            reactor.step(wait_s)
+        for tick in self.ticks:
+            tick()
+
+    def settle(self, rounds: int = 20) -> None:
+        """Whatever was on its way on this machine has arrived."""
+        for _ in range(rounds):
+            self.step(0.002)
+
+    def kill(self, reactor: Reactor) -> None:
+        """As the end of a process does: all its sockets are closed."""
+        self.reactors.remove(reactor)
+        reactor.close()
+
+    def close(self) -> None:
+        for reactor in list(self.reactors):
+            self.kill(reactor)
+
+
+class Station:
+    """One peer without a core: notes what its links tell. posted: everything but ClientJoined."""
+
+    def __init__(self, world: World, number: int, *, incarnation: int = 1, port: int = 0, **network: Any) -> None:
+        self.world = world
+        self.reactor = world.reactor()
+        settings = Settings.of({"network": {"port": port, **network}})
+        listening = listen(self.reactor, settings.network)
+        self.me = Contact(
+            id=peer_id(number),
+            incarnation=incarnation,
+            address=f"tcp://127.0.0.1:{listening.port}",
+            gossip_port=listening.gossip_port,
+        )
+        self.port = listening.port
+        self.posted: list[Any] = []
+        self.clients: dict[ClientId, Callable[..., None]] = {}
+        self.lost: list[int] = []
+        self.links = PeerLinks(self.reactor, listening, self.me, settings, self._take, self.lost.append)
+
+    def _take(self, posted: Any) -> None:
+        if isinstance(posted, ClientJoined):
+            self.clients[posted.client] = posted.deliver
+        self.posted.append(posted)
+
+    def got(self, kind: type) -> list[Any]:
+        return [one for one in self.posted if isinstance(one, kind)]
+
+    def heard(self) -> list[Any]:
+        """All messages that came in."""
+        return [one.message for one in self.posted if hasattr(one, "message")]
+
+    def hello(self) -> Hello:
+        return Hello(me=self.me, nonce=b"n" * 16, cluster=b"c" * 8, proto_min=1, proto_max=1)
+
+    def meet(self, other: "Station") -> None:
+        """Greet each other, and open links both ways."""
+        for here, there in ((self, other), (other, self)):
+            here.links.dial(there.me.address, here.hello())
+            self.world.until(lambda there=there, here=here: here.hello() in there.heard())
+        self.links.open(other.me.id, other.me.address)
+        other.links.open(self.me.id, self.me.address)
+
+
+class Caller:
+    """A client without a core. heard: (message, columns) of what came back."""
+
+    def __init__(self, world: World, client: ClientId, to: Station, *, both: bool = True, bytes_max: int = 1 << 28):
+        self.reactor = world.reactor()
+        self.client = client
+        self.to = to.me
+        self.counters: Counter[str] = Counter()
+        self.heard: list[tuple[Any, Mapping[str, Column]]] = []
+        self.lanes = Lanes(
+            self.reactor,
+            Address("127.0.0.1", to.port),
+            of_client(client),
+            outbox_bytes=bytes_max,
+            counters=self.counters,
+            limits=Limits(),
+            heard=lambda frames: self.heard.append(decode(frames, Limits())),
+            both=both,
+        )
+
+    def say(self, message: ToPeer, columns: Mapping[str, Column] | None = None, **envelope: Any) -> None:
+        to: dict[str, Any] = {"src": self.client, "dst": self.to.id, "dst_incarnation": self.to.incarnation} | envelope
+        self.lanes.send(encode(message, columns or {}, Envelope(**to)))
+
+
+class Stranger:
+    """A bare DEALER that says whatever it likes."""
+
+    def __init__(self, world: World, to: Station, routing_id: bytes) -> None:
+        self.reactor = world.reactor()
+        self.socket = options.dealer(self.reactor.context, routing_id, bulk=False)
+        self.socket.connect(to.me.address)
+
+    def say(self, *frames: Any) -> None:
+        self.socket.send_multipart([bytes(frame) for frame in frames])
+
+
+def peer_name(number: int, incarnation: int = 1) -> bytes:
+    return of_peer(peer_id(number), incarnation)
+
+
+def blocking(socket: zmq.Socket[bytes]) -> list[bytes]:
+    assert socket.poll(int(TIMEOUT_S * 1000)), "waited too long"
+    return socket.recv_multipart()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
