@@ -61,6 +61,7 @@ BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 DRIVEN = ("settings", "core", "wire", "execute")
 PASSED = ("core.actions", "core.events", "core.values")
+SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
@@ -74,7 +75,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
@@ -85,10 +86,12 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "health": (*BASE, "settings", "health", PACKAGE),
     "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
     "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "processes": (*BASE, "settings", "config", "eventstream"),
+    "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "remote", PACKAGE),
+    "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", "config", "runtime", "remote", "questions", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 
