@@ -239,12 +239,12 @@ class _Peer:
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, errand, report)
+            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, report)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)

@@ -59,7 +59,9 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
+PROCESS = ("config", "eventstream", "runtime", "remote")
 PASSED = ("core.actions", "core.events", "core.values")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -73,7 +75,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
-    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
+    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
@@ -91,7 +93,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", "config", "runtime", "remote", "questions", PACKAGE),
+    "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 

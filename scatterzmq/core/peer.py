@@ -224,8 +224,12 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [time for machine in self._timed if (time := machine.deadline_ms()) is not None]
-        return min(times, default=None)
+        earliest_ms = None
+        for machine in self._timed:
+            time_ms = machine.deadline_ms()
+            if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
+                earliest_ms = time_ms
+        return earliest_ms
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""

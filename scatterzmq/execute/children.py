@@ -54,7 +54,12 @@ Output: TypeAlias = Callable[[ExecutorId, str, str], None]
 
 _START_S = 300.0
 """How long a child may take to start: torch from a slow disk takes a minute."""
-_WAIT_S_MAX = 60.0
+_CHECK_S = 300.0
+"""How long a check may take, with the wait for a child and whatever plug-ins do when they are imported."""
+_WAIT_S, _WAIT_S_MAX = 1.0, 60.0
+"""After the first failure, and after many."""
+_FAILURES_MAX = 3
+"""Of starts in a row; then nobody who waits for a check is kept waiting."""
 _STEADY_S = 10.0
 """Who lived that long after its start did not end because of it."""
 _KILLED_S = 5.0
@@ -144,7 +149,7 @@ class ChildPool:
             self._fill()
 
     def check(self, request: int, definition: str) -> None:
-        self._checks[request] = _Check(definition, monotonic() + self._settings.executor.max_exec_s)
+        self._checks[request] = _Check(definition, monotonic() + _CHECK_S)
         self._hand_out_checks()
         self._plan()
 
@@ -155,7 +160,11 @@ class ChildPool:
                 child.tell(DropPlan(digest=digest))
 
     def stop(self, timeout_s: float) -> None:
-        """Let all finish what they do, within that time, and end them. Nothing is left behind."""
+        """Let all finish what they do, within that time, and end them. Nothing is left behind, and nothing else may be
+        called any more.
+        """
+        if self._is_stopping:
+            return
         self._is_stopping = True
         for child in [*self._children.values()]:
             if child.is_ready:
@@ -228,7 +237,7 @@ class ChildPool:
 
     def _hand_out_checks(self) -> None:
         """Best to one that is no executor, then to one without a batch; all of them can do it beside a batch."""
-        ready = [child for child in self._children.values() if child.is_ready]
+        ready = [child for child in self._children.values() if child.is_usable]
         if not ready:
             return
         child = min(ready, key=lambda child: (child.executor in self._executors, child.work is not None))
@@ -263,8 +272,7 @@ class ChildPool:
                 continue
             child = check.child
             what = "no executor has become ready" if child is None else "the executor has not answered"
-            text = f"{what} within {self._settings.executor.max_exec_s:g} s (executor.max_exec_s)"
-            self._answer(request, check_failed(request, text))
+            self._answer(request, check_failed(request, f"{what} within {_CHECK_S:g} s"))
             if child is not None and child.work is None:
                 child.kill("a check of a definition hangs in it")  # it may hold what the next one needs
 
@@ -276,7 +284,7 @@ class ChildPool:
         for child in [*self._children.values()]:
             if len(self._executors) >= count or self._is_stopping:
                 break
-            if child.is_ready and child.executor not in self._executors:
+            if child.is_usable and child.executor not in self._executors:
                 self._executors[child.executor] = child
                 self._post(ExecutorStarted(executor=child.executor))
         # The one in reserve must not keep the first ones waiting.
@@ -321,10 +329,11 @@ class ChildPool:
         if self._is_stopping:
             return
         reason = self._with_memory(reason)
+        may_have_reasons = child.has_worked or child.work is not None or bool(child.checks)
         self._fail_checks(child, reason)
         if not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))
-        elif not child.has_worked and child.work is None and monotonic() < child.ready_s + _STEADY_S:
+        elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
             self._warn("warning.executor.reserve", reason=reason)
@@ -339,10 +348,13 @@ class ChildPool:
 
     def _failed(self, reason: str) -> None:
         """A child did not come to be of use."""
-        wait_s = min(2.0**self._failures, _WAIT_S_MAX)
+        wait_s = min(_WAIT_S * 2.0**self._failures, _WAIT_S_MAX)
         self._failures = min(self._failures + 1, 16)
         self._start_at_s = monotonic() + wait_s
         self._warn("warning.executor.start", reason=reason, retry_s=wait_s)
+        if self._failures >= _FAILURES_MAX:
+            for request in [request for request, check in self._checks.items() if check.child is None]:
+                self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
 
     def _warn(self, name: str, **context: str | float) -> None:
         if self._report is not None:

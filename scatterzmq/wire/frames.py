@@ -82,7 +82,11 @@ def encode(
 
 def decode(frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
     """The message of these frames and the columns beside it. Raises WireError, and nothing else."""
-    envelope = open_envelope(frames, limits)
+    return decode_opened(open_envelope(frames, limits), frames, limits)
+
+
+def decode_opened(envelope: Envelope, frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
+    """The same for frames whose envelope has been opened."""
     body = unpacked(frames[1], limits, Reject.BODY)
     if len(body) < 2 or type(body[1]) is not tuple:
         raise WireError(Reject.BODY, "expected [fields, heads of columns]")

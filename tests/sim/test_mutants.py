@@ -5,13 +5,16 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeAlias
 
 import pytest
 
-from scatterzmq.core import member
+from scatterzmq.core import member, state
 from scatterzmq.core.batches import Batches
+from scatterzmq.core.blocks import Blocks
+from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.copies import Copies
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.leases import Lease, Leases
@@ -23,8 +26,10 @@ from scatterzmq.core.state import State
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
-from scatterzmq.sim.options import draw
+from scatterzmq.sim.checkers import Violation
+from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.runs import run
+from tests.core import test_restoring as restoring
 from tests.sim import test_rows as rows
 from tests.sim import test_scenarios as scenarios
 
@@ -168,6 +173,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Copies, "bury", lambda self, task, *_: self._remove(task)),
         scenarios.test_what_is_deleted_on_one_side_of_a_split_stays_deleted,
     ),
+    "no epoch is used again by who has forgotten it": (
+        instead(state, "LIFE_BITS", 0),
+        restoring.test_a_copy_here_gives_way_to_what_this_peer_owned_itself_and_has_forgotten,
+    ),
     # 11: crashes
     "who kills executors is poison": (
         instead(Batches, "take_back", _take_back_as_if_innocent),
@@ -190,9 +199,31 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     # saved work
     "who comes and goes is on probation": (instead(member, "TURNS", 10**6), rows.test_row_30_a_peer_comes_and_goes),
 }
-BY_SEED: dict[str, tuple[Patch, int]] = {
-    "a lease ends": (instead(Leases, "expire", lambda *_: []), 3),
-    "who leads a key says when it gives up": (instead(Travel, "_abort_leads"), 3),
+
+
+def _do_not_ask_again(made: pytest.MonkeyPatch) -> None:
+    made.setattr(CacheOwners, "expire", nothing)
+    made.setattr(CacheOwners, "deadline_ms", nothing)
+
+
+SMALL = Options(seed=0, peers=3, tasks=30, load_s=5.0, safety_s=15.0)
+BY_SEED: dict[str, tuple[Patch, Options]] = {
+    "a lease ends": (instead(Leases, "expire", lambda *_: []), draw(3)),
+    "who leads a key says when it gives up": (instead(Travel, "_abort_leads"), draw(3)),
+    "who waits for a key asks again": (
+        _do_not_ask_again,
+        replace(SMALL, namespaces=("cached",), domain=4, faults={"loss": 0.3}),
+    ),
+    "what was evicted is known to be gone": (
+        instead(Blocks, "evicted"),
+        replace(
+            SMALL,
+            seed=2,
+            executors=(0, 1, 1),
+            faults={"evict": 300.0},
+            sections={"executor": {"batch_size": 1}, "tasks": {"max_retries": 1000}},
+        ),
+    ),
 }
 
 
@@ -206,10 +237,16 @@ def test_a_rule_taken_away_breaks_its_scenario(name: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", list(BY_SEED))
 def test_a_rule_taken_away_breaks_its_seed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken, seed = BY_SEED[name]
-    assert not run(draw(seed)).wrong, "with the rule there is nothing to notice"
+    broken, options = BY_SEED[name]
+    assert not run(options).wrong, "with the rule there is nothing to notice"
     broken(monkeypatch)
-    assert run(draw(seed)).wrong
+    assert run(options).wrong
+
+
+def test_an_owner_that_does_not_stop_a_task_that_kills_executors_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batches, "_crashed", lambda self, record, failure: self._travel.reclaimed(record, failure))
+    with pytest.raises(Violation, match="killed 5 executors, allowed are 4"):
+        scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(scenarios.new_world)
 
 
 # ---- rules that only save work
