@@ -89,6 +89,10 @@ class Questions:
         self._wait(lambda: self._linked.isdisjoint(peers), timeout_s)
         return self._linked.intersection(peers)
 
+    def can_reach(self, peer: PeerId) -> bool:
+        """Whether there is a link to it now."""
+        return peer in self._linked
+
     def close(self) -> None:
         self._discovery.close()
         self._links.close()

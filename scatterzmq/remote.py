@@ -67,7 +67,7 @@ def connected(
     on_close: Callable[[], None] | None = None,
     open_blob: Callable[[str], BlobWriter] | None = None,
 ) -> Client:
-    """As `connect`. on_close: called when the client is closed. open_blob: where peers read the blobs of this process."""
+    """As `connect`. on_close: called when the client is closed. open_blob: for peers that have the same files."""
     connection = Connection(addresses, cluster, open_blob)
     client = Client(connection.open, window=window, on_close=on_close)
     try:
