@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 """How long children may take to end when the peer does."""
-FILES_PER_PEER = 8
+FILES_PER_PEER = 16
 """Sockets of two lanes each way, their monitors, and one for what is published."""
 FILES_BESIDES = 256
 """Children, journal, clients, and everything else that is open."""
