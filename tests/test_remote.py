@@ -283,7 +283,7 @@ def test_nobody_is_found() -> None:
     with pytest.raises(ClusterError) as caught:
         scatterzmq.connect(cluster=name, timeout_s=0.2)
     assert f"nobody of cluster {name!r} was found on the local network" in str(caught.value)
-    assert 'name a peer: connect("tcp://host:7411")' in str(caught.value)
+    assert 'name a peer by its address, as "tcp://host:7411"' in str(caught.value)
     assert not ours()
 
 
