@@ -219,6 +219,7 @@ BY_SEED: dict[str, tuple[Patch, Options]] = {
         replace(
             SMALL,
             seed=2,
+            check_every=5,
             executors=(0, 1, 1),
             faults={"evict": 300.0},
             sections={"executor": {"batch_size": 1}, "tasks": {"max_retries": 1000}},
