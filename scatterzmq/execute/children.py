@@ -121,7 +121,9 @@ class ChildPool:
         return ()
 
     def run(self, executor: ExecutorId, work: Work) -> None:
-        child = self._executors[executor]
+        child = self._executors.get(executor)
+        if child is None:
+            return  # its ExecutorLost is on its way to the core
         assert child.work is None, "an executor has one batch at a time"
         plan = work.order.plan
         try:
