@@ -174,9 +174,8 @@ class Takeover:
         adopted = []
         for copy in inquiry.copies:
             self._asked.pop(copy.id, None)
-            if self._copies.copy(copy.id) is not copy or not self._can_adopt(copy):
-                continue
-            if not (inquiry.is_disowned or self._is_orphan(copy.owner)):
+            is_nobody_s = inquiry.is_disowned or self._is_orphan(copy.owner)
+            if self._copies.copy(copy.id) is not copy or not is_nobody_s or not self._can_adopt(copy):
                 continue
             better = inquiry.better.get(copy.id)
             if better is not None and better[0] > copy.version:
