@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from scatterzmq.core import copies as copies_module
-from scatterzmq.core import takeover as takeover_module
 from scatterzmq.core.events import ClientLost
 from scatterzmq.core.messages import AskMembers, Attach, Final, MemberList, Moved, Refused, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, VersionInfo
@@ -178,17 +177,6 @@ def test_comparisons() -> None:
     mesh.speak(1, 0, Sync(versions=(known(mesh, task, 1, n=7),)))
     assert not records(mesh, 0)
     assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
-
-
-def test_it_is_not_remembered_for_ever_to_whom_tasks_were_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover_module, "HEIRS_MAX", 1)
-    mesh = made(3)
-    other = TaskId("T" + "8" * 32)
-    versions = (known(mesh, STRANGE, 0, n=1), known(mesh, other, 0, n=1))
-    mesh.speak(1, 0, Sync(versions=versions))
-    mesh.speak(2, 0, Sync(versions=versions))
-    assert [told.ids for told in mesh.said(Handover, dst=1)] == [(STRANGE, other)]
-    assert [told.ids for told in mesh.said(Handover, dst=2)] == [(STRANGE,)]  # that one was forgotten first
 
 
 def test_of_two_holders_the_first_adopts() -> None:
