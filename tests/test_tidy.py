@@ -105,6 +105,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
     "net": ("zmq",),
     "journal": ("msgpack",),
+    "sim.forge": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""
 
