@@ -65,6 +65,7 @@ class Member:
     silent: not heard for a while. misses_us: it says that it does not hear us. heard_ms: last sign of life.
     beat: number of its last heartbeat; missing, dead: what that said of others.
     returns: it was gone before, and is to be compared with when it is ALIVE.
+    leaving: it has said that it is about to leave.
     trial_ms: length of its probation, 0 if it is on none; trial_end_ms: when that ends; None while it is in doubt.
     """
 
@@ -79,6 +80,7 @@ class Member:
     missing: frozenset[PeerId] = frozenset()
     dead: Mapping[PeerId, int] = field(default_factory=dict)
     returns: bool = False
+    leaving: bool = False
     trial_ms: int = 0
     trial_end_ms: int | None = None
     _turns: tuple[int, ...] = ()
@@ -108,7 +110,7 @@ class Member:
             self.beat = -1
         self.contact, self.nonce = contact, nonce
         self.heard_ms = now_ms
-        self.silent = self.misses_us = False
+        self.silent = self.misses_us = self.leaving = False
         self.missing, self.dead = frozenset(), {}
 
     def turn(self, status: Status, now_ms: int) -> None:

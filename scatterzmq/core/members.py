@@ -111,10 +111,21 @@ class Members:
 
         turn: a number that changes from batch to batch spreads them over a small group.
         """
-        alive = self.alive()
+        alive = tuple([peer for peer in self.alive() if not self._here[peer].leaving])
         if alive != self._ranked_for:  # it takes a hash per member
             self._ranked_for, self._ranked = alive, rank(self.me.id, alive)
         return take_turns(self._ranked, turn)
+
+    def keeps_copies(self, peer: PeerId) -> bool:
+        """Whether what a member holds still counts: until it is gone, or has said that it goes."""
+        member = self._here.get(peer)
+        return member is not None and member.is_linked and not member.leaving
+
+    def leaves(self, peer: PeerId) -> None:
+        """A member has said that it is about to leave: it gets no more copies."""
+        member = self._here.get(peer)
+        if member is not None:
+            member.leaving = True
 
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""
