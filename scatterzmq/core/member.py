@@ -6,15 +6,17 @@ Rules     1. A member is ALIVE while there is no reason for doubt: it is heard, 
 Why       A member that comes and goes would cost a repair each time it goes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..ids import PeerId
-from .peermessages import Contact
+from .peermessages import Contact, Heartbeat
 
 TURNS, TURNS_WITHIN_MS = 3, 60_000
 TRIAL_MIN_MS, TRIAL_MAX_MS = 5_000, 300_000
+DEATHS_TOLD_MS = 30_000
+"""Heartbeats name who died within this time."""
 
 
 class Status(StrEnum):
@@ -139,6 +141,10 @@ class Member:
             self._turns = ()
         return Status.ALIVE
 
+    def died_lately(self, now_ms: int) -> bool:
+        """Whether heartbeats tell of its death."""
+        return self.status is Status.DEAD and now_ms - self.since_ms <= DEATHS_TOLD_MS
+
     def check_invariants(self) -> None:
         if self.status is Status.ALIVE:
             assert not self.silent, "a silent member counts as alive"
@@ -163,6 +169,19 @@ class Hearsay:
     def witnesses(self, member: Member) -> bool:
         """Somebody else does not hear it, either."""
         return member.id in self.missing or self.accuses(member)
+
+
+def heartbeat(seq: int, pulse: Pulse, linked: Sequence[Member], died: Sequence[Member]) -> Heartbeat:
+    """What is published of all members; linked and died: those that it may name."""
+    return Heartbeat(
+        seq=seq,
+        idle=pulse.idle,
+        missing=tuple([member.id for member in linked if member.silent]),
+        dead=tuple([member.id for member in died]),
+        dead_incarnations=tuple([member.contact.incarnation for member in died]),
+        queues=pulse.queues,
+        pointers=pulse.pointers,
+    )
 
 
 def hearsay(living: Iterable[Member]) -> Hearsay:

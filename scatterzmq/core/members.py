@@ -20,7 +20,7 @@ from ..settings import Settings
 from .actions import CloseLink, Dial, OpenLink
 from .dials import Dials
 from .greetings import Greetings, Refusal
-from .member import Change, Hearsay, Member, Pulse, Status, hearsay
+from .member import Change, Hearsay, Member, Pulse, Status, hearsay, heartbeat
 from .outbox import Outbox
 from .partners import rank, take_turns
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
@@ -33,8 +33,6 @@ ALONE_MS = 30_000
 """A peer that has found nobody for so long says so."""
 ELECTED_AFTER_MS = 3_000
 """A peer that has found nobody for so long may be the only one."""
-DEATHS_TOLD_MS = 30_000
-"""Heartbeats name who died within this time."""
 WARN_EVERY_MS = 60_000
 """Warnings of one kind are reported once within this time."""
 INTRODUCE_EVERY = 10
@@ -558,23 +556,9 @@ class Members:
 
     def _beat(self, pulse: Pulse, now_ms: int) -> None:
         self._beats += 1
-        died = [
-            member
-            for _, member in sorted(self._gone.items())
-            if member.status is Status.DEAD and now_ms - member.since_ms <= DEATHS_TOLD_MS
-        ]
+        died = [member for _, member in sorted(self._gone.items()) if member.died_lately(now_ms)]
         linked = self._linked()
-        self._out.publish(
-            Heartbeat(
-                seq=self._beats,
-                idle=pulse.idle,
-                missing=tuple([member.id for member in linked if member.silent]),
-                dead=tuple([member.id for member in died]),
-                dead_incarnations=tuple([member.contact.incarnation for member in died]),
-                queues=pulse.queues,
-                pointers=pulse.pointers,
-            )
-        )
+        self._out.publish(heartbeat(self._beats, pulse, linked, died))
         turn, rest = divmod(self._beats, INTRODUCE_EVERY)
         if rest == 0 and len(linked) > 1:
             peer = linked[turn % len(linked)].id
