@@ -460,6 +460,7 @@ class PeerCore:
             case AskStats(mid=mid):
                 counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
                 counters |= self._lending.counters | self._borrowing.counters
+                counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
                 self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
             case AskMembers(mid=mid):
                 members = self._state.members
