@@ -19,16 +19,19 @@ from .client.client import Client
 from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
 from .core.client import ClientCore
-from .core.messages import ToClient, ToPeer
-from .errors import ClusterError, ConfigError
+from .core.messages import Refused, Submit, ToClient, ToPeer
+from .errors import ClusterError, ConfigError, ErrorCode
 from .net.clientlinks import ClientLinks
 from .net.discovery import Discovery
 from .net.reactor import Reactor
 from .settings import NetworkSettings, TimingSettings
 from .wire.columns import Column
+from .wire.refusal import MIB, Limits
 
 GOODBYE_S = 0.3
 """How long closing waits for peers to take in what was said last."""
+TASK_BYTES_MAX = Limits().total_bytes - 2 * MIB
+"""Of the inputs of one task: all of them go in one message, and whoever gets it refuses more."""
 STOP_S = 2.0
 """How long closing waits for the client's thread, which may be in a callback; it is a daemon."""
 
@@ -105,6 +108,12 @@ def _forgotten(client: "weakref.ref[Client]", connection: "Connection") -> None:
         connection.release()  # the garbage collector calls, from whichever thread, and must not be held up
 
 
+def _too_large(message: Submit, nbytes: int) -> Refused:
+    """Instead of an answer: this would never arrive. Such a task is alone in its message."""
+    problem = f"its inputs have {nbytes} bytes, and a task may have {TASK_BYTES_MAX} that is sent over a network"
+    return Refused(mid=message.mid, ids=message.ids, code=ErrorCode.REFUSED, message=f"{problem}: send it in parts")
+
+
 class Connection:
     """One client's way to the cluster (client/link.py Link), with the thread that has it. addresses: none to look for
     the cluster of this name.
@@ -156,6 +165,10 @@ class Connection:
             raise ClusterError(self._over)
         if self._pid != os.getpid():
             raise ClusterError("this process was forked off and has no connection: call scatterzmq.connect() in here")
+        nbytes = sum([column.data.nbytes for column in columns.values()])
+        if nbytes > TASK_BYTES_MAX and isinstance(message, Submit):
+            self._reactor.call(partial(self._deliver, _too_large(message, nbytes), {}))
+            return
         self._reactor.call(partial(self._driver.said, message, columns))
 
     def peers(self) -> Sequence[Member]:

@@ -19,7 +19,7 @@ import scatterzmq
 from scatterzmq import remote
 from scatterzmq.core import clientpeers
 from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespaces
-from scatterzmq.errors import ClusterError, ConfigError
+from scatterzmq.errors import ClusterError, ConfigError, TaskError
 from scatterzmq.runtime import PeerProcess
 from scatterzmq.settings import Settings
 from tests.net.scripted import ScriptedPeer
@@ -158,6 +158,22 @@ def test_large_tasks_come_through(peer: Peer) -> None:
         result = client.submit(ns, value=[1.0] * (1 << 20)).result(LONG_S)
         assert result["value"].shape == (1 << 20,)
         assert result["value"].eq(2.0).all()
+
+
+def test_a_task_too_large_for_any_message_is_refused_and_its_neighbours_are_not(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "TASK_BYTES_MAX", (2 << 20) - 1)
+    wide = {"value": ["float", [None]]}
+    graph = definition()
+    graph["graphs"][0] |= {"input_format": wide, "output_format": wide}
+    graph["graphs"][0]["nodes"][0]["args"]["input"] = wide["value"]
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(graph)
+        futures = [client.submit(ns, value=[1.0] * (1 << 19 if number == 3 else 1)) for number in range(8)]
+        with pytest.raises(TaskError, match="its inputs have 2097152 bytes, and a task may have 2097151"):
+            futures.pop(3).result(LONG_S)
+        assert [future.result(LONG_S)["value"].tolist() for future in futures] == [[2.0]] * 7
 
 
 def test_asyncio_has_the_same(peer: Peer) -> None:

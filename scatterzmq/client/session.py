@@ -465,8 +465,12 @@ class Session:
         if buffer is not None and buffer.info.digest != info.digest:
             self._take(buffer)
             buffer = None
+        is_alone = handle.nbytes >= BATCH_NBYTES_MAX
+        if is_alone and buffer is not None:
+            self._take(buffer)  # in the order of arrival
+            buffer = None
         if buffer is None:
-            if not self._unanswered:
+            if is_alone or not self._unanswered:
                 self._leave(info, (handle,))
                 return
             buffer = self._buffers[info.ns] = Buffer(info)

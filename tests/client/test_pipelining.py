@@ -56,6 +56,17 @@ def test_a_heavy_batch_leaves(client: Client, peer: Any, make_namespace: Any) ->
     assert sizes(peer) == [1, 2]
 
 
+def test_a_heavy_task_leaves_alone_and_after_those_before_it(client: Client, peer: Any, make_namespace: Any) -> None:
+    """It may be refused for its size, and no other with it."""
+    peer.infos["double"] = make_namespace(shape=(None,))
+    peer.hold_accept = True
+    light, heavy = {"x": [0.0]}, {"x": [0.0] * (BATCH_NBYTES_MAX // 4)}
+    tasks = [client.enqueue_task("double", inputs) for inputs in (light, light, light, heavy, light)]
+    peer.accept()
+    assert sizes(peer) == [1, 2, 1, 1]
+    assert [task for submit in peer.of(Submit) for task in submit.ids] == tasks
+
+
 def test_rows_of_different_shapes_leave_together(client: Client, peer: Any, make_namespace: Any, y: Any) -> None:
     peer.infos["double"] = make_namespace(shape=(None,))
     peer.hold_accept = True
