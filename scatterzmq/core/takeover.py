@@ -444,6 +444,9 @@ class Takeover:
 
     def handed_over(self, sender: PeerId, message: Handover) -> None:
         """An owner leaves and hands its tasks over, or (mid 0) says that it does not know them any more."""
+        if message.mid and self._state.leaving:
+            self._members.tell(sender, HandedOver(mid=message.mid, lacking=message.ids, leaving=True))
+            return
         copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
         mine = [copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)]
         if not message.mid:
