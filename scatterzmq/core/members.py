@@ -96,6 +96,11 @@ class Members:
         member = self._here.get(peer)
         return member is not None and member.is_heard
 
+    def is_linked(self, peer: PeerId) -> bool:
+        """Whether a member is there, as far as this peer knows."""
+        member = self._here.get(peer)
+        return member is not None and member.is_linked
+
     def status(self, peer: PeerId) -> Status | None:
         """None for somebody who never was a member."""
         member = self._find(peer)

@@ -47,6 +47,7 @@ from ..core.events import (
 )
 from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
+from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
 from ..core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
@@ -123,7 +124,7 @@ class Process:
         self.clients: dict[ClientId, Link] = {}
         self.reports: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
-        self.store = Store(me.id)
+        self.store = Store(me.id, me.incarnation)
         self.core = PeerCore(
             me,
             world.settings,
@@ -257,7 +258,12 @@ class Process:
     ) -> None:
         kept = isinstance(message, Replicate | CachePut | CacheTell)
         blocks = {
-            name: self.store.put(column, kept=kept, digests=_digests_beside(message, name))
+            name: self.store.put(
+                self._damaged(column) if isinstance(message, Fetched) else column,
+                kept=kept,
+                digests=_digests_beside(message, name),
+                shared=isinstance(message, Fetched),
+            )
             for name, column in columns.items()
         }
         is_me = envelope.dst is None or envelope.dst == self.id
@@ -270,6 +276,14 @@ class Process:
                 blocks=blocks,
             )
         )
+
+    def _damaged(self, column: Column) -> Column:
+        """What was fetched is not always what was sent."""
+        if not self.world.faults.happens("damage"):
+            return column
+        data = bytearray(column.data)
+        data[self._work.randrange(len(data))] ^= 1 << self._work.randrange(8)
+        return Column(column.layout, memoryview(data))
 
     def _broken(self, address: str, refused: bool) -> None:
         for peer, link in list(self.links.items()):
@@ -541,7 +555,8 @@ class Process:
         fields: dict[str, tuple[Value, ...]] = {}
         for name in rows[0][1]:
             column = column_of([values[name] for _, values in rows])
-            block = self.store.put(column, digests=None if order.plan.digests else ())
+            is_borrowed = order.token.owner != self.id
+            block = self.store.put(column, digests=None if order.plan.digests else (), shared=is_borrowed)
             fields[name] = tuple([(block, row) for row in range(len(rows))])
         return Emitted(
             output=output,
