@@ -227,6 +227,11 @@ class PeerCore:
         self._gossip.flush(self._state.now_ms)
 
     @property
+    def payloads(self) -> Payloads:
+        """What is kept for others: for simulations to look at."""
+        return self._payloads
+
+    @property
     def state(self) -> State:
         """What the machines share: for tests and simulations to look at."""
         return self._state
@@ -235,6 +240,12 @@ class PeerCore:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
         times = [time for machine in self._timed if (time := machine.deadline_ms()) is not None]
         return min(times, default=None)
+
+    def counters(self) -> dict[str, int]:
+        """What has been counted since it started."""
+        counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
+        counters |= self._lending.counters | self._borrowing.counters
+        return counters | self._payloads.counters | self._fetches.counters
 
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
@@ -476,10 +487,7 @@ class PeerCore:
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
-                counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-                counters |= self._lending.counters | self._borrowing.counters
-                counters |= self._payloads.counters | self._fetches.counters
-                self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
             case AskMembers(mid=mid):
                 self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
             case Release(mid=mid):

@@ -184,7 +184,7 @@ class Queue:
         waiting = self._waiting
         heaps = [heap for bucket, heap in self._heaps.items() if bucket != _SOLO and heap]
         preferred: list[list[_Entry]] = []
-        if len(heaps) > 1:
+        if len(heaps) > 1 and not self._by_length:
             self._batches += 1
             if self._batches % _BY_AGE_EVERY:
                 preferred = [self._heaps[bucket] for bucket in (near or 0, 0) if bucket in self._heaps]

@@ -12,6 +12,8 @@ from ..wire.columns import Column, gather, row_digests
 from .corpus import Data
 
 _LONG = DTYPES["int64"]
+LIFE_BITS = 32
+"""So many blocks are stored in one life of a process."""
 
 
 def column_of(values: Sequence[Data]) -> Column:
@@ -48,7 +50,7 @@ class Store:
 
     def __init__(self, maker: PeerId, life: int) -> None:
         self._maker = maker
-        self._counter = life << 32
+        self._counter = life << LIFE_BITS
         self._blocks: dict[BlockId, _Stored] = {}
 
     def __len__(self) -> int:

@@ -100,7 +100,8 @@ class Process:
     """One life at one address.
 
     events, quiet: handled by the core, and those from which nothing followed.
-    executors: what runs on each; None if it is idle. reports: what the core had to say, by name.
+    executors: what runs on each; None if it is idle. reports: what the core had to say, by name. buried: peers that
+    it has held to be gone.
     disk: None without a journal. has_failed: a write to it has.
     """
 
@@ -123,6 +124,7 @@ class Process:
         self.links: dict[PeerId, Link] = {}
         self.clients: dict[ClientId, Link] = {}
         self.reports: Counter[str] = Counter()
+        self.buried: set[str] = set()
         self.rejected: Counter[str] = Counter()
         self.store = Store(me.id, me.incarnation)
         self.core = PeerCore(
@@ -347,8 +349,10 @@ class Process:
                 self.tell(self.world.checked(request, definition))
             case Persist():
                 self._persist(action)
-            case Report(name=name):
+            case Report(name=name, context=context):
                 self.reports[name] += 1
+                if name in ("peer.dead", "peer.leave"):
+                    self.buried.add(str(context["peer"]))
             case Left(lost=lost):
                 self.has_left = True
                 self.world.left(self, lost)

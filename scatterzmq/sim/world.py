@@ -173,9 +173,15 @@ class World:
 
     def _gone(self, process: Process) -> None:
         process.die()
+        self._add_up(process)
         self.trace.note(self.now_us, process.name, "is gone")
         self.processes[process.place] = None
         self.network.vanish(process)
+
+    def _add_up(self, process: Process) -> None:
+        """What a core has counted, of what is worth knowing of a run."""
+        counters = process.core.counters()
+        self.counters.update({name: counters[name] for name in COUNTED})
 
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process is not None]
@@ -337,6 +343,8 @@ class World:
         self.run(SETTLE_MS)
         self.checkers.drained()
         self._idle()
+        for process in self.alive():
+            self._add_up(process)
 
     def _is_quiet(self) -> bool:
         return self.now_us >= int(self.options.load_s * 1e6) and all(client.is_quiet() for client in self.clients)
@@ -357,5 +365,15 @@ class World:
 LIVENESS_US = 120_000_000
 SETTLE_MS = 40_000
 IDLE_MS = 30_000
+COUNTED = (
+    "rows_granted",
+    "rows_granted_by_name",
+    "payloads_kept",
+    "payloads_freed",
+    "payloads_fetched",
+    "payloads_wrong",
+    "payloads_lost",
+    "inputs_waited_ms",
+)
 ALWAYS_SAID = ("Heartbeat",)
 """Words that never stop, beside a few comparisons of what is held."""
