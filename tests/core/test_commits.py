@@ -193,13 +193,13 @@ def test_there_and_back() -> None:
         failed=(RowsFailed(rows=(1,), code=ErrorCode.OUT_OF_MEMORY, message="m", traceback="t", final=True, node="n"),),
         missing=(3,),
     )
-    message, values = commit_of(event, 9)
+    lease = lease_of(plan_of(chain(1)), "n0", tasks=4)
+    told = commit_of(event, 9, lease.queue.plan, lease.queue.node)
+    message, values = told.message, told.values
     assert (message.order, message.executor, message.missing, message.claim) == (9, EXECUTOR, (3,), None)
     assert message.parts[0].digests == {"value": (b"b" * 32, b"a" * 32)}
     assert values == {"0:value": ((column, 1), (column, 0))}
-    found = check(
-        lease_of(plan_of(chain(1)), "n0", tasks=4), replace(message, parts=message.parts[:1]), {"0:value": column}
-    )
+    found = check(lease, replace(message, parts=message.parts[:1]), {"0:value": column})
     assert found.emitted[0].rows == (2, 0)
     assert found.failed == list(event.failed)
     assert found.missing == [3]
