@@ -154,9 +154,9 @@ def _misnamed(
     """What is wrong with the blocks of a part that its maker keeps; "" if nothing is."""
     named = [block.id for block in others] + [block.id for column in stays.values() for block in column]
     for name, column in stays.items():
-        if name not in beside and frame_name(lease.queue.plan, lease.queue.node, part, name) in needed:
-            return f"field {name!r} only by name"
         copy = beside.get(name)
+        if copy is None and frame_name(lease.queue.plan, lease.queue.node, part, name) in needed:
+            return f"field {name!r} only by name"
         if copy is not None and copy.layout.rows != len(part.rows):
             return f"field {name!r} without a row for each"
         for block in column:

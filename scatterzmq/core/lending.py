@@ -63,6 +63,7 @@ class Lending:
         self._nudges = nudges
         self._borrowers: dict[PeerId, dict[ExecutorId, _Borrower]] = {}
         self._asked: list[tuple[PeerId, Claim]] = []
+        self._put_back = False
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
         self.counters = {
             "granted": 0,
@@ -80,9 +81,10 @@ class Lending:
         """An executor of another peer wants tasks: answered by `answer`, when own executors have theirs."""
         self._asked.append((peer, message))
 
-    def answer(self) -> None:
-        """Grant what was claimed."""
+    def answer(self) -> bool:
+        """Grant what was claimed. True: tasks were found to lack something, and have gone back into queues."""
         asked, self._asked = self._asked, []
+        self._put_back = False
         for peer, message in asked:
             borrower = self._borrower(peer, message.executor)
             if message.claim < borrower.claim:
@@ -92,6 +94,7 @@ class Lending:
                 borrower.order = 0
                 self._lend(peer, borrower, message)
             self._grant(peer, borrower, message)
+        return self._put_back
 
     def _borrower(self, peer: PeerId, executor: ExecutorId) -> _Borrower:
         known = self._borrowers.setdefault(peer, {})
@@ -137,6 +140,7 @@ class Lending:
         if loss is None:
             return True
         self._travel.lost(record, loss)
+        self._put_back = True
         return False
 
     def _grant(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
@@ -177,6 +181,7 @@ class Lending:
                 return records, inputs
         self._settle(lease)
         self._batches.take_back(lease, "", crashed=False, counted=False)
+        self._put_back = True
         return None
 
     # ---- what comes back

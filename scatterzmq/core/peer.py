@@ -276,8 +276,7 @@ class PeerCore:
                 self._desk.ended(ended)
             self._desk.admit_waiting()
             self._claims.dispatch()
-            self._lending.answer()
-            if not self._travel.busy:
+            if not self._lending.answer() and not self._travel.busy:
                 return
 
     def _network(self, event: PeerSeen | LinkDown) -> None:

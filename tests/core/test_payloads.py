@@ -357,10 +357,9 @@ def test_what_is_known_to_be_lost_is_not_lent() -> None:
     assert trio.mesh.results(0, trio.tasks) == [4, 5]
 
 
-def block(trio: Trio) -> int:
-    """The number of what peer 1 keeps."""
-    (counter,) = trio.maker.core.payloads.kept_for(trio.owner.me)
-    return counter
+def block(trio: Trio, at: int = -1) -> int:
+    """The number of what peer 1 keeps (the newest)."""
+    return sorted(trio.maker.core.payloads.kept_for(trio.owner.me))[at]
 
 
 def test_the_end_of_its_maker_is_counted_apart() -> None:
@@ -598,6 +597,24 @@ def test_of_what_its_owner_cannot_know_yet_nothing_is_asked() -> None:
     assert mesh.results(0, tasks) == [3]
 
 
+def test_only_of_what_its_owner_knows_it_is_asked() -> None:
+    trio = Trio(1)
+    trio.mesh.drop(Commit)
+    more = trio.mesh.submit(0, 5)
+    trio.start(1, "n0")
+    trio.mesh.step(1)
+    assert len(trio.maker.core.payloads.kept_for(trio.owner.me)) == 2
+    known = block(trio, 0)
+    trio.mesh.wait(10_000)
+    trio.maker.core.payloads._ask_ms = trio.mesh.now_ms
+    trio.mesh.wait(1)
+    assert [message.counters for message in trio.mesh.said(HeldPayloads)] == [(known,)]
+    trio.mesh.heal()
+    trio.mesh.wait(1_000)
+    trio.finish()
+    assert trio.mesh.results(0, [*trio.tasks, *more]) == [4, 8]
+
+
 def test_of_what_its_owner_refuses_it_is_asked_at_once() -> None:
     mesh = made(0, 1, 0)
     mesh.load(chain(2))
@@ -648,6 +665,28 @@ def test_nothing_is_kept_for_an_owner_that_is_gone() -> None:
     assert not trio.maker.core.payloads.blocks_held()
     trio.maker.core.check_invariants()
     assert trio.maker.stored == {}
+
+
+def test_several_owners_are_asked_of_their_own() -> None:
+    """One of them knows of nothing yet."""
+    mesh = made(0, 2, 0)
+    plan = mesh.load(chain(2))
+    mesh.submit(0, 1)
+    mesh.submit(2, 5)
+    for owner in (0, 2):
+        mesh.peers[1].believe(mesh.peers[owner], key_of(plan, "n0"), 1)
+    mesh.peers[1].tell(TimerFired())
+    mesh.deliver()
+    mesh.drop(Commit, dst=2)
+    executors = list(mesh.peers[1].running)
+    for executor in executors:
+        mesh.step(1, executor)
+    for executor in executors:
+        mesh.peers[1].lose(executor, crashed=False)
+    mesh.deliver()
+    mesh.peers[1].core.payloads._ask_ms = 10_000
+    mesh.wait(10_000)
+    assert [packet.dst for packet in mesh.log if isinstance(packet.message, HeldPayloads)] == [0]
 
 
 def test_words_of_a_commit_that_is_dropped_with_its_owner() -> None:
