@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .client import AsyncClient, Client, Response, TaskStatus
     from .embedded import local
     from .ids import TaskId
+    from .remote import connect
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "TaskId",
     "TaskStatus",
     "Timeout",
+    "connect",
     "errors",
     "local",
 ]
@@ -57,6 +59,7 @@ _HOMES = MappingProxyType(
         "Response": ".client",
         "TaskId": ".ids",
         "TaskStatus": ".client",
+        "connect": ".remote",
         "local": ".embedded",
     }
 )

@@ -6,6 +6,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -23,6 +24,7 @@ from .core.messages import ResultRead, ToPeer
 from .core.peer import PeerCore
 from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
+from .eventstream import Context, EventStream, event_stream
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
@@ -111,7 +113,11 @@ def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    sections: dict[str, dict[str, Any]] = {"blobs": {"packages": ("*",)}, "events": {"listeners": ()}}
+    sections: dict[str, dict[str, Any]] = {
+        "blobs": {"packages": ("*",)},
+        "events": {"listeners": ()},
+        "executor": {"kind": "thread"},
+    }
     known = set(Settings.__dataclass_fields__)
     for name, value in config.items():
         section, _, key = name.partition("_")
@@ -128,6 +134,8 @@ def _settings(config: Mapping[str, Any]) -> Settings:
             names = ", ".join(sorted({*_SHORT_NAMES, *known}))
             raise ConfigError(f"local: unknown argument {name!r}; known are {names}, and section_key for any setting")
     settings = Settings.of(sections, "local")
+    if settings.executor.kind == "process":
+        raise ConfigError('local: executor.kind: expected thread or inline, got "process"')
     if settings.journal.mode != "off":
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
     if settings.health.port:
@@ -158,20 +166,23 @@ class _Peer:
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
         errand = None if self.inline else self._roused
+        self._events = EventStream()
+        report = self._tell if settings.events.listeners else None
         self._pool: Pool | Neighbours
         self._driver: Driver | Neighbours
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, errand)
+            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
-            self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool)
+            self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
+        self._events = event_stream(settings, complain=_complain)  # the last thing that can go wrong
 
     def start(self) -> None:
         if self.inline:
@@ -259,6 +270,11 @@ class _Peer:
     def _clean_up(self) -> None:
         self._pool.stop(_STOP_TIMEOUT_S)
         self.blobs.close()
+        self._events.close()
+
+    def _tell(self, name: str, context: Context, source: str = "") -> None:
+        """Whatever happens goes to the listeners, from whichever thread."""
+        self._events.emit(name, context, source=source)
 
     def _fail(self, error: BaseException) -> None:
         """The last line of defence: neither a bug of ours nor a callback that exits may leave anybody waiting."""
@@ -320,6 +336,11 @@ class _Peer:
             self._alarm_s = due_s
             if self._driving_thread != self._thread.ident:
                 self._bell.ring()
+
+
+def _complain(line: str) -> None:
+    """A listener of events is switched off."""
+    warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
 class _Bell:

@@ -23,7 +23,7 @@ from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
-from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
+from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted, Reporter
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
@@ -168,14 +168,17 @@ class Neighbours:
         blobs: BlobStore,
         post: Callable[[At], None],
         errand: Callable[[ThreadExecutor], None] | None,
+        emit: Callable[..., None] | None = None,
     ) -> None:
         self._settings = settings
         self._air = _Air()
         self._places: list[_Place] = []
         self._clients: dict[ClientId, ClientDriver] = {}
         for index in range(count):
-            pool = Pool(settings, blobs, partial(_post_at, post, index), errand)
-            self._places.append(self._settle(index, pool))
+            name = f"local-{index}"
+            report = None if emit is None else partial(emit, source=name)
+            pool = Pool(settings, blobs, partial(_post_at, post, index), errand, report=report)
+            self._places.append(self._settle(index, name, pool, report))
         members = [Member(id=place.contact.id, name=place.contact.name, status="alive") for place in self._places]
         self.members: tuple[Member, ...] = tuple(members)
 
@@ -235,9 +238,9 @@ class Neighbours:
 
     # ---- inside
 
-    def _settle(self, index: int, pool: Pool) -> _Place:
+    def _settle(self, index: int, name: str, pool: Pool, report: Reporter | None) -> _Place:
         settings, id_ = self._settings, PeerId("P" + os.urandom(16).hex())
-        contact = Contact(id=id_, incarnation=LOCAL_INCARNATION, address=f"neighbour:{index}", name=f"local-{index}")
+        contact = Contact(id=id_, incarnation=LOCAL_INCARNATION, address=f"neighbour:{index}", name=name)
         core = PeerCore(
             contact,
             settings,
@@ -247,7 +250,7 @@ class Neighbours:
             static=True,
         )
         network = _Network(self._air, contact, self._places)
-        driver = Driver(core, PayloadStore(settings.store, id_), pool, network=network)
+        driver = Driver(core, PayloadStore(settings.store, id_), pool, report=report, network=network)
         return _Place(contact, driver, pool)
 
     def _join(self, client: ClientId, deliver: Deliver) -> None:

@@ -34,17 +34,23 @@ def queue_strategy(settings: Settings) -> QueueStrategy:
 
 
 def _made(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> _T:
-    if name in built_in:
-        return built_in[name]()
-    found = _plug_in(key, name, built_in, base, allow)
+    return built_in[name]() if name in built_in else plug_in(key, name, base, allow, known=tuple(built_in))
+
+
+def plug_in(key: str, name: str, base: type[_T], allow: Sequence[str], *, known: Sequence[str]) -> _T:
+    """One of the class in module `name` that is a `base`. Raises ConfigError.
+
+    key: the setting that names it. known: what else that setting may say.
+    """
+    found = _found(key, name, base, allow, known)
     with _Blame(f"{key}: {found.__name__} of module {name!r} cannot be made"):
         return found()
 
 
-def _plug_in(key: str, name: str, built_in: Mapping[str, type[_T]], base: type[_T], allow: Sequence[str]) -> type[_T]:
+def _found(key: str, name: str, base: type[_T], allow: Sequence[str], known: Sequence[str]) -> type[_T]:
     if not _MODULE.fullmatch(name):
-        known = ", ".join(built_in)
-        raise ConfigError(f"{key}: unknown {name!r}; known are {known}, and modules such as 'my_package.my_strategy'")
+        what = f"{', '.join(known)}, and modules such as 'my_package.my_{key.partition('.')[0]}'"
+        raise ConfigError(f"{key}: unknown {name!r}; known are {what}")
     if not is_allowed(name, allow):
         raise ConfigError(f"{key}: module {name!r} may not be imported; allow it with plugins.allow")
     with _Blame(f"{key}: module {name!r} cannot be imported"):

@@ -35,8 +35,8 @@ class ExecutorSettings:
     """count: executors per peer; one keeps all cores busy, because torch runs its own threads.
     batch_size: most tasks per batch; 32 amortises the cost per batch without hurting latency.
     device: torch device of the executors: "cpu", "cuda", "cuda:1" or "mps"; every machine has the first.
-    kind: "thread" (in this process), "inline" (in the caller's thread while it waits, for debuggers), or "process" (a
-        child for each, so that what kills it kills nothing else; for peers of their own).
+    kind: "process" (a child for each, so that what kills it kills nothing else), "thread" (in this process, as
+        scatterzmq.local() has it), or "inline" (in the caller's thread while it waits, for debuggers; there only).
     max_exec_s: longest time one batch may take before its executor is given up; what takes ten minutes hangs.
     node_memory_bytes: how much loaded nodes may hold per executor process, by their load cost; with one executor that
         leaves room for the rest on a machine of 8 GiB.
@@ -45,7 +45,7 @@ class ExecutorSettings:
     count: int = setting(1, low=1, high=1024)
     batch_size: int = setting(32, low=1, high=65536)
     device: str = "cpu"
-    kind: str = setting("thread", choices=("thread", "inline", "process"))
+    kind: str = setting("process", choices=("process", "thread", "inline"))
     max_exec_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
     node_memory_bytes: int = setting(4096 * MIB, low=0)
 

@@ -1,8 +1,10 @@
 """The commands that measure: they run, and what they say is possible."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import bench_scale, bench_waiting
+from benchmarks import bench_journal, bench_scale, bench_waiting
 from scatterzmq.sim.metered import Cluster, on_the_wire
 
 
@@ -54,3 +56,9 @@ def test_one_core_is_measured() -> None:
     assert 500 < taken.alone < taken.owner
     assert 200 < taken.copy < taken.owner
     assert taken.owner <= bench_waiting.BYTES_MAX
+
+
+def test_a_disk_is_measured(tmp_path: Path) -> None:
+    cost = bench_journal.measure(tmp_path, "sync", tasks=40, per_write=10, under_way=2, nbytes=64)
+    assert (cost.mode, cost.tasks_per_write) == ("sync", 10)
+    assert cost.tasks_per_s == pytest.approx(10_000 / cost.write_ms)

@@ -27,6 +27,7 @@ PUBLIC = {
     "TaskId",
     "TaskStatus",
     "Timeout",
+    "connect",
     "errors",
     "local",
 }

@@ -165,6 +165,10 @@ def test_what_is_no_size_stays_a_text(text: str) -> None:
             "f.toml: network.port_range: expected 'low-high' within 1-65535, got '8000-7000'",
         ),
         (
+            {"network": {"port_range": "0-7000"}},
+            "f.toml: network.port_range: expected 'low-high' within 1-65535, got '0-7000'",
+        ),
+        (
             {"network": {"port_range": "7000"}},
             "f.toml: network.port_range: expected 'low-high' within 1-65535, got '7000'",
         ),

@@ -59,10 +59,12 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
+PROCESS = ("config", "eventstream", "runtime", "remote")
 PASSED = ("core.actions", "core.events", "core.values")
 OWN: Mapping[str, tuple[str, ...]] = {
-    "": (*BASE, "client", "embedded"),
+    "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
     "errors": (),
     "ids": ("errors",),
@@ -72,23 +74,35 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
-    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
+    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, "settings", "core", "wire", "execute", "client", "driver", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
     "net": (*BASE, "settings", "core", "wire", "client.link", "clientdriver", "driver", "network", "net"),
     "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
-    "happenings": (*BASE, "settings", "plugins", "happenings"),
-    "health": (*BASE, "settings", "health"),
-    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "happenings", "health", "plugins"),
-    "connect": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "eventstream": (*BASE, "settings", "plugins", "eventstream"),
+    "health": (*BASE, "settings", "health", PACKAGE),
+    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
+    "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "connect", PACKAGE),
+    "cli": (
+        *BASE,
+        "settings",
+        "graph",
+        "nodes",
+        "client",
+        "cli",
+        "config",
+        "eventstream",
+        "runtime",
+        "remote",
+        PACKAGE,
+    ),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 
@@ -170,7 +184,7 @@ def import_layers(source: Source) -> Iterator[str]:
 
 def is_package_name(target: str) -> bool:
     """Whether "local" or "ScatterError" is a name of the package itself, which imports it when it is asked for."""
-    return target in {PACKAGE, "__version__", "local"} or target[:1].isupper()
+    return target in {PACKAGE, "__version__", "connect", "local"} or target[:1].isupper()
 
 
 # -- size -------------------------------------------------------------------------------------------------------------
@@ -319,8 +333,10 @@ def getter_names(source: Source) -> Iterator[str]:
 CATCHERS = {
     "scatterzmq/core/strategy.py",  # strategies are plug-ins: what they raise is reported
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
+    "scatterzmq/eventstream/stream.py",  # listeners are plug-ins: one that raises is switched off
     "scatterzmq/sim/runs.py",  # whatever a core raises in a simulation is what it looks for
     "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
+    "scatterzmq/remote.py",  # the same for the client's thread
 }
 """Files that may catch everything."""
 

@@ -46,6 +46,16 @@ def number(low: int) -> Callable[[str], int]:
     return convert
 
 
+def size(text: str) -> int:
+    """A type of argument: bytes, as "8GiB"."""
+    from ..settings import size_of
+
+    value = size_of(text)
+    if not isinstance(value, int) or value < 1:
+        raise argparse.ArgumentTypeError(f"expected a size such as 8GiB, got {text!r}")
+    return value
+
+
 def file_of(*suffixes: str) -> Callable[[str], str]:
     """A type of argument: "-" or a file name that ends in one of the suffixes."""
 

@@ -496,6 +496,7 @@ class Borrowing:
             self._executors.remove(loan.executor)
             self._out.work(AbandonExecutor(executor=loan.executor))
             self._out.report("tally.executor.reclaim", executor=loan.executor)
+            self._out.report("error.executor", executor=loan.executor, message=RAN_TOO_LONG)
             self._undone(loan, RAN_TOO_LONG, crashed=True)
         for executor, ask in list(self._asks.items()):
             if ask.until_ms <= now_ms:  # what it was granted, if it was, has run out by now

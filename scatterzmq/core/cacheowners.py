@@ -390,6 +390,8 @@ class CacheOwners:
         """When `expire` has something to do."""
         while self._due and not self._is_due(*self._due[0]):
             heapq.heappop(self._due)
+        if not (self._due or self._leases) and self._renew_ms is None:
+            return None
         times = [due[0] for due in self._due[:1]]
         times += list(self._leases.values())[:1]
         times += [] if self._renew_ms is None else [self._renew_ms]

@@ -45,6 +45,8 @@ class Claims:
         if not self._executors.remove(executor):
             return
         self._out.report("tally.executor.stop", executor=executor, reason=reason)
+        if crashed:
+            self._out.report("error.executor", executor=executor, message=reason)
         lease = self._leases.of(executor)
         if lease is not None:
             self._leases.settle(lease.order, executor)
@@ -60,6 +62,7 @@ class Claims:
         self._executors.remove(lease.executor)
         self._out.work(AbandonExecutor(executor=lease.executor))
         self._out.report("tally.executor.reclaim", executor=lease.executor)
+        self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG)
         self._batches.take_back(lease, RAN_TOO_LONG, crashed=True, counted=True)
 
     # ---- lending

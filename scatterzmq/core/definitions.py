@@ -407,6 +407,8 @@ class Definitions:
 
     def deadline_ms(self) -> int | None:
         """When `expire` has something to do."""
+        if not (self._spreads or self._sought or self._wanted or self._offers):
+            return None  # most of the time, and this is asked after every event
         times: list[int | None] = [spread.repeat_ms for spread in self._spreads.values()]
         times += [sought.ask_ms for sought in self._sought.values()]
         times += [*self._wanted.values()][:1]

@@ -20,11 +20,11 @@ from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
 from .copies import Copy, info
+from .finals import final_of_copy, final_of_records, final_unknown
 from .ledger import RECORD_NBYTES, Record
 from .messages import (
     Accepted,
     AskTasks,
-    Final,
     Goodbye,
     Moved,
     Refused,
@@ -36,7 +36,7 @@ from .messages import (
 from .peermessages import CopyKind, SyncBetter
 from .state import State
 from .travel import Travel
-from .values import Block, Value
+from .values import Block
 from .versions import Rank, Version
 
 RECORDS_MIN = 1024
@@ -245,29 +245,42 @@ class Desk:
         self.attach(entry.sender, attached)
 
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
-        """The copies are there: the client may rely on it."""
-        for record in created:
-            self._accepting.pop(record.id, None)
+        """The copies are there: the client may rely on it. Of what was handed off meanwhile `rset` says where it is."""
         if self._is_disk_gone:
             created = self._undo(sender, mid, created)
+        for record in created:
+            self._accepting.pop(record.id, None)
         durable = False
         if self._state.journal is not None:
             durable = self._are_durable([*created, *[self._ledger.record(task) for task in attached]])
-        by_rset: dict[tuple[PeerId, ...], list[TaskId]] = {}
+        groups: dict[tuple[tuple[PeerId, ...], int], list[TaskId]] = {}
         for record in created:
-            by_rset.setdefault(record.rset, []).append(record.id)
+            groups.setdefault((record.rset, len(record.rset)), []).append(record.id)
         for task in attached:
-            known = self._ledger.record(task) or self._copies.copy(task)
-            by_rset.setdefault((self._state.me,) if known is None else known.rset, []).append(task)
-        for rset, ids in by_rset.items():
-            self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=len(rset), durable=durable, rset=rset))
+            groups.setdefault(self._kept(task), []).append(task)
+        for (rset, copies), ids in groups.items():
+            self._out.send(sender, Accepted(mid=mid, ids=tuple(ids), copies=copies, durable=durable, rset=rset))
+
+    def _kept(self, task: TaskId) -> tuple[tuple[PeerId, ...], int]:
+        """Where a task is that was submitted again, and on how many peers."""
+        record, copy = self._ledger.record(task), self._copies.copy(task)
+        if copy is not None:
+            return copy.rset, self._known_copies(copy)
+        rset = (self._state.me,) if record is None else record.rset
+        return rset, len(rset)
+
+    def _known_copies(self, copy: Copy) -> int:
+        """A holder knows of its own copy and of the owner."""
+        return 1 + self._members.is_alive(copy.owner)
 
     def _is_sure(self, task: TaskId) -> bool:
         """Whether a task that was submitted again has the copies it should; else its client asks once more."""
-        copy = self._copies.copy(task)
+        record, copy = self._ledger.record(task), self._copies.copy(task)
         if copy is not None:
             return copy.status is not None or self._members.is_alive(copy.owner)
-        return task not in self._accepting
+        if record is None or task not in self._accepting:
+            return True
+        return len(record.rset) > 1 and not record.barriers
 
     @property
     def _is_disk_gone(self) -> bool:
@@ -286,13 +299,16 @@ class Desk:
         return not self._is_disk_gone and len(there) == len(records) and all(record.durable for record in there)
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...]) -> tuple[Record, ...]:
-        """The disk has failed before these were on it: refuse those that are nowhere else. Returns the others."""
-        alone = tuple([record.id for record in created if len(record.rset) == 1])
-        if alone:
-            self.counters["refused"] += len(alone)
-            self._out.send(sender, Refused(mid=mid, ids=alone, code=ErrorCode.REFUSED, message=self._disk_gone()))
-            self.clear(alone, _nothing)
-        return tuple([record for record in created if len(record.rset) > 1])
+        """The disk has failed before these were on it: refuse those that nobody else has heard of. Returns those that
+        may be accepted; what had copies and is alone now is that as soon as it has some again.
+        """
+        alone = [record for record in created if self._ledger.record(record.id) is record and len(record.rset) == 1]
+        refused = tuple([record.id for record in alone if record.epoch_n == self._state.first_n])
+        if refused:
+            self.counters["refused"] += len(refused)
+            self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=self._disk_gone()))
+            self.clear(refused, _nothing)
+        return tuple([record for record in created if record not in alone])
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -324,7 +340,7 @@ class Desk:
                 self._attached[client] += 1
         self._tell({client: ended})
         if unknown:
-            self._out.send(client, _unknown(unknown))
+            self._out.send(client, final_unknown(unknown))
 
     def _attach_to_copy(self, client: ClientId, task: TaskId) -> bool:
         """Tell a client of a task that another peer owns. False if there is no copy of it."""
@@ -335,13 +351,13 @@ class Desk:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
         else:
-            self._out.send(client, *_final_of_copy(copy))
+            self._out.send(client, *final_of_copy(copy, self._known_copies(copy)))
         return True
 
     def unknown(self, clients: Iterable[ClientId], task: TaskId) -> None:
         """Tell clients that a task is not known any more."""
         for client in clients:
-            self._out.send(client, _unknown([task]))
+            self._out.send(client, final_unknown([task]))
 
     def moved(self, clients: Iterable[ClientId], task: TaskId, owner: PeerId) -> None:
         """Tell clients who owns a task."""
@@ -360,6 +376,7 @@ class Desk:
         for client in record.clients:
             self._detach(client, 1)
         self._expiring.pop(record.id, None)
+        self._accepting.pop(record.id, None)
         self._replicas.dismiss(record)
         self._travel.forget(record)
 
@@ -390,7 +407,7 @@ class Desk:
 
     def _cleared(self, told: Mapping[ClientId, list[TaskId]], then: Callable[[], None]) -> None:
         for client, tasks in told.items():
-            self._out.send(client, _unknown(tasks))
+            self._out.send(client, final_unknown(tasks))
         then()
 
     def _clear_copies(self, ids: Iterable[TaskId]) -> None:
@@ -450,7 +467,7 @@ class Desk:
                 groups.setdefault(record.plan.digest, []).append(record)
             for group in groups.values():
                 durable = self._state.journal is not None and self._are_durable(group)
-                self._out.send(client, *_final(group, self._state.now_ms, durable=durable))
+                self._out.send(client, *final_of_records(group, self._state.now_ms, durable=durable))
 
     def expire(self) -> None:
         """Forget results whose time is over."""
@@ -540,47 +557,3 @@ def _misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
             if not wanted.accepts(layout.dtype, shape):
                 return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
     return ""
-
-
-def _unknown(tasks: list[TaskId]) -> Final:
-    count = len(tasks)
-    return Final(
-        ids=tuple(tasks),
-        ns="",
-        statuses=(TaskStatus.UNKNOWN,) * count,
-        errors=(None,) * count,
-        retries=(0,) * count,
-        durations_ms=(0,) * count,
-    )
-
-
-def _final_of_copy(copy: Copy) -> tuple[Final, dict[str, tuple[Value, ...]]]:
-    """How a task of another owner ended, from the copy."""
-    assert copy.status is not None
-    final = Final(
-        ids=(copy.id,),
-        ns=copy.ns,
-        statuses=(copy.status,),
-        errors=(copy.last_error,),
-        retries=(copy.errors + copy.restarts,),
-        durations_ms=(copy.duration_ms,),
-        copies=len(copy.rset),
-    )
-    return final, {name: (value,) for name, value in copy.values.items()}
-
-
-def _final(records: list[Record], now_ms: int, *, durable: bool) -> tuple[Final, dict[str, tuple[Value, ...]]]:
-    """How these tasks of one plan ended, and the rows of their results."""
-    results = [record.result for record in records if record.result is not None]
-    names = results[0].keys() if results else ()
-    final = Final(
-        ids=tuple([record.id for record in records]),
-        ns=records[0].plan.ns,
-        statuses=tuple([record.status for record in records]),
-        errors=tuple([record.error for record in records]),
-        retries=tuple([record.retries for record in records]),
-        durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
-        copies=len(records[0].rset),
-        durable=durable,
-    )
-    return final, {name: tuple([result[name] for result in results]) for name in names}

@@ -16,9 +16,10 @@ from .entries import Deleted, Forgotten, Kept, Lapsed
 from .journal import Journal
 from .ledger import Record
 from .peermessages import CopyKind, Replicated
-from .replicas import ENDS, Barrier, Replicas, Then, record_version
+from .replicas import Barrier, Replicas, Then, record_version
 from .values import Value
 from .versions import Version
+from .writes import ENDS
 
 
 class JournaledReplicas(Replicas):
@@ -45,10 +46,10 @@ class JournaledReplicas(Replicas):
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
         barrier = self._barrier(records, then)
         self._start(kind, records, now_ms, barrier)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
-        barrier = Barrier(1, then)
+        barrier = Barrier(1, then, records)
         barrier.then = partial(self._over, records, barrier, then)
         return barrier
 

@@ -79,6 +79,11 @@ class Leases:
         lease = self._held.get(order)
         return lease if lease is not None and lease.executor == executor and lease.holder == holder else None
 
+    def is_lent(self, order: int, task: TaskId) -> bool:
+        """Whether a batch with this task is on loan under this number."""
+        lease = self._held.get(order)
+        return lease is not None and task in lease.tasks
+
     def put(self, lease: Lease) -> None:
         """Put another version of a lease in the place of the one that holds."""
         before = self._held[lease.order]

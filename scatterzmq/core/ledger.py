@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import intern
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan, Plan
 from ..ids import ClientId, PeerId, TaskId, Token
 from .messages import TaskStatus
 from .values import Value
+
+if TYPE_CHECKING:
+    from .replicas import Barrier
 
 STORY_LENGTH_MAX = 12
 """Entries of a story: enough for the last few hops, and it bounds the memory of a task that retries for ever."""
@@ -125,6 +128,7 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
+    barriers: what waits for its copies (core/replicas.py).
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
 
@@ -160,6 +164,7 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
+    barriers: tuple["Barrier", ...] = ()
     story: tuple[str, ...] = ()
     story_ms: tuple[int, ...] = ()
 
@@ -288,11 +293,16 @@ class Ledger:
         assert self._read == sum(record.read for record in self)
         assert self.kept_nbytes == sum(record.kept_nbytes for record in self)
         for record in self:
-            assert (record.token is not None) == (record.phase is Phase.BUSY), record.told()
-            assert (record.waits_for is not None) == (record.phase is Phase.DEFER), record.told()
-            assert (record.result is not None) == (record.phase is Phase.READY), record.told()
-            assert bool(record.stack) != record.phase.ended, record.told()
-            assert not (record.phase.ended and record.input), record.told()
-            if record.phase is Phase.ERROR or record.phase is Phase.CANCELLED:
-                assert record.error is not None
-                assert (record.error.code is ErrorCode.CANCELLED) == (record.phase is Phase.CANCELLED)
+            check_record(record)
+
+
+def check_record(record: Record) -> None:
+    """Assert what holds of every record between events."""
+    assert (record.token is not None) == (record.phase is Phase.BUSY), record.told()
+    assert (record.waits_for is not None) == (record.phase is Phase.DEFER), record.told()
+    assert (record.result is not None) == (record.phase is Phase.READY), record.told()
+    assert bool(record.stack) != record.phase.ended, record.told()
+    assert not (record.phase.ended and record.input), record.told()
+    if record.phase is Phase.ERROR or record.phase is Phase.CANCELLED:
+        assert record.error is not None
+        assert (record.error.code is ErrorCode.CANCELLED) == (record.phase is Phase.CANCELLED)

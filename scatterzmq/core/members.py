@@ -96,11 +96,6 @@ class Members:
         member = self._here.get(peer)
         return member is not None and member.is_heard
 
-    def is_linked(self, peer: PeerId) -> bool:
-        """Whether a member is there, as far as this peer knows."""
-        member = self._here.get(peer)
-        return member is not None and member.is_linked
-
     def status(self, peer: PeerId) -> Status | None:
         """None for somebody who never was a member."""
         member = self._find(peer)
@@ -124,6 +119,10 @@ class Members:
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""
         return (self.me, *[member.contact for member in self._linked()])
+
+    def suspects(self) -> tuple[PeerId, ...]:
+        """Those of them that are suspects."""
+        return tuple([member.contact.id for member in self._linked() if member.status is Status.SUSPECT])
 
     def may_elect(self, now_ms: int) -> bool:
         """Whether this peer has looked around long enough to say who is responsible for something."""

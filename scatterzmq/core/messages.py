@@ -350,10 +350,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberList:
-    """The sender and all members that it holds to be alive or suspects to be gone."""
+    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter."""
 
     mid: int
     members: tuple[Contact, ...]
+    suspects: tuple[PeerId, ...] = ()
 
 
 ToPeer: TypeAlias = (

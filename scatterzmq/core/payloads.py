@@ -34,6 +34,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ids import BlockId, PeerId
+from .member import LINKED
 from .payloadmessages import FreePayloads, HeldPayloads, Payload
 from .state import State
 from .values import Block
@@ -176,7 +177,7 @@ class Payloads:
         assert self._ask_ms is not None or not any(held.known for held in self._held.values())
         for counter, held in self._held.items():
             assert held.block.id.counter == counter
-            assert self._state.members.is_linked(held.owner), "kept for an owner that is gone"
+            assert self._state.members.status(held.owner) in LINKED, "kept for an owner that is gone"
 
 
 def _chunks(counters: list[int]) -> Iterable[tuple[int, ...]]:

@@ -238,8 +238,12 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        times = [time for machine in self._timed if (time := machine.deadline_ms()) is not None]
-        return min(times, default=None)
+        earliest_ms = None
+        for machine in self._timed:
+            time_ms = machine.deadline_ms()
+            if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
+                earliest_ms = time_ms
+        return earliest_ms
 
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
@@ -488,7 +492,9 @@ class PeerCore:
             case AskStats(mid=mid):
                 self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
             case AskMembers(mid=mid):
-                self._state.out.send(sender, MemberList(mid=mid, members=self._state.members.contacts()))
+                members = self._state.members
+                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
+                self._state.out.send(sender, answer)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

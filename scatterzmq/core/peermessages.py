@@ -305,7 +305,8 @@ class Drop:
 class Handover:
     """The owner leaves: the receiver, which has copies, owns these from now on. Answered by HandedOver.
 
-    mid: 0 if the sender does not leave, but has forgotten that it owned them before it started again.
+    mid: 0 if the sender does not leave, but does not know these tasks any more. Nobody answers that; who has a copy
+    asks around whether somebody knows better, and owns them if not.
     """
 
     mid: int

@@ -4,6 +4,7 @@ Purpose   Writes accepted tasks, ends and deletions to the copies, and only then
 Rules     1. A write is over when every holder of the record's stored set has kept it; then what waits for it goes on.
           2. A write is repeated until it is answered. A holder that is gone, or silent for `copy_s`, is replaced:
              another set, the next epoch, the whole record. Fewer copies than wanted are never hidden: `rset` says it.
+             Whatever waited for the old set waits for the new one: else more copies would be named than there are.
           3. A holder that knows better wins: the record is lost to its new owner (`take_lost`).
           4. Records with fewer copies than wanted are repaired, oldest first, as soon as there is somebody.
           5. Without other peers there is nothing to write, and nothing ever waits.
@@ -22,15 +23,11 @@ from .blocks import Blocks
 from .copies import version_of
 from .ledger import Ledger, Phase, Record
 from .members import Members, Status
-from .messages import TaskStatus
 from .outbox import Outbox
 from .peermessages import CopyKind, Drop, Replicate, Replicated
 from .values import Value
 from .versions import Rank, Version, fingerprint, rank_of_error, total
-
-WRITE_TASKS_MAX = 256
-WRITE_NBYTES_MAX = 4 << 20
-"""Of one message: large enough to amortise it, small enough not to hold up what comes behind it."""
+from .writes import WRITE_TASKS_MAX, chunks, replicate
 
 REPAIRS_MAX = 2
 """Repair writes under way at once, so that repairs do not stand in the way of new work."""
@@ -46,11 +43,16 @@ Then: TypeAlias = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Barrier:
-    """What goes on when so many writes are over. durable: all that have answered so far have it on disk."""
+    """What goes on when so many writes are over. durable: all that have answered so far have it on disk.
+
+    records: what it is about. is_noted: they know that something waits for them (`Record.barriers`).
+    """
 
     left: int
     then: Then
+    records: Sequence[Record]
     durable: bool = True
+    is_noted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,16 @@ class _Write:
     sent_ms: int
     barrier: Barrier
     is_repair: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A record that somebody else knows better. teller: who says so. barrier: waits until it has been given up."""
+
+    record: Record
+    version: Version
+    teller: PeerId
+    barrier: Barrier
 
 
 class Replicas:
@@ -100,7 +112,7 @@ class Replicas:
         self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
-        self._lost: list[tuple[Record, Version]] = []
+        self._lost: list[Lost] = []
         self.counters = {"writes": 0, "copies_replaced": 0, "repaired": 0}
 
     # ---- sets
@@ -160,11 +172,19 @@ class Replicas:
         barrier = self._barrier(records, then)
         if any(len(record.rset) > 1 for record in records):
             self._start(kind, records, now_ms, barrier)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
-        """Open for the one who has made it; `_pass` closes it."""
-        return Barrier(1, then)
+        """Open for the one who has made it; `_close` ends that."""
+        return Barrier(1, then, records)
+
+    def _close(self, barrier: Barrier) -> None:
+        """All that it has to wait for is known, for now."""
+        if barrier.left > 1:
+            barrier.is_noted = True
+            for record in barrier.records:
+                record.barriers = (*record.barriers, barrier)
+        self._pass(barrier)
 
     def _start(
         self, kind: CopyKind, records: Iterable[Record], now_ms: int, barrier: Barrier, *, is_repair: bool = False
@@ -175,7 +195,7 @@ class Replicas:
                 self._changed(record)
                 groups.setdefault((record.plan.digest, record.rset, record.epoch_n), []).append(record)
         for group in groups.values():
-            for chunk in _chunks(group):
+            for chunk in chunks(group):
                 self._send(kind, chunk, now_ms, barrier, is_repair=is_repair)
 
     def _changed(self, record: Record) -> None:
@@ -191,7 +211,7 @@ class Replicas:
         self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: Barrier, *, is_repair: bool
     ) -> None:
         mid = next(self._mids)
-        message, values = _replicate(mid, kind, records, now_ms)
+        message, values = replicate(mid, kind, records, now_ms)
         waiting = dict.fromkeys(records[0].rset[1:])
         for column in values.values():
             for value in column:  # it may have to be sent again when the record does not need it any more
@@ -223,7 +243,8 @@ class Replicas:
             if version.owner == self._me:
                 continue  # a later word of ours has come before this one
             if version > record_version(record, self._me):
-                self._lost.append((record, version))
+                write.barrier.left += 1
+                self._lost.append(Lost(record, version, sender, write.barrier))
             else:
                 again.append(record)
         for task in message.lacking:
@@ -248,7 +269,7 @@ class Replicas:
         records = tuple(records)
         barrier = self._barrier(records, _nothing)
         self._rewrite(records, now_ms, barrier, is_repair=False)
-        self._pass(barrier)
+        self._close(barrier)
 
     def _end(self, mid: int) -> None:
         write = self._writes.pop(mid)
@@ -259,13 +280,40 @@ class Replicas:
 
     def _pass(self, barrier: Barrier) -> None:
         barrier.left -= 1
-        if not barrier.left:
-            barrier.then()
+        if barrier.left:
+            return
+        for record in barrier.records if barrier.is_noted else ():
+            record.barriers = tuple([other for other in record.barriers if other is not barrier])
+        barrier.then()
 
-    def take_lost(self) -> list[tuple[Record, Version]]:
-        """Records that somebody else knows better, since the last call."""
+    def _joint(self, records: Iterable[Record], barrier: Barrier) -> Barrier:
+        """The sets of these records are others now: one barrier for all that waits for them, open as from `_barrier`.
+
+        Only writes are waited for by it, and nothing ever joins it, so there is no circle.
+        """
+        waiting = dict.fromkeys(other for record in records for other in record.barriers) | {barrier: None}
+        if len(waiting) == 1:
+            barrier.left += 1
+            return barrier
+        for other in waiting:
+            other.left += 1
+        joint = Barrier(1, _nothing, ())
+        joint.then = partial(self._joined, joint, tuple(waiting))
+        return joint
+
+    def _joined(self, joint: Barrier, waiting: Sequence[Barrier]) -> None:
+        for barrier in waiting:
+            barrier.durable &= joint.durable
+            self._pass(barrier)
+
+    def take_lost(self) -> list[Lost]:
+        """Records that somebody else knows better, since the last call. Each is to be let go."""
         lost, self._lost = self._lost, []
         return lost
+
+    def let_go(self, lost: Lost) -> None:
+        """The record has been given up: what waited for it goes on."""
+        self._pass(lost.barrier)
 
     # ---- holders come and go
 
@@ -293,13 +341,14 @@ class Replicas:
             mine = [record for record in write.records if self._ledger.record(record.id) is record]
             moved = [record for record in mine if peer in record.rset]
             self._reassign(moved, peer)
-            then = partial(self._unwanted, peer, tuple(moved))
-            write.barrier.then = partial(_one_after_another, write.barrier.then, then)
+            joint = self._joint(moved, write.barrier)
+            joint.then = partial(_one_after_another, joint.then, partial(self._unwanted, peer, tuple(moved)))
             if moved and self._members.is_alive(peer) and self._newcomer_ms is None:
                 # It may have been the only one there is: nobody will come whose coming starts a repair.
                 self._newcomer_ms = now_ms + FORGIVEN_MS
                 self._due(self._newcomer_ms)
-            self._rewrite(mine, now_ms, write.barrier, is_repair=write.is_repair)
+            self._rewrite(mine, now_ms, joint, is_repair=write.is_repair)
+            self._pass(joint)
             write.waiting.clear()  # what they were told is in what they are told now
         if not write.waiting:
             self._end(mid)
@@ -345,9 +394,7 @@ class Replicas:
             if len(rset) == 1:
                 self._out.report("warning.copies", tasks=len(chunk), copies=1, wanted=self._wanted)
                 continue
-            barrier = self._barrier(chunk, _nothing)
-            self._rewrite(chunk, now_ms, barrier, is_repair=True)
-            self._pass(barrier)
+            self._write_moved(chunk, now_ms, is_repair=True)
             self.counters["repaired"] += len(chunk)
 
     def share(self, records: Iterable[Record], now_ms: int) -> None:
@@ -357,7 +404,14 @@ class Replicas:
         if len(rset) > 1 and lonely:
             for record in lonely:
                 self._move(record, rset)
-            self.rewrite(lonely, now_ms)
+            self._write_moved(lonely, now_ms, is_repair=False)
+
+    def _write_moved(self, records: Sequence[Record], now_ms: int, *, is_repair: bool) -> None:
+        barrier = self._barrier(records, _nothing)
+        joint = self._joint(records, barrier)
+        self._rewrite(records, now_ms, joint, is_repair=is_repair)
+        self._pass(joint)
+        self._close(barrier)
 
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
@@ -432,6 +486,7 @@ class Replicas:
             for peer in record.rset[1:]:
                 held.setdefault(peer, {})[record.id] = record
             assert (record.id in self._short) == (len(record.rset) < self._wanted), record.told()
+            assert all(barrier.left and barrier.is_noted for barrier in record.barriers), record.told()
         assert held == self._held_by
         for peer, records in held.items():
             numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]
@@ -458,80 +513,6 @@ def record_version(record: Record, me: PeerId) -> Version:
         assert record.error is not None
         rank = rank_of_error(record.error.code)
     return Version(rank, record.epoch_n, me, record.change)
-
-
-def _chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
-    """Pieces that make one message each."""
-    start = nbytes = 0
-    for place, record in enumerate(records):
-        nbytes += _message_nbytes(record)
-        if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
-            yield records[start:place]
-            start, nbytes = place, _message_nbytes(record)
-    yield records[start:]
-
-
-def _message_nbytes(record: Record) -> int:
-    """What a record adds to a message, roughly. Texts of errors count more: the part that holds them is bounded closer
-    than the tensors beside it.
-    """
-    error = record.error
-    texts = 0 if error is None else len(error.message) + len(error.traceback)
-    return record.kept_nbytes + _TEXT_WEIGHT * texts
-
-
-_TEXT_WEIGHT = 16
-"""A body may have 1 MiB, and a character up to 4 bytes: so texts alone end a message at 256 Ki characters."""
-
-
-def _replicate(
-    mid: int, kind: CopyKind, records: Sequence[Record], now_ms: int
-) -> tuple[Replicate, dict[str, tuple[Value, ...]]]:
-    """The message about records of one definition, set and epoch, and the rows beside it."""
-    first = records[0]
-    if kind is CopyKind.ACCEPT:
-        rows = [{name[1:]: value for name, value in record.input.items()} for record in records]
-    elif kind is CopyKind.FINAL:
-        rows = [record.result for record in records if record.result is not None]
-    else:
-        rows = []
-    names = rows[0].keys() if rows else ()
-    values = {name: tuple([row[name] for row in rows]) for name in names}
-    ended = kind is CopyKind.FINAL
-    message = Replicate(
-        mid=mid,
-        kind=kind,
-        ns=first.plan.ns,
-        digest=first.plan.digest,
-        n=first.epoch_n,
-        rset=first.rset,
-        ids=tuple([record.id for record in records]),
-        nonces=tuple([record.nonce for record in records]),
-        submit_digests=tuple([record.submit_digest for record in records]),
-        seqs=tuple([record.change for record in records]),
-        caching=tuple([record.caching for record in records]),
-        errors=tuple([record.errors for record in records]),
-        restarts=tuple([record.restarts for record in records]),
-        crashes=tuple([record.crashes for record in records]),
-        solo=tuple([record.solo for record in records]),
-        last_errors=tuple([record.error for record in records]),
-        statuses=tuple([ENDS[record.phase] for record in records]) if ended else (),
-        durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
-        digests=_digests(values) if first.plan.digests else {},
-    )
-    return message, values
-
-
-ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
-
-
-def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:
-    """Content digests of rows, where all of them have one."""
-    return {
-        name: tuple([block.digests[row] for block, row in column])
-        for name, column in values.items()
-        if all(block.digests for block, _ in column)
-    }
 
 
 def _one_after_another(first: Then, second: Then) -> None:

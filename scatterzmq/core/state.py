@@ -59,7 +59,7 @@ class State:
         into its queue again, or ends it.
 
         It need not wait: the executors that die are not the peer that counts. Should that one die in this moment, too,
-        one more executor is lost than the limit says.
+        or be out of reach, the next owner begins with an older account: so the limit is one for each owner.
         """
         self.replicas.write(CopyKind.MARK, (record,), self.now_ms, _nothing)
         go_on()

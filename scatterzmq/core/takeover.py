@@ -9,6 +9,7 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
           4. Safety does not rest on any of this: copies refuse old epochs, and a client latches the first end it sees.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -45,18 +46,21 @@ from .versions import Rank, Version
 
 INQUIRY_MS = 1000
 TASKS_PER_MESSAGE = 512
+HEIRS_MAX = 100_000
+"""Of so many tasks it is remembered to whom they were left."""
 
 
 @dataclass(slots=True, eq=False)
 class _Inquiry:
     """Copies that are to be adopted when everybody has said what they know, or has had the time to.
 
-    better: what is known of them elsewhere, and who says so.
+    better: what is known of them elsewhere, and who says so. is_disowned: their owner is there, but does not know them.
     """
 
     copies: Sequence[Copy]
     waiting: dict[PeerId, None]
     until_ms: int
+    is_disowned: bool
     better: dict[TaskId, tuple[Version, PeerId]] = field(default_factory=dict)
 
 
@@ -81,7 +85,7 @@ class Takeover:
         self._compare_ms: int | None = None
         self._compared: dict[PeerId, None] = {}
         self._reclaims = False
-        self._heirs: dict[TaskId, PeerId] = {}
+        self._heirs: OrderedDict[TaskId, PeerId] = OrderedDict()
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
@@ -134,10 +138,10 @@ class Takeover:
     def _can_adopt(self, copy: Copy) -> bool:
         return self._state.plans.plan(copy.digest) is not None
 
-    def _inquire(self, owner: PeerId, copies: Sequence[Copy]) -> None:
+    def _inquire(self, owner: PeerId, copies: Sequence[Copy], *, is_disowned: bool = False) -> None:
         others = self._members.alive()
         mid = next(self._mids)
-        inquiry = _Inquiry(copies, dict.fromkeys(others), self._state.now_ms + INQUIRY_MS)
+        inquiry = _Inquiry(copies, dict.fromkeys(others), self._state.now_ms + INQUIRY_MS, is_disowned)
         self._inquiries[mid] = inquiry
         self._asked.update((copy.id, None) for copy in copies)
         message = Inquire(mid=mid, owner=owner, ids=tuple([copy.id for copy in copies]))
@@ -170,14 +174,16 @@ class Takeover:
         adopted = []
         for copy in inquiry.copies:
             self._asked.pop(copy.id, None)
-            if self._copies.copy(copy.id) is not copy or not self._is_orphan(copy.owner) or not self._can_adopt(copy):
+            if self._copies.copy(copy.id) is not copy or not self._can_adopt(copy):
+                continue
+            if not (inquiry.is_disowned or self._is_orphan(copy.owner)):
                 continue
             better = inquiry.better.get(copy.id)
             if better is not None and better[0] > copy.version:
                 self._give_way(copy, *better)
             else:
                 adopted.append(copy)
-        self._adopt(adopted)
+        self._adopt(adopted, counted=not inquiry.is_disowned)
 
     def _give_way(self, copy: Copy, better: Version, teller: PeerId) -> None:
         """Somebody knows better than a copy here."""
@@ -197,7 +203,9 @@ class Takeover:
         return is_live and version.owner == self._state.me and version.n < self._state.first_n
 
     def _disown(self, holder: PeerId, tasks: Sequence[TaskId]) -> None:
-        """What this peer has forgotten is owned by the first who remembers it, as long as that one is there."""
+        """What this peer does not know any more is owned by the first who remembers it, as long as that one is there,
+        unless somebody else knows better: then that comes out when it asks around.
+        """
         given = []
         for task in tasks:
             heir = self._heirs.setdefault(task, holder)
@@ -206,6 +214,8 @@ class Takeover:
                 given.append(task)
         if given:
             self._members.tell(holder, Handover(mid=0, ids=tuple(given)))
+        while len(self._heirs) > HEIRS_MAX:
+            self._heirs.popitem(last=False)
 
     def _adopt(self, copies: Sequence[Copy], *, counted: bool = True) -> None:
         """Own these tasks from now on. counted: as a restart of those that live."""
@@ -282,7 +292,7 @@ class Takeover:
                 if mine > theirs:
                     owned[task] = mine
                 else:
-                    self.hand_off(record, theirs)
+                    self.hand_off(record, theirs, sender)
         if not self._definitions.has(message.digest):
             self._definitions.want(message.digest, sender)
             return  # no copy without its definition; the owner repeats this until it is answered
@@ -309,8 +319,11 @@ class Takeover:
 
         journal.when_kept(written)
 
-    def hand_off(self, record: Record, version: Version) -> None:
-        """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there."""
+    def hand_off(self, record: Record, version: Version, teller: PeerId) -> None:
+        """Give up a record: somebody else owns it in a later epoch, or it has ended or was deleted there.
+
+        teller: who says so, and knows it. If the task was just being accepted here, it is kept there.
+        """
         if self._ledger.record(record.id) is not record:
             return
         self.counters["handed_off"] += 1
@@ -321,13 +334,15 @@ class Takeover:
             self._copies.bury(record.id, nonce, version, self._state.now_ms)
             self._desk.unknown(clients, record.id)
         else:
+            record.rset = tuple(dict.fromkeys((version.owner, teller)))
             self._desk.moved(clients, record.id, version.owner)
 
     def take_lost(self) -> bool:
         """Give up what the copies' holders know better. False if there was nothing."""
         lost = self._replicas.take_lost()
-        for record, version in lost:
-            self.hand_off(record, version)
+        for one in lost:
+            self.hand_off(one.record, one.version, one.teller)
+            self._replicas.let_go(one)
         return bool(lost)
 
     def _version(self, task: TaskId) -> Version | None:
@@ -384,7 +399,7 @@ class Takeover:
                 forgotten.append(told.id)
             elif mine is None:
                 if theirs.owner == self._state.me:
-                    unwanted.append(told.id)
+                    forgotten.append(told.id)  # given up to somebody who may be gone since
                 elif theirs.owner == sender:
                     lacking.append(told.id)
             elif mine > theirs:
@@ -392,7 +407,7 @@ class Takeover:
                 if record is not None and sender in record.rset:
                     behind.append(record)
             elif record is not None and theirs > mine:
-                self.hand_off(record, theirs)
+                self.hand_off(record, theirs, sender)
             elif record is not None and sender not in record.rset:
                 unwanted.append(told.id)
         if better:
@@ -411,7 +426,7 @@ class Takeover:
             record = self._ledger.record(told.id)
             copy = self._copies.copy(told.id)
             if record is not None and version > record_version(record, self._state.me):
-                self.hand_off(record, version)
+                self.hand_off(record, version, sender)
             elif copy is not None and version > copy.version:
                 self._give_way(copy, version, sender)
 
@@ -426,9 +441,14 @@ class Takeover:
     # ---- leaving
 
     def handed_over(self, sender: PeerId, message: Handover) -> None:
-        """An owner leaves and hands its tasks over."""
+        """An owner leaves and hands its tasks over, or (mid 0) says that it does not know them any more."""
         copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
         mine = [copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)]
+        if not message.mid:
+            disowned = [copy for copy in mine if copy.id not in self._asked]
+            if disowned:
+                self._inquire(sender, disowned, is_disowned=True)
+            return
         self._adopt(mine, counted=False)
         lacking = tuple([task for task in message.ids if self._lacks(task, sender)])
         self._members.tell(sender, HandedOver(mid=message.mid, lacking=lacking))

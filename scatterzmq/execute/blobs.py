@@ -165,7 +165,7 @@ class BlobStore:
 
     def open_blob(self, name: str) -> BlobWriter:
         """A writer for a new blob, to be used in a `with` block. Raises BlobError if there is one of that name."""
-        return BlobWriter(name, create_file(name, self._folder()))
+        return BlobWriter(name, create_file(name, self.folder()))
 
     def open(self, name: str) -> BlobReader:
         """A reader. Raises MissingBlob if it is not there."""
@@ -207,11 +207,12 @@ class BlobStore:
 
     def scratch(self, node: NodeId) -> Path:
         """A folder for this node alone. It is kept as long as the store's root; nothing in it can be read as a blob."""
-        folder = self._folder() / SCRATCH / NodeId.parse(node)
+        folder = self.folder() / SCRATCH / NodeId.parse(node)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """The folder of the blobs, made if it is not there."""
         with self._lock:
             if self._root is None:
                 self._root = Path(tempfile.mkdtemp(prefix="scatterzmq-"))

@@ -5,11 +5,45 @@ Only threads inside `lines_of` are affected; everybody else writes to the stream
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 _LINE_CHARS_MAX = 8192  # longer lines come in pieces, so that a node without newlines cannot fill the memory
+
+
+_LINES_MAX, _LINES_PER_S = 1_000, 100
+_CHARS_MAX, _CHARS_PER_S = 1 << 20, 1 << 17
+
+
+class LineBudget:
+    """Lets so many lines pass and no more, so that whoever prints in a loop costs others nothing."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._filled_s = clock_s()
+        self._lines: float = _LINES_MAX
+        self._chars: float = _CHARS_MAX
+        self._left_out = 0
+
+    def passed(self, line: str) -> tuple[str, ...]:
+        """The line, unless there are too many; after a gap a line about that first."""
+        now_s = self._clock_s()
+        elapsed_s, self._filled_s = now_s - self._filled_s, now_s
+        self._lines = min(_LINES_MAX, self._lines + elapsed_s * _LINES_PER_S)
+        self._chars = min(_CHARS_MAX, self._chars + elapsed_s * _CHARS_PER_S)
+        if self._lines < 1 or self._chars < len(line):
+            self._left_out += 1
+            return ()
+        self._lines -= 1
+        self._chars -= len(line)
+        return (*self.rest(), line)
+
+    def rest(self) -> tuple[str, ...]:
+        """A line about those that were left out since the last one, if there were any."""
+        left_out, self._left_out = self._left_out, 0
+        return (f"({left_out} lines more, left out)",) if left_out else ()
 
 
 class NodeOutput:

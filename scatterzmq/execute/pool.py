@@ -4,7 +4,6 @@ What runs and checks nodes is imported when the executors start, in the peer's t
 whoever starts a peer need not wait for it.
 """
 
-import os
 import threading
 import time
 from collections import deque
@@ -16,14 +15,15 @@ from ..core.events import BatchExpected, GraphChecked
 from ..ids import ExecutorId
 from ..settings import Settings
 from .blobs import BlobStore
+from .common import check_failed, graph_checked, new_executor_id
 from .device import parse_device
+from .output import NodeOutput
 from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
 
 if TYPE_CHECKING:
-    from ..graph.check import Checked
     from ..nodes.registry import Registry
-    from .loaded import LoadedNodes
+    from .loaded import LoadedNodes, Reporter
 
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked], None]
 
@@ -33,15 +33,26 @@ class Pool:
 
     errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
         calls `run_pending`.
+    output: gets what nodes print; None: they print as everybody does.
+    report: told of nodes that are loaded and unloaded, in whichever thread does so.
     """
 
     def __init__(
-        self, settings: Settings, blobs: BlobStore, post: Post, errand: Callable[[ThreadExecutor], None] | None
+        self,
+        settings: Settings,
+        blobs: BlobStore,
+        post: Post,
+        errand: Callable[[ThreadExecutor], None] | None,
+        *,
+        output: NodeOutput | None = None,
+        report: "Reporter | None" = None,
     ) -> None:
         self._post = post
         self._errand = errand
+        self._report = report
         self._settings = settings
         self._blobs = blobs
+        self._output = output
         self._device = parse_device(settings.executor.device)
         self._registry: Registry | None = None
         self._nodes: LoadedNodes | None = None
@@ -52,13 +63,19 @@ class Pool:
         self._pending_checks: deque[tuple[int, str]] = deque()
         self._numbers = count(1)
 
+    @property
+    def registry(self) -> "Registry":
+        """The kinds of nodes, once it has been started."""
+        assert self._registry is not None, "started"
+        return self._registry
+
     def start(self) -> tuple[ExecutorId, ...]:
         from ..nodes.registry import Registry
         from .loaded import LoadedNodes
 
         settings = self._settings
         self._registry = Registry(settings.plugins.allow)
-        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device)
+        self._nodes = LoadedNodes(self._registry, self._blobs, settings.executor, self._device, self._report)
         return tuple(self._start_one() for _ in range(settings.executor.count))
 
     def run(self, executor: ExecutorId, work: Work) -> None:
@@ -125,8 +142,8 @@ class Pool:
         from .worker import Worker
 
         assert self._nodes is not None, "started"
-        executor = ExecutorId("E" + os.urandom(16).hex())
-        worker = Worker(executor, self._nodes, announce=self._post)
+        executor = new_executor_id()
+        worker = Worker(executor, self._nodes, self._output, announce=self._post)
         number = next(self._numbers)
         if self._errand is None:
             self._executors[executor] = InlineExecutor(executor, worker, self._post)
@@ -137,20 +154,13 @@ class Pool:
         return executor
 
     def _check(self, request: int, definition: str) -> None:
-        from ..graph.check import check
         from .failure import attempt
 
-        registry = self._registry
-        assert registry is not None, "started"
-        found: list[Checked] = []
-        failure = attempt(lambda: found.append(check(definition, registry.describe)))
+        answers: list[GraphChecked] = []
+        failure = attempt(lambda: answers.append(graph_checked(request, definition, self.registry.describe)))
         if failure is None:
-            (checked,) = found
-            self._post(
-                GraphChecked(request=request, plan=checked.plan, problems=checked.problems, warnings=checked.warnings)
-            )
+            self._post(answers[0])
             return
-        problem = f"the check of this definition failed: {failure.message}"
-        self._post(GraphChecked(request=request, plan=None, problems=(problem,)))
+        self._post(check_failed(request, failure.message))
         if failure.interrupt:
             raise KeyboardInterrupt

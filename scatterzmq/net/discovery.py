@@ -19,13 +19,14 @@ from .seeds import Seeds, parse_seed
 class Discovery:
     """Finds peers, and lets others find this one.
 
-    warn: gets a line where multicast does not work. Raises ConfigError for a seed that is no address.
+    warn: gets a line where multicast does not work. where: who named the seeds. Raises ConfigError for a seed that is
+    no address.
     """
 
-    def __init__(self, settings: NetworkSettings, warn: Callable[[str], None]) -> None:
+    def __init__(self, settings: NetworkSettings, warn: Callable[[str], None], *, where: str = "network.join") -> None:
         self._settings = settings
         self._warn = warn
-        self._seeds = tuple([parse_seed(text, "network.join") for text in settings.join])
+        self._seeds = tuple([parse_seed(text, where) for text in settings.join])
         self._parts: list[Seeds | Mdns] = []
 
     def start(self, contact: Contact | None, cluster: str, seen: Callable[[str], None]) -> None:
@@ -46,8 +47,14 @@ class Discovery:
         for part in self._parts:
             part.start()
 
+    def stop(self) -> None:
+        """Begin to end: nothing is said any more. Returns at once."""
+        for part in self._parts:
+            part.stop()
+
     def close(self) -> None:
-        """Stop, with a goodbye. Takes half a second at most."""
+        """Stop, and wait until goodbye has been said. Takes half a second at most."""
+        self.stop()
         for part in self._parts:
             part.close()
 

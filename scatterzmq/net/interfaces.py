@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TypeAlias
 
+from ..settings import NetworkSettings
 from .addresses import Address
 from .seeds import resolved
 
@@ -29,6 +30,16 @@ def machine_hosts() -> tuple[str, ...]:
     ips = [ip_address(text) for _, text in _addresses()]
     usable = [ip for ip in ips if not ip.is_loopback and not (ip.version == 6 and ip.is_link_local)]
     return tuple([str(ip) for ip in sorted(usable, key=lambda ip: ip.version)])
+
+
+def advertised(settings: NetworkSettings, port: int) -> Address:
+    """Under which address others reach a peer: what the settings say, else what it is bound to, else the first address
+    of this machine that others can use.
+    """
+    host = settings.advertise or settings.bind
+    if is_wildcard(host):
+        host = next(iter(machine_hosts()), LOOPBACK_V4)
+    return Address(host.strip("[]"), port)
 
 
 def hosts_of(bind: str, advertised: Address) -> tuple[str, ...]:

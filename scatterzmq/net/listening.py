@@ -1,6 +1,7 @@
 """Listening: the two sockets at which a peer is reached."""
 
 import errno
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -33,12 +34,14 @@ def listen(reactor: Reactor, network: NetworkSettings) -> Listening:
     ports = [network.port]
     if network.port == 0 and network.port_range:
         ports = list(range(low, high + 1))
-    receiving = router(reactor.context)
-    port = _bind(receiving, host, ports, "network.port" if network.port else "network.port_range")
-    publishing = publisher(reactor.context)
-    others = [number for number in range(low, high + 1) if number != port] if network.port_range else [0]
-    gossip_port = _bind(publishing, host, others, "network.port_range")
-    return Listening(router=receiving, publisher=publishing, host=host, port=port, gossip_port=gossip_port)
+    with ExitStack() as failing:
+        receiving = failing.enter_context(router(reactor.context))
+        port = _bind(receiving, host, ports, "network.port" if network.port else "network.port_range")
+        publishing = failing.enter_context(publisher(reactor.context))
+        others = [number for number in range(low, high + 1) if number != port] if network.port_range else [0]
+        gossip_port = _bind(publishing, host, others, "network.port_range")
+        failing.pop_all()
+        return Listening(router=receiving, publisher=publishing, host=host, port=port, gossip_port=gossip_port)
 
 
 def _host(network: NetworkSettings) -> str:

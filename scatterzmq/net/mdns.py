@@ -135,12 +135,16 @@ class Mdns:
         """Returns at once."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Say goodbye to the network. Returns within half a second or so."""
+    def stop(self) -> None:
+        """Begin to end: nothing is said any more. Returns at once."""
         with self._lock:
             self._closed = True
             if self._loop is not None and self._stop is not None:
                 self._loop.call_soon_threadsafe(self._stop.set)
+
+    def close(self) -> None:
+        """Say goodbye to the network. Returns within half a second or so."""
+        self.stop()
         if self._thread.ident is not None:
             self._thread.join(CLOSE_S)
 

@@ -108,6 +108,7 @@ class Probe:
         tried = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
         tried.setblocking(False)
         self._socket = tried
+        self._reactor.own(tried)
         result = tried.connect_ex((self._address.host, self._address.port))
         if result == errno.EINPROGRESS:
             self._reactor.watch(tried.fileno(), self._done, writable=True)
@@ -121,6 +122,7 @@ class Probe:
         if tried is not None:
             self._alarm.cancel()
             self._reactor.unwatch(tried.fileno())
+            self._reactor.disown(tried)
             tried.close()
 
     def _done(self) -> None:

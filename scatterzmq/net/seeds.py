@@ -96,9 +96,11 @@ class Seeds:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
-        """Nothing is said any more. A question to the name service may go on in its thread."""
+    def stop(self) -> None:
+        """Nothing is said any more. Returns at once; a question to the name service may go on in its thread."""
         self._closed.set()
+
+    close = stop
 
     def _look_up(self, addresses: Sequence[Address]) -> None:
         while not self._closed.is_set():

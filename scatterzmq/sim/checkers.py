@@ -1,6 +1,7 @@
 """Checkers: what must hold in every run, whatever goes wrong in it.
 
-Rules   1. A core never raises, and what it holds is consistent (`check_invariants`) after each event.
+Rules   1. A core never raises. The tasks that an event was about are consistent after it, and everything that a core
+           holds (`check_invariants`) at least every so many of its events.
         2. Every task that was accepted ends, exactly once for each client, and as the oracle says.
         3. What is accepted is lost only if more copies fail within one repair interval than the promise allows.
         4. Ended is ended; what was deleted stays deleted.
@@ -15,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..core.actions import Action, BatchOrder, Publish
-from ..core.ledger import TRANSITIONS, Cause, Phase, Record
+from ..core.actions import BatchOrder
+from ..core.ledger import TRANSITIONS, Cause, Phase, Record, check_record
 from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
-from ..ids import BlockId, ClientId, TaskId
+from ..ids import BlockId, ClientId, PeerId, TaskId
 from ..wire.columns import Column
 from .oracle import Expected
 from .payload import LIFE_BITS, values_of
@@ -34,11 +35,7 @@ REPAIR_US = 45_000_000
 UNNOTICED_US = 60_000_000
 """So long a failure may go unnoticed, with a pause or a slow clock on top."""
 ALL_EVERY = 100
-"""Events of all cores between looks at all of them."""
-QUIET_PER_LOOK = 8
-"""Events from which nothing followed between looks: signs of life, mostly."""
-RECORDS_PER_LOOK = 8
-"""A look goes through all records, so the more there are, the more rarely it happens."""
+"""Events of a core between looks at all it holds: such a look takes longer than ten events."""
 
 
 class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
@@ -77,33 +74,45 @@ class Facts:
 class Checkers:
     """Everything that is checked, and what is counted on the way.
 
-    deaths: of executors, by the tasks they were running. rows: transitions that were taken.
+    deaths: of executors, by the tasks they were running. killed: the same, by (owner, task). lives: how often that peer
+    began to own that task. rows: transitions that were taken.
     """
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.facts: dict[TaskId, Facts] = {}
         self.deaths: Counter[TaskId] = Counter()
+        self.killed: Counter[tuple[PeerId, TaskId]] = Counter()
+        self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
         self.failures: list[tuple[int, str]] = []
-        self._count = 0
 
     # ---- cores
 
-    def handled(self, process: "Process", actions: Sequence[Action]) -> None:
+    def handled(self, process: "Process") -> None:
         """A core has handled an event."""
-        self._count += 1
-        if self._count % ALL_EVERY == 0:
-            for other in self.world.alive():
-                self._look(other)
-        if all(isinstance(action, Publish) for action in actions):
-            process.quiet += 1
-            if process.quiet % QUIET_PER_LOOK:
-                return
-        every = self.world.options.check_every or 1 + len(process.state.ledger) // RECORDS_PER_LOOK
-        if process.events % every == 0:
+        if process.touched:
+            for record in process.touched:
+                self._touched(process, record)
+            process.touched.clear()
+        if process.events % (self.world.options.check_every or ALL_EVERY) == 0:
             self._look(process)
+
+    def _touched(self, process: "Process", record: Record) -> None:
+        """One task, as far as it can be seen without looking at others."""
+        if process.state.ledger.record(record.id) is not record:
+            return
+        check_record(record)
+        node = record.node
+        if node is not None and not record.phase.ended:
+            waits = record.id in process.state.plans.queue(record.plan, node)
+            if waits != (record.phase is Phase.WAIT):
+                raise Violation(f"{process.name}: in phase {record.phase}, and in a queue: {waits}", record.id)
+        if record.token is not None and not process.state.leases.is_lent(record.token.seq, record.id):
+            raise Violation(f"{process.name}: at work, and nobody has it", record.id)
+        if process.state.copies.copy(record.id) is not None:
+            raise Violation(f"{process.name}: owns it, and has a copy of another owner", record.id)
 
     def _look(self, process: "Process") -> None:
         process.core.check_invariants()
@@ -144,23 +153,38 @@ class Checkers:
         if record.phase.ended:
             facts.ends[process.name] = record.phase
 
+    def begun(self, process: "Process", record: Record) -> None:
+        """A process owns a task from now on."""
+        self.lives[process.id, record.id] += 1
+
+    def removed(self, process: "Process", record: Record) -> None:
+        """A process lets go of a record. What it has handed off may come back to it, as if it had never been there:
+        with a submission that is repeated, or with a takeover. What was deleted may not.
+        """
+        facts = self.facts.get(record.id)
+        if facts is not None and not facts.is_cleared:
+            facts.ends.pop(process.name, None)
+
     def lent(self, process: "Process", order: BatchOrder) -> None:
         for task in order.tasks:
             if task not in self.facts:
                 raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
 
     def executor_died(self, process: "Process", order: BatchOrder) -> None:
+        owner = order.token.owner
         for task in order.tasks:
             self.deaths[task] += 1
+            self.killed[owner, task] += 1
         if len(order.tasks) == 1 and order.solo:
-            self._poison(order.tasks[0])
+            self._poison(owner, order.tasks[0])
 
-    def _poison(self, task: TaskId) -> None:
-        """A task that kills executors does so 1 + 3 times at most in one life of its owner."""
-        lives = 1 + len(self.failures) + self.world.fired["pause"] + self.world.fired["cut"]
-        limit = (1 + self.world.settings.tasks.poison_limit) * lives
-        if self.deaths[task] > limit and "jump" not in self.world.options.faults:
-            raise Violation(f"{task} has killed {self.deaths[task]} executors, allowed are {limit}", task)
+    def _poison(self, owner: PeerId, task: TaskId) -> None:
+        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it."""
+        killed = self.killed[owner, task]
+        limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
+        if killed > limit and "jump" not in self.world.options.faults:
+            name = self.world.trace.name(owner)
+            raise Violation(f"{task} of {name} has killed {killed} executors, allowed are {limit}", task)
 
     # ---- what clients are told
 
@@ -182,11 +206,11 @@ class Checkers:
                     self._true(task, status, None if error is None else error.code, value, process.name)
 
     def _copied(self, process: "Process", tasks: Sequence[TaskId], copies: int, *, is_final: bool) -> None:
-        """What an owner shows has its copies, unless one has just gone."""
+        """What is shown has its copies, unless one has just gone."""
         if copies < 2 or any(self.world.now_us - at < UNNOTICED_US for at, _ in self.failures):
             return
         for task in tasks:
-            if process.state.ledger.record(task) is None or self.facts[task].is_cleared:
+            if self.facts[task].is_cleared:
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:

@@ -248,7 +248,7 @@ class SimClient:
             case Accepted(mid=mid, ids=ids):
                 self._accepted(source, mid, message, ids)
             case Refused():
-                self._refused(message)
+                self._refused(source, message)
             case Goodbye():
                 self._gone(source)
             case Moved():
@@ -276,14 +276,18 @@ class SimClient:
                 self.world.checkers.accepted(task, message.copies, durable=message.durable)
         self._settled(mid, ids)
 
-    def _refused(self, message: Refused) -> None:
+    def _refused(self, source: str, message: Refused) -> None:
+        """Of what was accepted elsewhere meanwhile a refusal says nothing; from the same peer it must not come."""
+        batch = self._batches.get(message.mid)
         if message.message.startswith("stale:"):
-            batch = self._batches.get(message.mid)
             if batch is not None:
                 self._move_on(batch)
             return
         for task in message.ids:
-            self._latch(task, Outcome(TaskStatus.ERROR, message.code))
+            handle = self.handles.get(task)
+            is_open = batch is not None and task in batch.open
+            if is_open or (handle is not None and handle.is_accepted and handle.at == source):
+                self._latch(task, Outcome(TaskStatus.ERROR, message.code))
         self._settled(message.mid, message.ids)
 
     def _settled(self, mid: int, ids: tuple[TaskId, ...]) -> None:

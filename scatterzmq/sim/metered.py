@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from random import Random
 from statistics import mean
 
-from ..core.actions import Action, BatchOrder
+from ..core.actions import BatchOrder
 from ..wire.frames import open_envelope
 from ..wire.schema import NUMBERS
 from .checkers import Checkers
 from .clients import Handle, SimClient
 from .faults import Faults
 from .network import Frames, Link, Network
+from .opened import LIMITS
 from .options import Options
-from .process import LIMITS, Process
+from .process import Process
 from .world import World
 
 NS = "block"
@@ -98,7 +99,7 @@ class Watch(Checkers):
         self.done_us = 0
         self.work: Counter[str] = Counter()
 
-    def handled(self, process: Process, actions: Sequence[Action]) -> None:
+    def handled(self, process: Process) -> None:
         pass
 
     def lent(self, process: Process, order: BatchOrder) -> None:

@@ -66,7 +66,8 @@ class Options:
     domain: inputs are numbers below it, so a small one lets caches hit. namespaces: of the corpus.
     clears / cancels: chance per batch that some of its tasks are cleared / cancelled later.
     faults: kind -> rate: of messages a fraction, of everything else how many per minute.
-    safety_s: how long faults go on. steps: events until they end at the latest.
+    safety_s: how long faults go on. settle_s: how long nothing happens at least before everything must be in order,
+    after all tasks have ended and after all have been cleared. steps: events until they end at the latest.
     check_every: events of a core between looks at everything it holds; 0: the rarer, the more it holds.
     sections: settings of the peers.
     """
@@ -84,6 +85,7 @@ class Options:
     cancels: float = 0.0
     faults: Mapping[str, float] = field(default_factory=dict)
     safety_s: float = 30.0
+    settle_s: float = 2.0
     steps: int = 100_000
     check_every: int = 0
     exec_ms: float = 20.0
@@ -105,7 +107,7 @@ class Options:
             f"peers={self.peers} executors={','.join(map(str, self.executors))} clients={self.clients} "
             f"tasks={self.tasks} batch<={self.batch_max} load={self.load_s:g}s domain={self.domain} "
             f"graphs={','.join(self.namespaces)} clears={self.clears:g} cancels={self.cancels:g} "
-            f"safety={self.safety_s:g}s steps<={self.steps} exec={self.exec_ms:g}ms\n"
+            f"safety={self.safety_s:g}s settle={self.settle_s:g}s steps<={self.steps} exec={self.exec_ms:g}ms\n"
             f"faults: {faults or 'none'}\nsettings: {sections or 'as they come'}"
         )
 
@@ -137,6 +139,7 @@ def draw(
         cancels=chance.choice((0.0, 0.0, 0.2)),
         faults=faults,
         safety_s=safety_s,
+        settle_s=Random(f"{seed}:settle").choice((2.0, 2.0, 2.0, 40.0)),
         steps=100_000 if steps is None else steps,
         check_every=check_every,
         exec_ms=chance.choice((2.0, 20.0, 200.0)),

@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, assert_never, cast
 
@@ -55,8 +56,8 @@ from ..core.values import Block, Value
 from ..errors import ErrorCode
 from ..ids import ClientId, ExecutorId, PeerId, QueueId
 from ..wire.columns import Column
-from ..wire.frames import Envelope, decode, encode, open_envelope
-from ..wire.refusal import Limits, WireError
+from ..wire.frames import Envelope, encode
+from ..wire.refusal import WireError
 from .clock import PeerClock
 from .corpus import Data
 from .disk import Disk
@@ -67,7 +68,6 @@ from .payload import Store, column_of, values_of
 if TYPE_CHECKING:
     from .world import World
 
-LIMITS = Limits()
 SYNC_US = 50_000
 """What was written is safe after so long, unless it is synced at once."""
 NOBODY = -1
@@ -86,20 +86,33 @@ class Running:
 
 
 class WatchedLedger(Ledger):
-    """A ledger whose moves are seen."""
+    """A ledger whose records are seen to come, to move and to go."""
 
     watch: Callable[[Record, Cause, Phase], None]
+    begun: Callable[[Record], None]
+    removed: Callable[[Record], None]
+    touched: dict[Record, None]
+
+    def add(self, record: Record) -> None:
+        super().add(record)
+        self.touched[record] = None
+        self.begun(record)
 
     def move(self, record: Record, cause: Cause, now_ms: int, detail: str = "") -> None:
         before = record.phase
         super().move(record, cause, now_ms, detail)
+        self.touched[record] = None
         self.watch(record, cause, before)
+
+    def remove(self, record: Record) -> None:
+        super().remove(record)
+        self.removed(record)
 
 
 class Process:
     """One life at one address.
 
-    events, quiet: handled by the core, and those from which nothing followed.
+    events: handled by the core. touched: records that the event under way has moved.
     executors: what runs on each; None if it is idle. reports: what the core had to say, by name. buried: peers that
     it has held to be gone.
     disk: None without a journal. has_failed: a write to it has.
@@ -135,15 +148,18 @@ class Process:
             nonce=me.id.to_bytes() if me.incarnation == 1 else me.incarnation.to_bytes(16),
         )
         self.state = self.core.state
-        ledger = self.state.ledger
+        ledger = cast(WatchedLedger, self.state.ledger)
         ledger.__class__ = WatchedLedger
-        cast(WatchedLedger, ledger).watch = self._moved
+        ledger.watch = self._moved
+        ledger.begun = partial(world.checkers.begun, self)
+        ledger.removed = partial(world.checkers.removed, self)
+        self.touched = ledger.touched = {}
         self.events = 0
-        self.quiet = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._written_us = 0
         self._timer_us: int | None = None
+        self._deadline_ms: int | None = None
         self._quick_timers = 0
         self._seq = 0
         self._started = 0
@@ -227,13 +243,12 @@ class Process:
             for action in actions:
                 self._perform(action)
             self._events.popleft()
-            self.world.checkers.handled(self, actions)
+            self.world.checkers.handled(self)
         self._arm()
 
     def _received(self, frames: Frames) -> None:
         try:
-            envelope = open_envelope(frames, LIMITS)
-            message, columns = decode(frames, LIMITS)
+            envelope, message, columns = self.world.reader.read(frames)
         except WireError as error:
             self.rejected[error.reason] += 1
             self.world.rejected[error.reason] += 1
@@ -298,13 +313,20 @@ class Process:
     # ---- time
 
     def _arm(self) -> None:
-        deadline_ms = self.core.deadline_ms()
-        if deadline_ms is None or self.is_dead:
+        """After whatever the core has handled: its deadline changes only then."""
+        self._deadline_ms = self.core.deadline_ms()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._deadline_ms is None or self.is_dead:
             return
-        at_us = max(self.clock.world_us(deadline_ms), self.world.now_us)
+        at_us = max(self.clock.world_us(self._deadline_ms), self.world.now_us)
         if self._timer_us is None or at_us < self._timer_us:
             self._timer_us = at_us
             self.world.at(at_us, self._timer_due, at_us)
+
+    def _is_due(self) -> bool:
+        return self._deadline_ms is not None and self._deadline_ms <= self.clock.now_ms(self.world.now_us)
 
     def _timer_due(self, at_us: int) -> None:
         if self._timer_us == at_us:
@@ -316,20 +338,17 @@ class Process:
         """Do what is due; the world makes sure that this leads somewhere."""
         if self.is_dead:
             return
-        now_ms = self.clock.now_ms(self.world.now_us)
-        deadline_ms = self.core.deadline_ms()
-        if deadline_ms is not None and deadline_ms <= now_ms:
+        if self._is_due():
             self.tell(TimerFired())
-            after_ms = self.core.deadline_ms()
-            self._quick_timers = self._quick_timers + 1 if after_ms is not None and after_ms <= now_ms else 0
+            self._quick_timers = self._quick_timers + 1 if self._is_due() else 0
             assert self._quick_timers < 100, f"{self.name}: a timer that changes nothing"
-        self._arm()
+        self._schedule()
 
     def jumped(self) -> None:
         """The clock has jumped: deadlines come earlier."""
         self._timer_us = None
         if not self.is_paused:
-            self._arm()
+            self._schedule()
 
     # ---- out of the core
 

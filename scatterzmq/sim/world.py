@@ -12,6 +12,7 @@ Rules   1. One heap of (time, number, what): the same seed gives the same run.
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from heapq import heappop, heappush
 from random import Random
@@ -29,9 +30,10 @@ from .corpus import checked, plan_of
 from .disk import Disk
 from .faults import Faults
 from .network import Frames, Network
+from .opened import LIMITS, Reader
 from .options import Options
 from .oracle import expected
-from .process import LIMITS, Process
+from .process import Process
 from .trace import Trace
 
 OPERATOR = ClientId("C" + "f" * 32)
@@ -56,6 +58,7 @@ class World:
         self.rejected: Counter[str] = Counter()
         self.counters: Counter[str] = Counter()
         self.trace = Trace(is_told=is_told)
+        self.reader = Reader()
         rates = dict(options.faults)
         self.network = Network(self, options.seed, rates)
         self.faults = Faults(self, rates)
@@ -335,16 +338,25 @@ class World:
         if not self.run_until(bound_us, is_over=self._is_quiet):
             waiting = self.checkers.settled()
             raise Violation(f"after {LIVENESS_US / 1e6:g} s without faults {len(waiting)} tasks have no end", *waiting)
-        self.run(SETTLE_MS)
-        self.checkers.agreed()
+        self._settle(self.checkers.agreed)
         self.clear(*self.checkers.facts)
         if not self.run_until(self.now_us + LIVENESS_US, is_over=self._is_quiet):
             raise Violation("clearing is not answered")
-        self.run(SETTLE_MS)
-        self.checkers.drained()
+        self._settle(self.checkers.drained)
         self._idle()
         for process in self.alive():
             self._add_up(process)
+
+    def _settle(self, holds: Callable[[], None]) -> None:
+        """After `settle_s`, or soon after that, something must hold that is not decided by messages to clients."""
+        self.run(int(self.options.settle_s * 1000))
+        until_us = self.now_us + SETTLE_US
+        while self.now_us < until_us:
+            with suppress(Violation):
+                holds()
+                return
+            self.run(LOOK_MS)
+        holds()
 
     def _is_quiet(self) -> bool:
         return self.now_us >= int(self.options.load_s * 1e6) and all(client.is_quiet() for client in self.clients)
@@ -363,8 +375,9 @@ class World:
 
 
 LIVENESS_US = 120_000_000
-SETTLE_MS = 40_000
-IDLE_MS = 30_000
+SETTLE_US = 40_000_000
+LOOK_MS = 2_000
+IDLE_MS = 15_000
 COUNTED = (
     "rows_granted",
     "rows_granted_by_name",

@@ -65,7 +65,7 @@ def encode(
 ) -> list[bytes | memoryview]:
     """The frames of a message. Columns are not copied: they must not change until the frames are sent."""
     kind, values = pack(message)
-    heads = [_head(name, column.layout, index) for index, (name, column) in enumerate(columns.items())]
+    heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns.items())]
     address = (
         _pack_address(envelope.src),
         envelope.src_incarnation,
@@ -73,14 +73,18 @@ def encode(
         envelope.dst_incarnation,
         envelope.seq,
     )
-    first = _packed((MAGIC, MAJOR, MINOR, kind, 2 + len(heads), *address))
-    return [first, _packed((values, heads)), *(column.data for column in columns.values())]
+    first = packed((MAGIC, MAJOR, MINOR, kind, 2 + len(heads), *address))
+    return [first, packed((values, heads)), *(column.data for column in columns.values())]
 
 
 def decode(frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
     """The message of these frames and the columns beside it. Raises WireError, and nothing else."""
-    envelope = open_envelope(frames, limits)
-    body = _unpacked(frames[1], limits, Reject.BODY)
+    return decode_opened(open_envelope(frames, limits), frames, limits)
+
+
+def decode_opened(envelope: Envelope, frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
+    """The same for frames whose envelope has been opened."""
+    body = unpacked(frames[1], limits, Reject.BODY)
     if len(body) < 2 or type(body[1]) is not tuple:
         raise WireError(Reject.BODY, "expected [fields, heads of columns]")
     check_depth(body[2:], limits)
@@ -90,7 +94,7 @@ def decode(frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[st
         raise WireError(Reject.FRAME_COUNT, f"{len(heads)} columns in {len(frames) - 2} frames")
     columns: dict[str, Column] = {}
     for index, head in enumerate(heads):
-        name, layout = _read_head(head, index, frames[2 + index], limits)
+        name, layout = read_head(head, index, frames[2 + index], limits)
         if name in columns:
             raise WireError(Reject.NAME, "two columns of the same name")
         columns[name] = Column(layout, memoryview(frames[2 + index]).cast("B"))
@@ -109,7 +113,7 @@ def open_envelope(frames: Sequence[Frame], limits: Limits) -> Envelope:
         raise WireError(Reject.ENVELOPE, f"{sizes[0]} bytes, allowed are {ENVELOPE_BYTES}")
     if sizes[1] > limits.body_bytes:
         raise WireError(Reject.BODY_BYTES, f"{sizes[1]} bytes, allowed are {limits.body_bytes}")
-    parts = _unpacked(frames[0], limits, Reject.ENVELOPE)
+    parts = unpacked(frames[0], limits, Reject.ENVELOPE)
     if not parts or parts[0] != MAGIC:
         raise WireError(Reject.MAGIC, "this is no message of scatterzmq")
     if len(parts) < 2 or type(parts[1]) is not int or parts[1] != MAJOR:
@@ -137,13 +141,15 @@ def open_envelope(frames: Sequence[Frame], limits: Limits) -> Envelope:
 # ---- msgpack
 
 
-def _packed(values: object) -> bytes:
+def packed(values: object) -> bytes:
+    """As msgpack."""
     # Texts may come from exceptions of users and hold halves of characters: better a "?" than a lost message.
     raw: bytes = msgpack.packb(values, unicode_errors="replace")
     return raw
 
 
-def _unpacked(frame: Frame, limits: Limits, reason: Reject) -> tuple[object, ...]:
+def unpacked(frame: Frame, limits: Limits, reason: Reject) -> tuple[object, ...]:
+    """The list that these bytes are. Raises WireError with that reason if they are none."""
     try:
         values = msgpack.unpackb(
             frame, use_list=False, max_array_len=limits.items, max_map_len=0, max_ext_len=0, strict_map_key=True
@@ -185,12 +191,14 @@ def _unpack_address(raw: object) -> PeerId | ClientId | None:
 # ---- heads of columns
 
 
-def _head(name: str, layout: Layout, index: int) -> tuple[object, ...]:
+def head_of(name: str, layout: Layout, index: int) -> tuple[object, ...]:
+    """The head of a column whose bytes are this frame."""
     code, rows, *shape = pack_layout(layout)
     return (name, code, rows, index, *shape)
 
 
-def _read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[str, Layout]:
+def read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[str, Layout]:
+    """Name and layout of the column that this frame holds. Raises WireError unless head and frame fit together."""
     if type(head) is not tuple or len(head) < 5:
         raise WireError(Reject.COLUMN, "expected [name, dtype, rows, frame, shape, ...]")
     name, code, rows, place, *shape = head

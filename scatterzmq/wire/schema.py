@@ -360,9 +360,10 @@ def _mapping(value: Codec) -> Codec:
 # ---- records
 
 
-def _record(kind: type) -> Codec:
+def record(kind: type, given: Mapping[str, Codec] = types.MappingProxyType({})) -> Codec:
+    """How a dataclass or a named tuple is packed. given: the codecs of fields whose annotations do not say enough."""
     hints = get_type_hints(kind)
-    parts = [(entry.name, _codec(hints[entry.name]), _is_required(entry)) for entry in fields(kind)]
+    parts = [(name, given.get(name) or _codec(hints[name]), required) for name, required in _fields(kind)]
 
     def pack(record: Any) -> object:
         return [codec.pack(getattr(record, name)) for name, codec, _ in parts]
@@ -385,8 +386,11 @@ def _record(kind: type) -> Codec:
     return Codec(pack, unpack)
 
 
-def _is_required(entry: Any) -> bool:
-    return entry.default is MISSING and entry.default_factory is MISSING
+def _fields(kind: Any) -> list[tuple[str, bool]]:
+    """The names in their order, and whether each has to be there."""
+    if not is_dataclass(kind):
+        return [(name, name not in kind._field_defaults) for name in kind._fields]
+    return [(entry.name, entry.default is MISSING and entry.default_factory is MISSING) for entry in fields(kind)]
 
 
 def check_depth(unknown: tuple[object, ...], limits: Limits) -> None:
@@ -416,9 +420,9 @@ def _codec(hint: Any) -> Codec:
         return _id(hint)
     if _is_a(hint, StrEnum):
         return _enum(hint)
-    assert is_dataclass(hint), f"no way to send {hint}"
-    assert isinstance(hint, type)
-    return _record(hint)
+    assert isinstance(hint, type), f"no way to send {hint}"
+    assert is_dataclass(hint) or _is_a(hint, tuple), f"no way to send {hint}"
+    return record(hint)
 
 
 def _list_of(kind: Any) -> Codec:
@@ -432,7 +436,7 @@ def _is_a(hint: Any, base: type) -> bool:
 # ---- messages
 
 NUMBERS: Mapping[type[AnyMessage], int] = {kind: number for number, kind in _KINDS.items()}
-_CODECS: Mapping[int, Codec] = {number: _record(kind) for number, kind in _KINDS.items()}
+_CODECS: Mapping[int, Codec] = {number: record(kind) for number, kind in _KINDS.items()}
 
 
 def knows(kind: int) -> bool:

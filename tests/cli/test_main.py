@@ -11,7 +11,7 @@ import pytest
 import scatterzmq
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [[], ["run"], ["graph"], ["graph", "check"], ["graph", "show"]]
+COMMANDS = [[], ["run"], ["graph"], ["graph", "check"], ["graph", "show"], ["healthcheck"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -8,7 +8,7 @@ import pytest
 from scatterzmq.core import copies as copies_module
 from scatterzmq.core.events import ClientLost
 from scatterzmq.core.messages import AskMembers, Attach, Final, MemberList, Moved, Refused, TaskStatus
-from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, Sync, VersionInfo
+from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, VersionInfo
 from scatterzmq.core.travel import RESTARTS_MAX
 from scatterzmq.core.versions import Rank
 from scatterzmq.ids import TaskId
@@ -169,7 +169,7 @@ def test_comparisons() -> None:
     (task,) = mesh.submit(0, 1)
     mesh.deliver()
     mesh.speak(1, 0, Sync(versions=(known(mesh, STRANGE, 0, n=1),)))
-    assert mesh.said(Drop)[-1].ids == (STRANGE,)
+    assert mesh.said(Handover)[-1].ids == (STRANGE,)
     before = len(mesh.said(Replicate))
     mesh.speak(1, 0, Sync(versions=(known(mesh, task, 0, n=0),)))
     assert len(mesh.said(Replicate)) == before + 1

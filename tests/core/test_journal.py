@@ -313,6 +313,30 @@ def test_a_task_that_a_full_disk_does_not_take_is_not_accepted() -> None:
     mesh.check_idle()
 
 
+def test_a_task_that_others_may_have_accepted_is_not_refused() -> None:
+    """Found by simulation: an owner that was cut off refused and deleted what somebody else had accepted meanwhile."""
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    peer = mesh.peers[0]
+    hold(mesh, 0)
+    mesh.drop(Replicated)
+    (task,) = mesh.submit(0, 7)
+    mesh.wait(2000)  # its holder does not answer, and there is nobody else
+    peer.tell(PersistFailed(write=peer.disk.held[0].write, reason="broken"))
+    assert [record.rset for record in peer.core.state.ledger] == [(peer.me,)]
+    assert not accepted(peer)
+    assert not refusals(peer)
+    peer.submit(7, ids=(task,))
+    assert not accepted(peer)
+    mesh.wait(10_000)  # its holder is asked again
+    peer.submit(7, ids=(task,))
+    assert not accepted(peer)
+    mesh.heal()
+    mesh.wait(2000)
+    peer.submit(7, ids=(task,))
+    assert [(answer.ids, answer.copies, answer.durable) for answer in accepted(peer)] == [((task,), 2, False)]
+
+
 def test_everything_under_way_goes_on_when_the_disk_fails() -> None:
     mesh = lone(executors=1)
     peer = mesh.peers[0]
@@ -394,6 +418,23 @@ def test_with_three_copies_a_holder_without_a_disk_comes_last() -> None:
     last = accepted(mesh.peers[0])[-1]
     assert (last.copies, last.durable) == (3, False)
     assert last.rset[1:] == (mesh.peers[3].me, mesh.peers[1].me)
+
+
+def test_a_holder_that_comes_meanwhile_without_a_disk_is_told() -> None:
+    mesh = Mesh(3, executors=0, static=False, journal=SYNC, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.kill(2)
+    mesh.hold(Replicate)
+    mesh.submit(0, 7)
+    mesh.deliver()
+    mid = mesh.said(Replicate)[-1].mid
+    mesh.restart(2, executors=0).disk.full = True
+    mesh.wait(1500)
+    mesh.speak(1, 0, Replicated(mid=mid, durable=True))
+    assert not accepted(mesh.peers[0])
+    mesh.heal()
+    mesh.deliver()
+    assert [(answer.copies, answer.durable) for answer in accepted(mesh.peers[0])] == [(3, False)]
 
 
 def test_a_failure_is_kept_as_well() -> None:

@@ -300,6 +300,7 @@ def test_whoever_refuses_us_is_no_good() -> None:
     three = circle(3)
     assert not three[0].receive(three[1].id, 1, Unwelcome(reason="full"), 0)
     assert three[0].status(1) is SUSPECT
+    assert three[0].members.suspects() == (three[1].id,)
     assert three[0].reported("peer.suspect")[0]["reason"] == "it has refused this peer"
     assert not three[0].receive(three[1].id, 1, Unwelcome(reason="full"), 0)
     assert not three[0].receive(three[1].id, 2, Unwelcome(reason="of another life"), 0)

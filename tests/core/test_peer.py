@@ -432,6 +432,18 @@ def test_an_idle_executor_may_be_lost_and_an_unknown_one_too(make_world: MakeWor
         world.lose(ExecutorId(executor))
 
 
+@pytest.mark.parametrize("crashed", [True, False])
+def test_the_end_of_an_executor_is_told(make_world: MakeWorld, *, crashed: bool) -> None:
+    world = make_world()
+    (executor,) = [report.context["executor"] for report in world.reports if report.name == "tally.executor.start"]
+    world.reports.clear()
+    world.lose(ExecutorId(str(executor)), crashed=crashed)
+    assert [(report.name, dict(report.context)) for report in world.reports] == [
+        ("tally.executor.stop", {"executor": executor, "reason": "killed"}),
+        *[("error.executor", {"executor": executor, "message": "killed"})][: int(crashed)],
+    ]
+
+
 def test_a_task_that_kills_its_executors_is_poison(make_world: MakeWorld, build: Any) -> None:
     """Its neighbours were lent with it once; from then on it runs alone."""
     world = make_world(executors=5)
@@ -478,6 +490,8 @@ def test_a_hung_executor_is_given_up(make_world: MakeWorld, build: Any) -> None:
     assert not world.abandoned
     world.wait(1)
     assert world.abandoned == [hung]
+    told = [report.name for report in world.reports if report.context.get("executor") == hung]
+    assert told[-2:] == ["tally.executor.reclaim", "error.executor"]
     world.drain()
     assert (world.outcome(task).value, world.outcome(task).retries) == (2, 1)
     world.tell(world.execute(hung, order))

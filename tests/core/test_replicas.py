@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.messages import Accepted, Cleared, Final, TaskStatus
-from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest
+from scatterzmq.core.messages import Accepted, Cleared, Final, Moved, TaskStatus
+from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest, VersionInfo
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId
 from tests.core.conftest import BOB, chain, graph, node
@@ -289,7 +289,7 @@ def test_of_a_record_that_is_gone_nothing_is_said_again() -> None:
     first, second = mesh.submit(0, 2, 3)
     record = mesh.peers[0].core.state.ledger.record(first)
     assert record is not None
-    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.READY, 9, mesh.peers[1].me, 1))
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.READY, 9, mesh.peers[1].me, 1), mesh.peers[1].me)
     mesh.heal()
     mesh.wait(1000)
     assert copies(mesh.peers[1]).keys() == {second}
@@ -379,3 +379,73 @@ def test_who_is_replaced_by_nobody_keeps_its_copy() -> None:
     mesh.deliver()
     assert not mesh.said(Drop)
     assert copies(mesh.peers[1]).keys() == {task}
+
+
+def test_an_end_is_shown_when_a_holder_that_came_meanwhile_has_it_too() -> None:
+    """Found by simulation: the set had one more, which was named among the copies before it had any."""
+    mesh = Mesh(3, executors=[1, 0, 0], static=False, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.kill(2)
+    (task,) = mesh.submit(0, 4)
+    mesh.deliver()
+    assert accepted(mesh.peers[0])[-1].copies == 2
+    mesh.hold(Replicate)
+    mesh.run()
+    (end,) = [message for message in mesh.said(Replicate) if message.kind is CopyKind.FINAL]
+    mesh.restart(2, executors=0)
+    mesh.wait(1500)
+    assert mesh.said(Replicate, dst=2)
+    mesh.speak(1, 0, Replicated(mid=end.mid))
+    assert mesh.outcome(0, task) is None
+    mesh.heal()
+    mesh.deliver()
+    assert mesh.outcome(0, task) is not None
+    assert mesh.peers[0].last(Final).copies == 3
+    assert copies(mesh.peers[2])[task].status is TaskStatus.READY
+
+
+def test_what_waits_for_two_holders_that_are_replaced_at_once_ends_once() -> None:
+    """Acceptance and end of one task wait at the same time, and each for what the other has moved."""
+    mesh = Mesh(4, executors=[1, 0, 0, 0], cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    (task,) = mesh.submit(0, 4)
+    mesh.wait(500)
+    mesh.run()
+    mesh.wait(10_000)
+    assert mesh.outcome(0, task) is None
+    mesh.heal()
+    mesh.wait(5_000)
+    assert mesh.outcome(0, task) is not None
+    assert [(answer.ids, answer.copies) for answer in accepted(mesh.peers[0])] == [((task,), 3)]
+    assert sum(task in copies(peer) for peer in mesh.peers) == 2
+    record = mesh.peers[0].core.state.ledger.record(task)
+    assert record is not None
+    assert not record.barriers
+
+
+def test_what_is_given_up_while_it_is_accepted_is_accepted_for_its_owner() -> None:
+    """Found by simulation: the client was told of copies of this peer's, which were dropped in the next moment."""
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(1, 2)
+    (dst,) = [packet.dst for packet in mesh.log if isinstance(packet.message, Replicate)]
+    mesh.links.clear()
+    teller, owner = mesh.peers[dst], mesh.peers[2 - dst]
+    better = VersionInfo(id=task, rank=Rank.LIVE, n=5, owner=owner.me, seq=1)
+    mesh.speak(teller.number, 1, Replicated(mid=mesh.said(Replicate)[-1].mid, better=(better,)))
+    assert mesh.peers[1].core.state.ledger.record(task) is None
+    assert mesh.peers[1].last(Moved).owners == (owner.me,)
+    assert [(told.rset, told.copies) for told in accepted(mesh.peers[1])] == [((owner.me, teller.me), 2)]
+
+
+def test_a_holder_names_only_the_copies_that_it_knows_of() -> None:
+    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    mesh.hold(Replicate, dst=2)
+    (task,) = mesh.submit(0, 2)
+    mesh.deliver()
+    assert not accepted(mesh.peers[0])
+    mesh.peers[1].submit(2, ids=(task,))
+    (told,) = accepted(mesh.peers[1])
+    assert (told.copies, len(told.rset)) == (2, 3)

@@ -1,15 +1,19 @@
 """Owners die, and their tasks go on; what went apart in a split finds together again."""
 
+from typing import Any
+
 import pytest
 
 from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
-from scatterzmq.core.peermessages import Inquire, Known, Replicate, Sync, SyncBetter
+from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Sync, SyncBetter
+from scatterzmq.core.versions import Rank, Version
+from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain, graph, node
 from tests.core.mesh import Mesh
 from tests.core.test_replicas import accepted, copies, holder
 
 
-def records(mesh: Mesh, number: int) -> dict[str, object]:
+def records(mesh: Mesh, number: int) -> dict[str, Any]:
     return {record.id: record for record in mesh.peers[number].core._state.ledger}
 
 
@@ -212,3 +216,42 @@ def test_an_owner_that_dies_at_any_moment_loses_nothing_that_was_accepted(at: in
         index = tasks.index(task)
         assert set(values) == {index + 3}
         assert before[index] in (None, index + 3)
+
+
+def given_up(mesh: Mesh) -> tuple[TaskId, int, int]:
+    """A task that peer 0 has given up to one who does not know of it; who still has a copy, and that one."""
+    (task,) = mesh.submit(0, 4)
+    mesh.deliver()
+    held = holder(mesh)
+    record = mesh.peers[0].core.state.ledger.record(task)
+    assert record is not None
+    other = mesh.peers[3 - held]
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1), other.me)
+    return task, held, 3 - held
+
+
+def test_what_was_given_up_to_somebody_who_lost_it_is_owned_by_who_still_has_a_copy() -> None:
+    """Found by simulation: the owner that had given it up said that the last copy was not wanted."""
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    task, held, _ = given_up(mesh)
+    mesh.wait(40_000)
+    assert records(mesh, held).keys() == {task}
+    assert records(mesh, held)[task].restarts == 0
+    assert not records(mesh, 0)
+    assert not records(mesh, 3 - held)
+
+
+def test_an_old_copy_of_what_was_given_up_goes() -> None:
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    task, held, other = given_up(mesh)
+    mesh.peers[other].submit(4, ids=(task,))
+    mesh.links.clear()
+    record = records(mesh, other)[task]
+    mesh.peers[other].core.state.replicas._move(record, (mesh.peers[other].me,))
+    mesh.speak(0, held, Handover(mid=0, ids=(task,)))
+    mesh.speak(0, held, Handover(mid=0, ids=(task,)))
+    assert task not in copies(mesh.peers[held])
+    assert not records(mesh, held)
+    assert records(mesh, other)[task] is record

@@ -55,8 +55,9 @@ class TrimmedStore(PayloadStore):
         kept: bool = False,
         whole: bool = False,
         digests: tuple[bytes, ...] = (),
+        shared: bool = False,
     ) -> tuple[Value, ...]:
-        values = super().put(column, now_ms, kept=kept, whole=whole, digests=digests)
+        values = super().put(column, now_ms, kept=kept, whole=whole, digests=digests, shared=shared)
         self.trim()
         return values
 

@@ -178,6 +178,20 @@ def test_nobody_is_told_of_himself_or_of_other_clusters(cluster: str, begin: Beg
     assert stranger.empty()
 
 
+def test_nobody_is_told_of_himself_under_another_address_either(cluster: str, begin: Begin) -> None:
+    found, tag = Said(), cluster_tag(cluster)
+    notice = Notice(peer=contact(1).id, incarnation=1, hosts=("127.0.0.1", "127.0.0.2"), port=5001, tag=tag)
+    me = Mdns(notice=lambda: notice, tag=tag, found=found.put, warn=found.put, interfaces=lambda: ("127.0.0.1",))
+    me.start()
+    try:
+        stranger = begin(None, cluster)
+        assert stranger.all_of(2) == {"tcp://127.0.0.1:5001", "tcp://127.0.0.2:5001"}
+        begin(contact(5002), cluster)
+        assert found.next() == "tcp://127.0.0.1:5002"
+    finally:
+        me.close()
+
+
 def test_seeds_and_multicast_together(cluster: str, begin: Begin) -> None:
     begin(contact(5001), cluster)
     joined = begin(contact(5002), cluster, join=("tcp://10.0.0.1:1", "tcp://127.0.0.1:5002"))

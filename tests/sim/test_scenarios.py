@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.messages import TaskStatus
+from scatterzmq.core.messages import Accepted, TaskStatus
+from scatterzmq.core.peermessages import Replicate, Replicated
 from scatterzmq.ids import TaskId
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.process import Process
 from scatterzmq.sim.world import World
+from tests.core.conftest import chain
+from tests.core.mesh import Mesh
 
 Make = Callable[..., World]
 
@@ -148,3 +151,63 @@ def test_a_client_that_lost_its_link_is_told(make: Make) -> None:
     world.network.reset("peer0", world.clients[0].address)
     world.run(30_000)
     assert ends(world, tasks) == [TaskStatus.READY]
+
+
+def test_what_is_deleted_on_one_side_of_a_split_stays_deleted(make: Make) -> None:
+    """The other side has never heard of the deletion, and has come to later epochs than the one in which it was."""
+    world = make(3, exec_ms=100_000.0)
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(500)
+    client = world.clients[0]
+    for there in ("peer1", "peer2"):
+        for here in ("peer0", client.address):
+            world.network.cut(here, there)
+            world.network.cut(there, here)
+    world.run(20_000)
+    (heir,) = [process for process in world.alive()[1:] if process.state.ledger.record(task) is not None]
+    world.crash(next(process for process in world.alive()[1:] if process is not heir))
+    world.run(5_000)
+    record, elsewhere = (process.state.ledger.record(task) for process in (world.peer(0), heir))
+    assert record is not None
+    assert elsewhere is not None
+    assert elsewhere.epoch_n > record.epoch_n
+    world.clear(task)
+    world.run(1_000)
+    client.is_dead = True  # it would tell the other side as soon as it could
+    world.network.vanish(client)
+    world.network.heal_all()
+    world.run(60_000)
+    assert not any(world.holds(process, task) for process in world.alive())
+
+
+def test_whom_a_task_has_killed_is_known_to_the_next_owner(make: Make) -> None:
+    world = make(3, executors=(0, 1, 0), exec_ms=500.0, namespaces=("bomb",))
+    (task,) = world.submit("bomb", 3, at=0)
+    while world.checkers.deaths[task] < 3:
+        world.run(10)
+    world.run(10)  # it is told, and tells the holder
+    world.crash(owner(world, task))
+    world.run(60_000)
+    assert ends(world, [task]) == [TaskStatus.ERROR]
+    assert world.checkers.deaths[task] == 4
+
+
+def test_an_answer_to_an_earlier_life_counts_for_nothing() -> None:
+    """It has the number of a question of this life."""
+    mesh = Mesh(2, static=False, executors=0)
+    mesh.load(chain(1))
+    mesh.hold(Replicated, dst=0)
+    mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.kill(0)
+    again = mesh.restart(0)
+    mesh.wait(5_000)
+    mesh.drop(Replicate, src=0)
+    mesh.submit(0, 2)
+    mesh.deliver()
+    assert [said.mid for said in mesh.said(Replicate, src=0)] == [1, 1]
+    mesh.heal()
+    mesh.deliver()
+    assert not any(isinstance(send.message, Accepted) for send in again.sent)
+    mesh.wait(1_000)
+    assert any(isinstance(send.message, Accepted) for send in again.sent)

@@ -181,7 +181,7 @@ def _with_clients() -> list[Example]:
         (AskDefinition(mid=7, ns="n"), {}),
         (AskStats(mid=8), {}),
         (AskMembers(mid=19), {}),
-        (MemberList(mid=19, members=(CONTACT,)), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,)), {}),
         (Goodbye(), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),

@@ -1,0 +1,86 @@
+"""Writes: what an owner tells the holders of its copies, and in how large pieces."""
+
+from collections.abc import Iterable, Sequence
+
+from .ledger import Phase, Record
+from .messages import TaskStatus
+from .peermessages import CopyKind, Replicate
+from .values import Value
+
+WRITE_TASKS_MAX = 256
+WRITE_NBYTES_MAX = 4 << 20
+"""Of one message: large enough to amortise it, small enough not to hold up what comes behind it."""
+
+
+def chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    """Pieces that make one message each."""
+    start = nbytes = 0
+    for place, record in enumerate(records):
+        nbytes += _message_nbytes(record)
+        if place > start and (place - start >= WRITE_TASKS_MAX or nbytes > WRITE_NBYTES_MAX):
+            yield records[start:place]
+            start, nbytes = place, _message_nbytes(record)
+    yield records[start:]
+
+
+def _message_nbytes(record: Record) -> int:
+    """What a record adds to a message, roughly. Texts of errors count more: the part that holds them is bounded closer
+    than the tensors beside it.
+    """
+    error = record.error
+    texts = 0 if error is None else len(error.message) + len(error.traceback)
+    return record.kept_nbytes + _TEXT_WEIGHT * texts
+
+
+_TEXT_WEIGHT = 16
+"""A body may have 1 MiB, and a character up to 4 bytes: so texts alone end a message at 256 Ki characters."""
+
+
+def replicate(
+    mid: int, kind: CopyKind, records: Sequence[Record], now_ms: int
+) -> tuple[Replicate, dict[str, tuple[Value, ...]]]:
+    """The message about records of one definition, set and epoch, and the rows beside it."""
+    first = records[0]
+    if kind is CopyKind.ACCEPT:
+        rows = [{name[1:]: value for name, value in record.input.items()} for record in records]
+    elif kind is CopyKind.FINAL:
+        rows = [record.result for record in records if record.result is not None]
+    else:
+        rows = []
+    names = rows[0].keys() if rows else ()
+    values = {name: tuple([row[name] for row in rows]) for name in names}
+    ended = kind is CopyKind.FINAL
+    message = Replicate(
+        mid=mid,
+        kind=kind,
+        ns=first.plan.ns,
+        digest=first.plan.digest,
+        n=first.epoch_n,
+        rset=first.rset,
+        ids=tuple([record.id for record in records]),
+        nonces=tuple([record.nonce for record in records]),
+        submit_digests=tuple([record.submit_digest for record in records]),
+        seqs=tuple([record.change for record in records]),
+        caching=tuple([record.caching for record in records]),
+        errors=tuple([record.errors for record in records]),
+        restarts=tuple([record.restarts for record in records]),
+        crashes=tuple([record.crashes for record in records]),
+        solo=tuple([record.solo for record in records]),
+        last_errors=tuple([record.error for record in records]),
+        statuses=tuple([ENDS[record.phase] for record in records]) if ended else (),
+        durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
+        digests=_digests(values) if first.plan.digests else {},
+    )
+    return message, values
+
+
+ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
+
+
+def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:
+    """Content digests of rows, where all of them have one."""
+    return {
+        name: tuple([block.digests[row] for block, row in column])
+        for name, column in values.items()
+        if all(block.digests for block, _ in column)
+    }

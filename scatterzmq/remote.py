@@ -1,0 +1,229 @@
+"""`scatterzmq.connect()`: a client of a cluster that runs elsewhere.
+
+Purpose   Puts together what a client consists of: what users hold (client/), the core that knows of many peers and its
+          driver (core/client.py, clientdriver.py), links to them (net/clientlinks.py), and discovery.
+Rules     1. One thread has the sockets and the driver; users' threads post to it. Answers are delivered in it, with the
+             callbacks of users' futures: closing does not wait for one that hangs.
+          2. There is discovery only while no peer can be reached: members are told by members.
+          3. A forked child has no client: sockets and threads stay with the parent.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import inf
+
+from .client.client import Client
+from .client.link import BlobWriter, Inbox, Link, Member
+from .clientdriver import ClientDriver
+from .core.client import ClientCore
+from .core.messages import ToClient, ToPeer
+from .errors import ClusterError, ConfigError
+from .net.clientlinks import ClientLinks
+from .net.discovery import Discovery
+from .net.reactor import Reactor
+from .settings import NetworkSettings, TimingSettings
+from .wire.columns import Column
+
+GOODBYE_S = 0.3
+"""How long closing waits for peers to take in what was said last."""
+STOP_S = 2.0
+"""How long closing waits for the client's thread, which may be in a callback; it is a daemon."""
+
+
+def connect(
+    address: str | Sequence[str] | None = None,
+    *,
+    cluster: str = "default",
+    timeout_s: float = 10.0,
+    window: int = 4096,
+    key: str | None = None,
+) -> Client:
+    """Connect to a running cluster. Returns its client when a peer has answered; closing it leaves the cluster alone.
+
+    address: "tcp://host:port" (7411 without a port) of any peer, or several of which one must be there; None looks for
+    peers of the `cluster` of that name on the local network. From there on all peers are known, and any may fail.
+    timeout_s: for the first answer. window: tasks that may wait to be accepted; enqueueing another one waits for room.
+    Raises ConfigError, and ClusterError, which says what was tried, if nobody answers.
+    """
+    if key is not None:
+        raise ConfigError("connect: key: this version does not encrypt anything yet; leave it out")
+    addresses = (address,) if isinstance(address, str) else tuple(address or ())
+    if address is not None and not addresses:
+        raise ConfigError('connect: expected an address such as "tcp://host:7411", a list of them or None, got none')
+    if window < 1:
+        raise ConfigError(f"connect: window: expected at least 1, got {window}")
+    connection = Connection(addresses, cluster)
+    client = Client(connection.open, window=window)
+    try:
+        if not connection.wait(timeout_s):
+            reason = connection.why_not(timeout_s)
+            connection.fail(reason)
+            raise ClusterError(reason)
+    except BaseException:
+        connection.close()
+        raise
+    weakref.finalize(client, _forgotten, weakref.ref(client), connection)
+    return client
+
+
+def _forgotten(client: "weakref.ref[Client]", connection: "Connection") -> None:
+    """A client was not closed. Its thread must not outlive it, nor be killed by the end of the process in mid-word."""
+    if client() is not None:
+        connection.close()  # the process ends
+    else:
+        connection.release()  # the garbage collector calls, from whichever thread, and must not be held up
+
+
+class Connection:
+    """One client's way to the cluster (client/link.py Link), with the thread that has it. addresses: none to look for
+    the cluster of this name.
+    """
+
+    def __init__(self, addresses: Sequence[str], cluster: str) -> None:
+        self._addresses = addresses
+        self._cluster = cluster
+        self._network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses)
+        self._warning = ""
+        self._pid = os.getpid()
+        self._over = ""
+        self._first = threading.Event()
+        self._tried: tuple[tuple[str, str], ...] = ()
+        self._discovery: Discovery | None = self._new_discovery()  # raises ConfigError
+        self._reactor = Reactor()
+        self._links = ClientLinks(self._reactor, self._changed, outbox_bytes=self._network.outbox_bytes)
+        self._thread = threading.Thread(target=self._run, name="scatterzmq-client", daemon=True)
+
+    def open(self, inbox: Inbox) -> Link:
+        """Begin to look for peers. Answers go to the inbox."""
+        self._inbox = inbox
+        core = ClientCore(TimingSettings())
+        self._driver = ClientDriver(core, self._deliver, self.fail, self._links)
+        self._links.start(self._driver)
+        self._thread.start()
+        return self
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the first peer. False if none has answered in time."""
+        return self._first.wait(timeout_s) and not self._over
+
+    def why_not(self, timeout_s: float) -> str:
+        """What was tried, and what to do."""
+        if self._over:
+            return self._over
+        done = threading.Event()
+        self._reactor.call(partial(self._note_tried, done))
+        done.wait(STOP_S)
+        tried = ", ".join(f"{address} ({problem})" for address, problem in self._tried)
+        if self._addresses:
+            tried = tried or ", ".join(f"{address} (no such host)" for address in self._addresses)
+            todo = "see that a peer runs there (scatterzmq peer) and can be reached from here"
+        else:
+            tried = tried or f"nobody of cluster {self._cluster!r} was found on the local network"
+            tried += f"; {self._warning}" if self._warning else ""
+            todo = 'name a peer: connect("tcp://host:7411")'
+        return f"no peer has answered in {timeout_s:g} s: {tried}; {todo}"
+
+    # ---- as the link of a client
+
+    def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
+        if self._over:
+            raise ClusterError(self._over)
+        if self._pid != os.getpid():
+            raise ClusterError("this process was forked off and has no connection: call scatterzmq.connect() in here")
+        self._reactor.call(partial(self._driver.said, message, columns))
+
+    def peers(self) -> Sequence[Member]:
+        return self._links.members
+
+    def healthcheck(self) -> tuple[str, str, int] | None:
+        return None
+
+    def open_blob(self, name: str, /) -> BlobWriter:
+        raise ClusterError(
+            f"blob {name!r}: blobs are not sent over the network yet; put the file into blobs.dir of each peer"
+        )
+
+    def close(self) -> None:
+        """Let peers take in what was said last, and end. Does not wait long for anything."""
+        if self._pid != os.getpid():
+            return
+        waits = threading.get_ident() != self._thread.ident
+        if waits and not self._over and self._thread.is_alive():
+            through = threading.Event()
+            self._reactor.call(partial(self._links.when_through, through.set))
+            through.wait(GOODBYE_S)
+        self.release()
+        if waits:
+            self._thread.join(STOP_S)
+
+    def release(self) -> None:
+        """As `close`, without waiting for anything."""
+        self._over = self._over or "this client is closed; connect again with scatterzmq.connect()"
+        if self._pid == os.getpid():
+            self._reactor.stop()
+
+    def fail(self, reason: str) -> None:
+        """Nothing will come any more."""
+        self._over = self._over or reason
+        self._inbox.lost(reason)
+        self._reactor.stop()
+
+    # ---- in its thread
+
+    def _run(self) -> None:
+        try:
+            self._search()
+            self._reactor.run(self._due_s, self._tick)
+        except BaseException as error:
+            self.fail(f"the client's thread failed: {type(error).__name__}: {error}; please report this")
+            raise
+        finally:
+            self._first.set()
+            if self._discovery is not None:
+                self._discovery.close()
+            self._links.close()
+            self._reactor.close()
+
+    def _due_s(self) -> float:
+        # The core counts how long nobody can be reached from its first event on, and connecting has its own time-out.
+        return self._driver.due_s() if self._first.is_set() else inf
+
+    def _tick(self) -> None:
+        if self._first.is_set() and not self._over:
+            self._driver.tick()
+
+    def _deliver(self, message: ToClient, columns: Mapping[str, Column]) -> None:
+        if not self._over:
+            self._inbox(message, columns)
+
+    def _changed(self) -> None:
+        if self._links.is_connected:
+            self._first.set()
+            if self._discovery is not None:
+                self._discovery.stop()
+                self._discovery = None
+        elif self._discovery is None:
+            self._discovery = self._new_discovery()
+            self._search()
+
+    def _search(self) -> None:
+        assert self._discovery is not None
+        self._discovery.start(None, self._cluster, self._seen)
+
+    def _new_discovery(self) -> Discovery:
+        return Discovery(self._network, self._warn, where="connect")
+
+    def _note_tried(self, done: threading.Event) -> None:
+        self._tried = self._links.problems()
+        done.set()
+
+    # ---- from discovery's threads
+
+    def _seen(self, address: str) -> None:
+        self._reactor.call(partial(self._links.seed, address))
+
+    def _warn(self, line: str) -> None:
+        self._warning = line

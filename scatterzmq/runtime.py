@@ -1,0 +1,271 @@
+"""A peer as a process of its own: put together from its settings, run, and ended in order.
+
+Purpose   The one place that knows all the parts of a peer: core, driver, sockets, children, journal, discovery, events.
+Rules     1. One thread, the process's main one, runs the reactor: sockets, the core, whatever children say. The journal
+             and discovery have threads of their own and hand over what they have with `Reactor.call`.
+          2. Whatever is started is ended, in the opposite order, however the peer ends.
+          3. Nothing is decided here about tasks or members.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from .core.events import LeaveRequested, PeerSeen
+from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
+from .core.peer import PeerCore
+from .driver import ClientJoined, Driver, Executors, Incoming, Posted
+from .execute.blobs import BlobStore
+from .execute.children import ChildPool
+from .execute.pool import Pool
+from .execute.store import PayloadStore
+from .execute.threads import ThreadExecutor
+from .health import HealthBoard, serve
+from .ids import ClientId, ExecutorId, PeerId
+from .net.discovery import Discovery
+from .net.interfaces import advertised
+from .net.links import PeerLinks, listen
+from .net.reactor import Reactor
+from .plugins import node_strategy, queue_strategy
+from .settings import Settings
+from .wire.columns import Column
+
+if TYPE_CHECKING:
+    from .journal import SqliteJournal
+
+STOP_TIMEOUT_S = 5.0
+"""How long children may take to end when the peer does."""
+FILES_PER_PEER = 8
+"""Sockets of two lanes each way, their monitors, and one for what is published."""
+FILES_BESIDES = 256
+"""Children, journal, clients, and everything else that is open."""
+HEALTH_EVERY_S = 0.5
+INCARNATION_BITS = 31
+EXIT_LOST = 3
+
+
+class Emit(Protocol):
+    """Where events go: a dotted name and a context."""
+
+    def __call__(self, name: str, context: Mapping[str, str | int | float], /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFile:
+    """A definition (JSON text) to be loaded at the start, and where it comes from."""
+
+    source: str
+    definition: str
+
+
+class PeerProcess:
+    """One peer. `run` returns when it has left; `contact` is how others reach it.
+
+    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
+    up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        graphs: Sequence[GraphFile],
+        emit: Emit,
+        version_file: str | None = None,
+    ) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._lost: int | None = None
+        self._is_leaving = False
+        self._board = HealthBoard()
+        with ExitStack() as started:
+            health = serve(self._board, settings.health, emit, version_file=version_file)
+            if health is not None:
+                started.callback(health.close)
+            self.reactor = Reactor()
+            started.callback(self.reactor.close)
+            journal = self._open_journal(started)
+            listening = listen(self.reactor, settings.network)
+            self.contact = Contact(
+                id=PeerId("P" + os.urandom(16).hex()) if journal is None else journal.peer,
+                incarnation=_drawn_incarnation() if journal is None else journal.incarnation,
+                address=str(advertised(settings.network, listening.port)),
+                name=name,
+                gossip_port=listening.gossip_port,
+            )
+            core = PeerCore(
+                self.contact,
+                settings,
+                node_strategy=node_strategy(settings),
+                queue_strategy=queue_strategy(settings),
+                nonce=os.urandom(16),
+            )
+            self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
+            started.callback(self.links.close_all)
+            pool = self._pool(started)
+            self.driver = Driver(
+                core,
+                PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
+                pool,
+                report=self._report,
+                network=self.links,
+                journal=journal,
+            )
+            self._discovery = Discovery(settings.network, self._warn_of_discovery)
+            started.callback(self._discovery.close)
+            self._graphs = graphs
+            self._ending = started.pop_all()
+
+    def run(self) -> int:
+        """Be a peer until somebody asks it to leave. Returns the exit code: 0, or 3 if tasks were lost with it."""
+        with self._ending:
+            _raise_file_limit(self._settings.cluster.peers_max)
+            self.driver.start()
+            self._load_graphs()
+            self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
+            self._emit("tally.peer.start", {"peer": self.contact.id, "address": self.contact.address})
+            self._look_after_health()
+            self.reactor.run(self.driver.due_s, self.driver.tick)
+        if self._lost:
+            self._emit("error.peer.lost", {"tasks": self._lost})
+        self._emit("tally.peer.stop", {"peer": self.contact.id})
+        return EXIT_LOST if self._lost else 0
+
+    def leave(self) -> None:
+        """Hand everything over and go; asked twice, go at once. From any thread, and from signal handlers."""
+        self.reactor.call(self._leave)
+
+    @contextmanager
+    def leaving_on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT make the peer leave. In the main thread."""
+
+        def asked(_number: int, _frame: FrameType | None) -> None:
+            self.leave()
+
+        before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def leave_at_end_of(self, file: int) -> None:
+        """Leave when nobody holds the other end of this open file any more: whoever started the peer is gone."""
+
+        def read() -> None:
+            if not os.read(file, 4096):
+                self.reactor.unwatch(file)
+                self._leave()
+
+        self.reactor.watch(file, read)
+
+    # ---- inside, in the reactor's thread
+
+    def _leave(self) -> None:
+        if self._is_leaving:
+            self.reactor.stop()
+            return
+        self._is_leaving = True
+        self.driver.take(LeaveRequested())
+
+    def _left(self, lost: int) -> None:
+        self._lost = lost
+        self.reactor.stop()
+
+    def _take(self, posted: Posted) -> None:
+        self.driver.take(posted)
+
+    def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
+        self._emit(name, context)
+
+    def _look_after_health(self) -> None:
+        """Say how the peer is, from time to time: who does not say it any more hangs."""
+        driver = self.driver
+        self._board.update(
+            executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
+        )
+        self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
+
+    def _load_graphs(self) -> None:
+        """The peer is a client of its own for the definitions it was started with."""
+        client = ClientId("C" + os.urandom(16).hex())
+        self.driver.take(ClientJoined(client=client, deliver=self._graph_answered))
+        for mid, graph in enumerate(self._graphs):
+            message = LoadGraph(mid=mid, definition=graph.definition)
+            self.driver.take(Incoming(sender=client, message=message, columns={}))
+
+    def _graph_answered(self, message: ToClient, _columns: Mapping[str, Column]) -> None:
+        if isinstance(message, GraphRefused):
+            problems = "; ".join(message.problems)
+            self._emit("warning.graph.refused", {"file": self._graphs[message.mid].source, "problems": problems})
+        elif isinstance(message, GraphLoaded):
+            context = {"file": self._graphs[message.mid].source, "ns": message.info.ns}
+            self._emit("tally.graph.load", context)
+
+    # ---- from other threads
+
+    def _seen(self, address: str) -> None:
+        self.reactor.call(partial(self._take, PeerSeen(address=address)))
+
+    def _warn_of_discovery(self, message: str) -> None:
+        self.reactor.call(partial(self._emit, "warning.discovery", {"message": message}))
+
+    def _post(self, posted: Posted) -> None:
+        self.reactor.call(partial(self._take, posted))
+
+    # ---- parts
+
+    def _pool(self, started: ExitStack) -> Executors:
+        """What runs batches: children, or threads of this process."""
+        settings = self._settings
+        blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
+        started.callback(blobs.close)
+        pool: ChildPool | Pool
+        if settings.executor.kind == "process":
+            pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
+        else:
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
+        started.callback(pool.stop, STOP_TIMEOUT_S)
+        return pool
+
+    def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
+        """A node has."""
+        self._emit("output.node", {"executor": executor, "node": place, "line": line})
+
+    def _open_journal(self, started: ExitStack) -> "SqliteJournal | None":
+        """With a journal, the peer is who it was before."""
+        journal = self._settings.journal
+        if journal.mode == "off":
+            return None
+        from .journal import open_journal
+
+        assert journal.dir is not None, "settings without a folder are refused"
+        opened = open_journal(Path(journal.dir), "sync" if journal.mode == "sync" else "batch", self._post)
+        started.callback(opened.close)
+        return opened
+
+
+def _no_errand(_executor: ThreadExecutor) -> None:
+    """Threads only run batches here."""
+
+
+def _drawn_incarnation() -> int:
+    """No other process that was ever reached at this address had it, as good as certainly."""
+    return 1 + int.from_bytes(os.urandom(8)) % ((1 << INCARNATION_BITS) - 1)
+
+
+def _raise_file_limit(peers_max: int) -> None:
+    """A full mesh needs many sockets, and running out of them ends the process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FILES_BESIDES + FILES_PER_PEER * peers_max
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))

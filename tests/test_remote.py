@@ -1,0 +1,436 @@
+"""`scatterzmq.connect()`: clients of peers with real sockets, which run in threads of this process."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from textwrap import dedent
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import scatterzmq
+from scatterzmq import remote
+from scatterzmq.core import clientpeers
+from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespaces
+from scatterzmq.errors import ClusterError, ConfigError
+from scatterzmq.runtime import PeerProcess
+from scatterzmq.settings import Settings
+from tests.net.scripted import ScriptedPeer
+
+LONG_S = 30.0
+"""Only matters when something is wrong."""
+VALUE = {"value": ["float", [1]]}
+
+
+def definition(const: float = 1.0) -> dict[str, Any]:
+    node = {
+        "name": "add",
+        "kind": "constant_op",
+        "args": {"op": "add", "const": const, "input": VALUE["value"]},
+        "vmap": {"value": ":value"},
+        "outs": {"out": None},
+    }
+    graph = {"name": "main", "input": "add", "input_format": VALUE, "output_format": VALUE, "nodes": [node]}
+    return {"ns": "main", "entry": "main", "graphs": [graph | {"vmap": {"value": "add:value"}}]}
+
+
+class Peer:
+    """A real peer in a thread. stop: without a word, as if it was killed."""
+
+    def __init__(self, *join: str, **sections: Any) -> None:
+        network = {"port": 0, "zeroconf": False, "join": join} | sections.pop("network", {})
+        settings = Settings.of(
+            {"network": network, "timing": {"heartbeat_s": 0.1}, "executor": {"kind": "thread"}} | sections
+        )
+        self.events: list[str] = []
+        self.peer = PeerProcess(settings, name="", graphs=(), emit=lambda name, context: self.events.append(name))
+        self._thread = threading.Thread(target=self.peer.run, name="test-peer")
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return self.peer.contact.address
+
+    def stop(self) -> None:
+        self.peer.reactor.stop()
+        self._thread.join(LONG_S)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def peers() -> Iterator[Callable[..., Peer]]:
+    """Starts a peer."""
+    with ExitStack() as started:
+
+        def start(*join: str, **sections: Any) -> Peer:
+            peer = Peer(*join, **sections)
+            started.callback(peer.stop)
+            return peer
+
+        yield start
+
+
+@pytest.fixture
+def peer(peers: Callable[..., Peer]) -> Peer:
+    return peers()
+
+
+class Served:
+    """A scripted peer in a thread of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        self.peer = ScriptedPeer("a", **options)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self.peer.wait(0.02)
+            self.peer.step()
+        self.peer.close()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(LONG_S)
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Served]]:
+    with ExitStack() as started:
+
+        def start(**options: Any) -> Served:
+            made = Served(**options)
+            started.callback(made.close)
+            return made
+
+        yield start
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = monotonic() + LONG_S
+    while not condition():
+        assert monotonic() < deadline, "it never happens"
+        threading.Event().wait(0.002)
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "scatterzmq-client"]
+
+
+# ---- what it is for
+
+
+def test_tasks_run_on_a_peer_elsewhere(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(definition())
+        assert client.namespaces() == {"main"}
+        task = client.enqueue_task(ns, {"value": [1]})
+        for found, response in client.wait_for([task], timeout=LONG_S):
+            response.ok()
+            assert found == task
+            assert response.result is not None
+            assert response.result["value"].tolist() == [2.0]
+        assert client.submit(ns, value=[2]).result(LONG_S)["value"].tolist() == [3.0]
+        results = client.map(ns, ({"value": [number]} for number in range(200)))
+        assert [result["value"].item() for result in results] == [number + 1 for number in range(200)]
+        (member,) = client.peers()
+        assert (member.id, member.address, member.status) == (peer.peer.contact.id, peer.address, "alive")
+        assert client.get_healthcheck() is None
+        assert not client.has_any_tasks()
+    assert not ours()
+
+
+def test_large_tasks_come_through(peer: Peer) -> None:
+    wide = {"value": ["float", [None]]}
+    graph = definition()
+    graph["graphs"][0] |= {"input_format": wide, "output_format": wide}
+    graph["graphs"][0]["nodes"][0]["args"]["input"] = wide["value"]
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(graph)
+        result = client.submit(ns, value=[1.0] * (1 << 20)).result(LONG_S)
+        assert result["value"].shape == (1 << 20,)
+        assert result["value"].eq(2.0).all()
+
+
+def test_asyncio_has_the_same(peer: Peer) -> None:
+    async def run() -> list[float]:
+        client = await asyncio.to_thread(scatterzmq.connect, peer.address)
+        async with scatterzmq.AsyncClient(client) as aclient:
+            ns = await aclient.load_graph(definition())
+            results = await asyncio.gather(*(aclient.submit(ns, value=[number]) for number in range(5)))
+            assert len(await aclient.peers()) == 1
+            return [result["value"].item() for result in results]
+
+    assert asyncio.run(run()) == [1, 2, 3, 4, 5]
+
+
+def test_peers_are_found_on_the_local_network(peers: Callable[..., Peer]) -> None:
+    name = f"test-{uuid4().hex}"
+    peer = peers(cluster={"name": name}, network={"zeroconf": True})
+    with scatterzmq.connect(cluster=name, timeout_s=LONG_S) as client:
+        assert [member.id for member in client.peers()] == [peer.peer.contact.id]
+
+
+def test_one_of_several_addresses_is_enough(peers: Callable[..., Peer]) -> None:
+    gone = peers()
+    gone.stop()
+    peer = peers()
+    with scatterzmq.connect([gone.address, peer.address]) as client:
+        assert client.namespaces() == set()
+
+
+def test_a_name_will_do(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address.replace("127.0.0.1", "localhost")) as client:
+        assert client.namespaces() == set()
+
+
+# ---- peers that go
+
+
+def test_the_peer_it_talks_to_may_go(peers: Callable[..., Peer]) -> None:
+    first = peers()
+    second = peers(first.address)
+    until(lambda: "peer.join" in first.events)
+    with scatterzmq.connect(first.address) as client:
+        ns = client.load_graph(definition())
+        until(lambda: {member.status for member in client.peers()} == {"alive"} and len(client.peers()) == 2)
+        tasks = [client.enqueue_task(ns, {"value": [number]}) for number in range(100)]
+        client.flush(LONG_S)
+        first.stop()
+        results = {task: response.result for task, response in client.wait_for(tasks, timeout=LONG_S)}
+        values = [result["value"].item() if (result := results[task]) is not None else None for task in tasks]
+        assert values == [number + 1 for number in range(100)]
+        until(lambda: [member.id for member in client.peers()] == [second.peer.contact.id])
+
+
+def test_a_peer_that_comes_back_is_found_by_its_address(peers: Callable[..., Peer]) -> None:
+    before = peers()
+    with scatterzmq.connect(before.address) as client:
+        assert client.namespaces() == set()
+        before.stop()
+        port = int(before.address.rpartition(":")[2])
+        peers(network={"port": port})
+        assert client.load_graph(definition()) == "main"
+
+
+def test_when_nobody_is_left_the_other_addresses_are_tried_again(peers: Callable[..., Peer]) -> None:
+    first, gone = peers(), peers()
+    gone.stop()
+    with scatterzmq.connect([first.address, gone.address]) as client:
+        assert client.namespaces() == set()
+        first.stop()
+        peers(network={"port": int(gone.address.rpartition(":")[2])})
+        assert client.load_graph(definition()) == "main"
+
+
+def test_when_nobody_is_left_whoever_waits_is_told(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clientpeers, "LOST_MS", 300)
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(definition())
+        peer.stop()
+        future = client.submit(ns, value=[1])
+        with pytest.raises(ClusterError, match="no peer of the cluster can be reached"):
+            future.result(LONG_S)
+        with pytest.raises(ClusterError, match="no peer of the cluster can be reached"):
+            client.namespaces()
+        with pytest.raises(ClusterError, match="no peer of the cluster can be reached"):
+            client.close()
+    assert not ours()
+
+
+def test_time_goes_on_while_nothing_happens(served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clientpeers, "MEMBERS_MS", 20)
+    script = served()
+    with scatterzmq.connect(script.peer.address):
+        until(lambda: script.peer.asked >= 5)
+
+
+# ---- nobody there
+
+
+def test_nobody_listens(peer: Peer) -> None:
+    peer.stop()
+    with pytest.raises(ClusterError) as caught:
+        scatterzmq.connect(peer.address, timeout_s=0.3)
+    line = str(caught.value)
+    assert line.startswith(f"no peer has answered in 0.3 s: {peer.address} (nobody listens there); see that")
+    assert "\n" not in line
+    assert not ours()
+
+
+def test_nobody_answers(served: Callable[..., Served]) -> None:
+    silent = served(silent=True)
+    with pytest.raises(ClusterError, match=r"\(it can be reached, but no peer answers there\)"):
+        scatterzmq.connect([silent.peer.address], timeout_s=0.3)
+    assert not ours()
+
+
+def test_no_such_host() -> None:
+    with pytest.raises(ClusterError, match=r"tcp://nowhere.invalid:7411 \(no such host\)"):
+        scatterzmq.connect("tcp://nowhere.invalid:7411", timeout_s=0.2)
+
+
+def test_nobody_is_found() -> None:
+    name = f"test-{uuid4().hex}"
+    with pytest.raises(ClusterError) as caught:
+        scatterzmq.connect(cluster=name, timeout_s=0.2)
+    assert f"nobody of cluster {name!r} was found on the local network" in str(caught.value)
+    assert 'name a peer: connect("tcp://host:7411")' in str(caught.value)
+    assert not ours()
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"address": "host:7411"}, "connect: expected tcp://host or tcp://host:port, got 'host:7411'; did you mean"),
+        ({"address": ["tcp://a", "tcp://b:x"]}, "a port is a number"),
+        ({"address": []}, "an address such as"),
+        ({"key": "secret"}, "does not encrypt"),
+        ({"window": 0}, "window: expected at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments(keys: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scatterzmq.connect(**keys)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- the end
+
+
+def test_what_was_said_last_arrives(served: Callable[..., Served]) -> None:
+    script = served(answer=lambda *_: Namespaces(mid=_[2].mid, infos=()) if isinstance(_[2], AskNamespaces) else None)
+    client = scatterzmq.connect(script.peer.address)
+    client.namespaces()
+    link = client._session.link
+    for number in range(50):
+        link.send(Attach(ids=(scatterzmq.TaskId(f"T{number:032x}"),)), {})
+    client.close()
+    assert len([message for _, message in script.peer.heard if isinstance(message, Attach)]) == 50
+    with pytest.raises(ClusterError, match="closed"):
+        link.send(AskMembers(mid=1), {})
+
+
+def test_calls_from_within_a_delivery(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(definition())
+        results: list[float] = []
+        done = threading.Event()
+
+        def then(future: Any) -> None:
+            results.append(future.result()["value"].item())
+            if len(results) == 3:
+                done.set()
+            else:
+                client.submit(ns, value=[results[-1]]).add_done_callback(then)
+
+        client.submit(ns, value=[1]).add_done_callback(then)
+        assert done.wait(LONG_S)
+        assert results == [2, 3, 4]
+
+
+def test_a_callback_that_hangs_does_not_keep_the_client_from_being_closed(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "STOP_S", 0.1)
+    client = scatterzmq.connect(peer.address)
+    ns = client.load_graph(definition())
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def callback(_: object) -> None:
+        hangs.set()
+        go_on.wait(LONG_S)
+
+    client.submit(ns, value=[1]).add_done_callback(callback)
+    assert hangs.wait(LONG_S)
+    began = monotonic()
+    client.close()
+    assert monotonic() - began < LONG_S / 3
+    go_on.set()
+    until(lambda: not ours())
+
+
+def test_closing_from_within_a_delivery(peer: Peer) -> None:
+    client = scatterzmq.connect(peer.address)
+    ns = client.load_graph(definition())
+    closed = threading.Event()
+
+    def callback(_: object) -> None:
+        client.close()
+        closed.set()
+
+    client.submit(ns, value=[1]).add_done_callback(callback)
+    assert closed.wait(LONG_S)
+    until(lambda: not ours())
+
+
+def test_a_callback_that_exits_ends_the_client(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    client = scatterzmq.connect(peer.address)
+    ns = client.load_graph(definition())
+
+    def callback(_: object) -> None:
+        raise SystemExit(3)
+
+    client.submit(ns, value=[1]).add_done_callback(callback)
+    until(lambda: not ours())
+    with pytest.raises(ClusterError, match="the client's thread failed: SystemExit: 3"):
+        client.namespaces()
+    client.close()
+
+
+def test_a_forgotten_client_leaves_nothing(peer: Peer) -> None:
+    client = scatterzmq.connect(peer.address)
+    client.load_graph(definition())
+    del client
+    gc.collect()
+    until(lambda: not ours())
+
+
+def test_a_forked_process_is_told_that_the_client_is_not_its_own(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client:
+        client.load_graph(definition())
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                try:
+                    client.namespaces()
+                except ClusterError as error:
+                    os.write(writing, str(error).encode())
+                client.close()
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        told = os.read(reading, 10_000).decode()
+        os.close(reading)
+        assert "this process was forked off and has no connection: call scatterzmq.connect() in here" in told
+        assert client.namespaces() == {"main"}
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(5)", "del client"])
+def test_a_process_that_does_not_close_its_client_ends(peer: Peer, ending: str) -> None:
+    code = f"""
+        import scatterzmq
+        client = scatterzmq.connect({peer.address!r})
+        client.load_graph({definition()!r})
+        client.enqueue_task("main", {{"value": [1]}})
+        {ending}
+    """
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", dedent(code)], capture_output=True, timeout=LONG_S)
+    assert (ended.returncode, ended.stdout, ended.stderr.decode()) == (5 if "5" in ending else 0, b"", "")
+
+
+def test_blobs_are_not_sent(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client, pytest.raises(ClusterError, match=r"blobs.dir of each peer"):
+        client.open_blob("weights")
