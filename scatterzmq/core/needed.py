@@ -38,7 +38,7 @@ def needed(plan: Plan) -> frozenset[tuple[GraphId, str]]:
             read = any(source.startswith(f"{node.name}:") for source in graph.outputs.values())
             if node.cache or (read and graph.id in answers):
                 answers.add(called)
-    for graph_id in answers:
+    for graph_id in sorted(answers):
         fields.add((graph_id, ALL))
         fields.update((graph_id, source) for source in graphs[graph_id].outputs.values())
     return frozenset(fields)

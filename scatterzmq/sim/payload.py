@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from random import Random
 
 from ..core.values import Block, Value
 from ..graph.formats import DTYPES, Layout
@@ -35,6 +36,13 @@ def values_of(column: Column) -> list[Data]:
     if layout.shape == ():
         return list(struct.unpack(f"<{layout.rows}q", column.data))
     return [struct.unpack(f"<{len(row) // 8}q", row) for row in map(column.row, range(layout.rows))]
+
+
+def damaged(column: Column, chance: Random) -> Column:
+    """The same with one wrong bit."""
+    data = bytearray(column.data)
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return Column(column.layout, memoryview(data))
 
 
 @dataclass(slots=True, eq=False)

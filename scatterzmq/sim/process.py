@@ -63,7 +63,7 @@ from .corpus import Data
 from .disk import Disk
 from .network import Frames, Link
 from .oracle import NodeFailed, Step, called, run_graph, run_node
-from .payload import Store, column_of, values_of
+from .payload import Store, column_of, damaged, values_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -273,13 +273,14 @@ class Process:
     def _from_peer(
         self, peer: PeerId, envelope: Envelope, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
+        is_fetched = isinstance(message, Fetched)
         kept = isinstance(message, Replicate | CachePut | CacheTell)
         blocks = {
             name: self.store.put(
-                self._damaged(column) if isinstance(message, Fetched) else column,
+                damaged(column, self._work) if is_fetched and self.world.faults.happens("damage") else column,
                 kept=kept,
                 digests=_digests_beside(message, name),
-                shared=isinstance(message, Fetched),
+                shared=is_fetched,
             )
             for name, column in columns.items()
         }
@@ -293,14 +294,6 @@ class Process:
                 blocks=blocks,
             )
         )
-
-    def _damaged(self, column: Column) -> Column:
-        """What was fetched is not always what was sent."""
-        if not self.world.faults.happens("damage"):
-            return column
-        data = bytearray(column.data)
-        data[self._work.randrange(len(data))] ^= 1 << self._work.randrange(8)
-        return Column(column.layout, memoryview(data))
 
     def _broken(self, address: str, refused: bool) -> None:
         for peer, link in list(self.links.items()):
