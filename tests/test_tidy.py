@@ -64,6 +64,7 @@ RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
 PASSED = ("core.actions", "core.events", "core.values")
+SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
@@ -77,7 +78,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
@@ -88,22 +89,12 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "health": (*BASE, "settings", "health", PACKAGE),
     "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
     "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "processes": (*BASE, "settings", "config", "eventstream"),
+    "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (
-        *BASE,
-        "settings",
-        "graph",
-        "nodes",
-        "client",
-        "cli",
-        "config",
-        "eventstream",
-        "runtime",
-        "remote",
-        PACKAGE,
-    ),
+    "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 
@@ -115,6 +106,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
     "net": ("zmq",),
     "journal": ("msgpack",),
+    "sim.forge": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""
 

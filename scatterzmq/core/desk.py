@@ -462,9 +462,9 @@ class Desk:
         for client, records in by_client.items():
             if client in self._left:
                 continue
-            groups: dict[bytes, list[Record]] = {}
+            groups: dict[tuple[bytes, int], list[Record]] = {}
             for record in records:
-                groups.setdefault(record.plan.digest, []).append(record)
+                groups.setdefault((record.plan.digest, len(record.rset)), []).append(record)
             for group in groups.values():
                 durable = self._state.journal is not None and self._are_durable(group)
                 self._out.send(client, *final_of_records(group, self._state.now_ms, durable=durable))

@@ -22,7 +22,7 @@ from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .copies import version_of
 from .ledger import Ledger, Phase, Record
-from .members import Members, Status
+from .members import Members
 from .outbox import Outbox
 from .peermessages import CopyKind, Drop, Replicate, Replicated
 from .values import Value
@@ -415,7 +415,7 @@ class Replicas:
 
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
-        holders = [peer for peer in record.rset[1:] if self._members.status(peer) in _THERE]
+        holders = [peer for peer in record.rset[1:] if self._members.keeps_copies(peer)]
         return len(holders) < self._wanted - 1
 
     # ---- time
@@ -494,9 +494,6 @@ class Replicas:
         assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
         assert all(write.waiting for write in self._writes.values())
-
-
-_THERE = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
 def _nothing() -> None:

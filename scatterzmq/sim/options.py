@@ -6,7 +6,7 @@ from random import Random
 from types import MappingProxyType
 
 from ..settings import Settings
-from .corpus import CORPUS
+from .corpus import CORPUS, RARE
 
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -123,9 +123,9 @@ def draw(
     if not any(executors):
         executors = (1, *executors[1:])
     safety_s = chance.choice((10.0, 20.0, 40.0, 90.0))
-    namespaces = tuple(sorted(chance.sample(sorted(CORPUS), chance.randint(1, 4))))
+    namespaces = tuple(sorted(chance.sample(sorted(CORPUS.keys() - set(RARE)), chance.randint(1, 4))))
     faults = _draw_faults(Random(f"{seed}:faults"))
-    return Options(
+    options = Options(
         seed=seed,
         peers=count,
         executors=executors,
@@ -145,6 +145,35 @@ def draw(
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
         sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
+    return _seldom(options, Random(f"{seed}:rare"))
+
+
+SELDOM = 0.12
+"""Of all seeds are about something that hardly ever comes about by itself."""
+
+
+def _seldom(options: Options, chance: Random) -> Options:
+    if chance.random() >= SELDOM:
+        return options
+    match chance.randrange(4):
+        case 0:  # processes that follow each other at once, and get what was for the one before
+            return replace(options, faults={**options.faults, "stale_queue": 1.0, "bounce": 20.0})
+        case 1:  # equal tasks that do not wait for each other, and lose what they have computed
+            faults = {**options.faults, "evict": 400.0}
+            sections = _draw_sections(options.seed, Random(f"{options.seed}:settings"), faults)
+            sections["cache"] = {"enabled": True, "use_defer": False}
+            sections["executor"]["batch_size"] = 1
+            return replace(
+                options,
+                namespaces=("cached",),
+                domain=4,
+                load_s=2.0,
+                exec_ms=200.0,
+                faults=faults,
+                sections=sections,
+            )
+        case _:
+            return replace(options, namespaces=(*options.namespaces, *RARE), domain=6)
 
 
 def _draw_faults(chance: Random) -> dict[str, float]:

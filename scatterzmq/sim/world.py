@@ -29,8 +29,8 @@ from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
 from .faults import Faults
-from .network import Frames, Network
-from .opened import LIMITS, Reader
+from .network import LIMITS, Frames, Network
+from .opened import Reader
 from .options import Options
 from .oracle import expected
 from .process import Process

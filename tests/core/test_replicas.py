@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.messages import Accepted, Cleared, Final, Moved, TaskStatus
+from scatterzmq.core.messages import Accepted, Attach, Cleared, Final, Moved, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest, VersionInfo
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId
@@ -449,3 +449,18 @@ def test_a_holder_names_only_the_copies_that_it_knows_of() -> None:
     mesh.peers[1].submit(2, ids=(task,))
     (told,) = accepted(mesh.peers[1])
     assert (told.copies, len(told.rset)) == (2, 3)
+
+
+def test_ends_with_fewer_copies_are_told_apart_from_others() -> None:
+    """Found by simulation: who asked for both was told of as many copies of the one as of the other."""
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    (safe,) = mesh.submit(0, 1)
+    mesh.run()
+    mesh.drop(Replicate)
+    (alone,) = mesh.submit(0, 2)
+    mesh.run()
+    mesh.wait(4000)
+    mesh.peers[0].say(Attach(ids=(safe, alone)), BOB)
+    told = [send.message for send in mesh.peers[0].sent if send.to == BOB]
+    assert [(final.ids, final.copies) for final in told if isinstance(final, Final)] == [((safe,), 2), ((alone,), 1)]

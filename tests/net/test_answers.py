@@ -134,6 +134,15 @@ def test_a_client_that_comes_back_is_a_new_one(world: World, peer: Station) -> N
     assert second.heard == [(Cleared(mid=3), {})]
 
 
+def test_its_leaving_is_told_before_its_return(peer: Station) -> None:
+    peer.links._answers.heard(ALICE)
+    peer.links._answers._let_go(peer.links._answers._clients[ALICE], "clients_slow")
+    peer.links._answers.heard(ALICE)
+    assert [type(one) for one in peer.posted] == [ClientJoined, ClientLeft, ClientJoined]
+    peer.reactor.step()
+    assert len(peer.posted) == 3
+
+
 def test_a_silent_client_is_let_go_and_a_speaking_one_is_not(world: World, peer: Station) -> None:
     silent, speaking = Caller(world, ALICE, peer), Caller(world, BOB, peer)
     joined(world, peer, silent)

@@ -1,5 +1,6 @@
 """Lanes: what arrives, what is dropped and when, and what they tell of the other side."""
 
+import errno
 import gc
 import os
 import socket
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from scatterzmq.net import lanes, options
+from scatterzmq.net import lanes, monitor, options
 from scatterzmq.net.addresses import Address
 from scatterzmq.net.fragments import Assembler
 from scatterzmq.net.lanes import BULK, BULK_IDLE_S, CONTROL, CONTROL_BYTES, Lanes, Outbox, receive
@@ -166,6 +167,48 @@ def test_nothing_of_an_old_queue_goes_to_the_next_process_on_the_port(world: Wor
     world.settle()
     assert other.bodies() == [b"new", b"new"]
     assert here.counters["cut"] > 0
+
+
+@pytest.mark.parametrize("is_flushed_first", [False, True])
+def test_that_a_connection_was_lost_is_noticed_before_anything_goes_over_the_next(
+    world: World, is_flushed_first: bool
+) -> None:
+    there = Receiver(world, rcvhwm=1)
+    here = Sender(world, there.address)
+    world.until(lambda: here.lanes.is_up)
+    while not here.lanes.waiting_bytes:
+        here.lanes.send([b"envelope", b"old", bytes(100_000)])
+    world.kill(there.reactor)
+    other = Receiver(world, there.address.port)
+    other.listen()
+    control = here.lanes._control
+    while not control._socket.poll(10, zmq.POLLOUT):  # a thread that was busy meanwhile
+        other.reactor.step()
+    if is_flushed_first:
+        control.flush()
+    here.lanes.send([b"envelope", b"new"])
+    world.until(lambda: other.heard)
+    world.settle()
+    assert other.bodies() == [b"new"]
+
+
+def test_a_bulk_lane_that_never_got_there_does_not_bring_old_words_to_the_next_process(world: World) -> None:
+    there = Receiver(world)
+    here = Sender(world, there.address)
+    world.until(lambda: here.lanes.is_up)
+    here.lanes.send([b"envelope", b"old", bytes(300_000)])
+    world.kill(there.reactor)
+    other = Receiver(world, there.address.port)
+    other.listen()
+    bulk = here.lanes._bulk
+    assert bulk is not None
+    while not bulk._socket.poll(10, zmq.POLLOUT):
+        other.reactor.step()
+    bulk.flush()
+    here.lanes.send([b"envelope", b"new", bytes(300_000)])
+    world.until(lambda: other.heard)
+    world.settle()
+    assert other.bodies() == [b"new"]
 
 
 def test_what_waits_is_bounded_and_dropped_whole(world: World) -> None:
@@ -329,15 +372,38 @@ def test_a_closed_link_leaves_nothing_behind(world: World, nobody: Address) -> N
         assert not [one for one in sender.reactor.context._sockets if not one.closed]
 
 
-def test_names_are_not_probed(world: World) -> None:
-    probe = Probe(world.reactor(), Address("example.org", 1), lambda: pytest.fail("who knows?"))
+def test_names_are_looked_up_elsewhere(world: World, nobody: Address) -> None:
+    here = Sender(world, Address("localhost", nobody.port))
+    world.until(lambda: Change.REFUSED in here.changes)
+    there = Receiver(world)
+    there.listen()
+    here = Sender(world, Address("localhost", there.address.port))
+    here.lanes.send(SMALL)
+    world.until(lambda: there.heard)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "refused"),
+    [((), False), (("127.0.0.1",), True), (("127.0.0.1", "127.0.0.2"), True), (("127.0.0.1", "there"), False)],
+)
+def test_a_name_is_refused_if_all_that_it_stands_for_refuse(
+    world: World, nobody: Address, monkeypatch: pytest.MonkeyPatch, refusing: tuple[str, ...], refused: bool
+) -> None:
+    there = Receiver(world).address
+    places = tuple([there if host == "there" else Address(host, nobody.port) for host in refusing])
+    monkeypatch.setattr(monitor, "resolved", lambda address: places)
+    told: list[int] = []
+    probe = Probe(world.reactor(), Address("some.name", 1), lambda: told.append(1))
     probe.start()
-    assert probe._socket is None
+    world.until(lambda: not probe.is_under_way)
+    assert bool(told) == refused
+    probe.start()
+    probe.stop()
+    world.settle()
+    assert bool(told) == refused, "it was told to be quiet"
 
 
 def test_a_probe_that_gets_no_answer_gives_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     class Silent(socket.socket):
         def connect_ex(self, address: Any, /) -> int:
             return errno.EINPROGRESS
@@ -355,6 +421,36 @@ def test_a_probe_that_gets_no_answer_gives_up(world: World, monkeypatch: pytest.
     world.step()
     assert probe._socket is None
     assert not refused
+
+
+@pytest.mark.parametrize(
+    ("result", "is_self", "refused"),
+    [
+        (errno.ECONNREFUSED, False, 1),
+        (0, False, 0),
+        (0, True, 1),
+        (errno.EHOSTUNREACH, False, 0),
+        (errno.ENETUNREACH, False, 0),
+        (errno.ETIMEDOUT, False, 0),
+        (errno.ECONNRESET, False, 0),
+    ],
+)
+def test_only_a_refusal_is_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, result: int, is_self: bool, refused: int
+) -> None:
+    class Trying(socket.socket):
+        def connect_ex(self, address: Any, /) -> int:
+            return result
+
+        def getpeername(self) -> Any:
+            return self.getsockname() if is_self else None
+
+    told: list[int] = []
+    monkeypatch.setattr(socket, "socket", Trying)
+    probe = Probe(world.reactor(), Address("127.0.0.1", 1), lambda: told.append(1))
+    probe.start()
+    assert len(told) == refused
+    assert probe._socket is None
 
 
 def test_a_probe_under_way_is_closed_with_its_reactor(world: World, nobody: Address) -> None:

@@ -1,6 +1,7 @@
 """The reactor: what it calls, when, in which thread, and that it sleeps otherwise."""
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
+from scatterzmq.net import reactor as module
 from scatterzmq.net.reactor import WAIT_MAX_S, Reactor
 
 TIMEOUT_S = 20.0
@@ -106,6 +108,26 @@ def test_a_call_from_within_is_made_in_a_later_round(reactor: Reactor) -> None:
     assert reactor.step()
     assert made == ["first", "second"]
     assert not reactor.step()
+
+
+def test_a_call_while_the_bell_is_silenced_rings_again_or_is_made(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def silenced(bell: socket.socket) -> None:
+        reactor.call(lambda: made.append("meanwhile"))
+        bell.recv(64)
+
+    monkeypatch.setattr(module, "_silence", silenced)
+    reactor.call(lambda: made.append("before"))
+    reactor.step()
+    assert made == ["before", "meanwhile"]
+    reactor.call(lambda: made.append("after"))
+    assert select.select([reactor._bell], [], [], 0)[0], "it would sleep through this"
+    monkeypatch.undo()
+    reactor.step()
+    assert made[2:] == ["after"]
 
 
 def test_it_sleeps_while_nothing_happens(running: Running) -> None:
