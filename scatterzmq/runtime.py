@@ -115,7 +115,7 @@ class PeerProcess:
             pool = self._pool(started)
             self.driver = Driver(
                 core,
-                PayloadStore(settings.store, self.contact.id),
+                PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
                 report=self._report,
                 network=self.links,

@@ -59,6 +59,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+WORDS = ("core.messages", "core.peermessages", "core.payloadmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
@@ -72,7 +73,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "settings": BASE,
     "graph": (*BASE, "graph"),
     "core": (*BASE, "settings", "graph", "core"),
-    "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
+    "wire": (*BASE, "settings", "graph.formats", *WORDS, "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
