@@ -15,6 +15,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from ..core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -104,6 +105,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     10: AskStats,
     11: AskMembers,
     12: Release,
+    13: WriteBlob,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -120,6 +122,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     45: Goodbye,
     46: Moved,
     47: Released,
+    48: BlobWritten,
     # peer -> peer
     65: Hello,
     66: Welcome,
@@ -159,6 +162,11 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     100: CachePut,
     101: CacheAbort,
     102: CacheRenew,
+    103: AskBlob,
+    104: BlobPiece,
+    105: NoBlob,
+    106: KeepBlob,
+    107: BlobKept,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
