@@ -1,4 +1,4 @@
-"""The words about blobs, between peers and from clients. The rules of core/messages.py hold; the core hears none of them.
+"""The words about blobs, between peers and from clients. The rules of core/messages.py hold; the core hears none of it.
 
 Bytes travel beside a word as the one row of a column "data", at most `PIECE_BYTES`. Digests are blake2b of the whole
 blob, 32 bytes, or empty where there is none (yet).
@@ -79,7 +79,7 @@ class WriteBlob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobWritten:
-    """Answer to WriteBlob: how much has been taken, whether the blob is sealed, on how many peers; or what went wrong."""
+    """Answer to WriteBlob: how much has been taken, whether it is sealed and on how many peers, or what went wrong."""
 
     writer: bytes
     blob_bytes: int
