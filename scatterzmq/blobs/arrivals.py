@@ -72,10 +72,12 @@ class Arrivals:
         if writing.arriving is None:
             if writing.is_over:  # else the answer will come
                 self._answer(writing)
-        elif writing.is_over or writing.digest or not is_next or writing.taken - writing.written > HELD_BYTES_MAX:
+        elif writing.is_over or writing.digest:
             self._answer(writing)
         elif word.last and not word.digest:
             self._end(writing, "was given up")
+        elif not is_next or writing.taken - writing.written > HELD_BYTES_MAX:
+            self._answer(writing)
         else:
             writing.taken += len(data)
             writing.digest = word.digest if word.last else b""

@@ -112,6 +112,8 @@ class BlobSender:
         if self._is_closed:
             return
         try:
+            # Small words may overtake large ones, and what comes too early is not taken.
+            self._wait(lambda: self._sent_bytes == self._taken_bytes())
             self._send(bytes(self._buffer), last=True)
             self._wait(lambda: self._answer is not None and self._answer.is_sealed)
         finally:
@@ -187,7 +189,7 @@ class BlobSender:
                         self._say(word, beside(self._data[word.offset]))
                     said_s, wait_s = now_s, 2 * wait_s
                 else:
-                    self._news.wait(said_s + wait_s - now_s)
+                    self._news.wait(min(said_s + wait_s, self._heard_s + SILENT_S) - now_s)
             self._drop_taken()
             if self._problem:
                 raise ClusterError(self._problem)

@@ -75,12 +75,14 @@ class World:
         return alarm
 
     def run(self, for_s: float = 100.0, until: Callable[[], object] = lambda: False) -> None:
-        """Let time pass until nothing is left to happen, or something holds."""
+        """Let time pass, so long or until something holds."""
         end_s = self.now_s + for_s
         while self._due and self._due[0][0] <= end_s and not until():
             self.now_s, _, alarm, what = heappop(self._due)
             if not alarm.is_cancelled:
                 what()
+        if not until():
+            self.now_s = end_s
 
     def fly(self, flight: Flight) -> None:
         self.flights.append(flight)
