@@ -1,7 +1,9 @@
 """Blobs between peers: what comes is what was there, whatever the network does and whoever lies."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +146,7 @@ def test_another_goes_on_where_one_has_stopped(world: World, way: str) -> None:
     assert not me.left_over()
 
 
-LIES = {
+LIES: dict[str, Callable[[Any], Flight]] = {
     "wrong bytes": lambda flight: Flight(sender=1, to=0, word=flight.word, data=b"\0" * len(flight.data)),
     "another length": lambda flight: Flight(sender=1, to=0, word=flight.word, data=flight.data[:-1]),
     "longer by one": lambda flight: Flight(sender=1, to=0, word=flight.word, data=flight.data + b"!"),

@@ -41,7 +41,7 @@ def test_peers_without_a_link_are_not_heard(world: World) -> None:
     """Such as those of other clusters."""
     station = Station(world, 1)
     heard = hearing(station)
-    stranger = Stranger(world, station, peer_name(5))
+    stranger = Stranger(world, station, peer_name(5) + b"c")
     envelope: dict[str, Any] = {"src": peer_id(5), "src_incarnation": 1}
     stranger.say(*encode(ASK, {}, Envelope(dst=station.me.id, **envelope)))
     world.until(lambda: station.links.rejected["receiver"])
