@@ -63,6 +63,8 @@ WORDS = ("core.messages", "core.peermessages", "core.payloadmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
+BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
+WORDS = ("core.messages", "core.peermessages", "core.blobmessages")
 PASSED = ("core.actions", "core.events", "core.values")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -77,6 +79,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
+    "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
@@ -87,8 +90,8 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
     "eventstream": (*BASE, "settings", "plugins", "eventstream"),
     "health": (*BASE, "settings", "health", PACKAGE),
-    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
-    "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "runtime": (*BASE, *DRIVEN, "blobs", "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
+    "remote": (*BASE, "settings", "core", "wire", "blobs.sender", "client", "clientdriver", "net"),
     "processes": (*BASE, "settings", "config", "eventstream"),
     "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
@@ -112,6 +115,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
+    "blobs": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
     "net": ("zmq", "zeroconf", "ifaddr"),

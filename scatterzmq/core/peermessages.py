@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
+from .blobmessages import BlobWord
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
 from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
@@ -559,7 +560,7 @@ BetweenPeers: TypeAlias = (
     | HeldPayloads
 )
 
-AnyMessage: TypeAlias = Message | BetweenPeers
+AnyMessage: TypeAlias = Message | BetweenPeers | BlobWord
 
 KEPT_BESIDE = (Replicate, CachePut, CacheTell)
 """Columns beside these are stored as kept, others may be evicted."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
 from ..core.messages import Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
 from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
@@ -35,7 +36,7 @@ from ..core.peermessages import (
 )
 from .refusal import Reject, WireError
 
-NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS, CHECKSUM = 8, 16, 32, 8, 16, 8, 16
+NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS, CHECKSUM, WRITER = 8, 16, 32, 8, 16, 8, 16, 16
 """Lengths of the byte strings that identify something. POINTERS: of the digest over all of a peer's pointers."""
 
 Lists: TypeAlias = dict[str, tuple[int, int]]
@@ -182,6 +183,14 @@ def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
     return Shape(_lengths(message, len(message.ids), *names), [(message.keys, DIGEST)])
 
 
+def _blob(message: BlobPiece | WriteBlob) -> Shape:
+    """A digest may be missing, and there may be no bytes in the column."""
+    sizes: Sizes = [((message.digest,), DIGEST_BYTES)] if message.digest else []
+    if isinstance(message, WriteBlob):
+        sizes.append(((message.writer,), WRITER))
+    return Shape(sizes=sizes, columns={"data": 1})
+
+
 def _greeting(message: Hello | Welcome) -> Shape:
     return Shape(sizes=[((message.nonce,), BOOT_NONCE), ((message.cluster,), CLUSTER)])
 
@@ -217,6 +226,9 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
+        BlobPiece: _blob,
+        WriteBlob: _blob,
+        BlobWritten: lambda message: Shape(sizes=[((message.writer,), WRITER)]),
         Moved: lambda message: Shape(_lengths(message, len(message.ids), "owners")),
     }
 )

@@ -15,6 +15,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from ..core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -106,6 +107,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     10: AskStats,
     11: AskMembers,
     12: Release,
+    13: WriteBlob,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -122,6 +124,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     45: Goodbye,
     46: Moved,
     47: Released,
+    48: BlobWritten,
     # peer -> peer
     65: Hello,
     66: Welcome,
@@ -166,6 +169,11 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     105: Gone,
     106: FreePayloads,
     107: HeldPayloads,
+    108: AskBlob,
+    109: BlobPiece,
+    110: NoBlob,
+    111: KeepBlob,
+    112: BlobKept,
 }
 
 Pack: TypeAlias = Callable[[Any], object]

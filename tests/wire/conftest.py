@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 
+from scatterzmq.core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -405,6 +406,20 @@ def _payloads() -> list[Example]:
     ]
 
 
+def _blobs() -> list[Example]:
+    writer, digest = b"w" * 16, b"d" * 32
+    data = {"data": Column(Layout(DTYPES["uint8"], 1, (3,)), memoryview(bytearray(b"abc")))}
+    return [
+        (AskBlob(name="a/b", offset=3, bytes_max=9), {}),
+        (BlobPiece(name="a/b", offset=3, blob_bytes=6, digest=digest), data),
+        (NoBlob(name="a/b"), {}),
+        (KeepBlob(name="a/b"), {}),
+        (BlobKept(name="a/b", is_kept=False, problem="full"), {}),
+        (WriteBlob(writer=writer, name="a/b", offset=3, last=True, digest=digest), data),
+        (BlobWritten(writer=writer, blob_bytes=6, is_sealed=True, copies=2, problem="p"), {}),
+    ]
+
+
 def _shape(message: AnyMessage) -> str:
     """What tells apart the examples of one kind."""
     match message:
@@ -423,7 +438,8 @@ def _shape(message: AnyMessage) -> str:
 
 def _examples() -> dict[str, Example]:
     examples: dict[str, Example] = {}
-    for message, columns in _with_clients() + _membership() + _copies() + _claims() + _cache() + _payloads():
+    groups = (_with_clients, _membership, _copies, _claims, _cache, _payloads, _blobs)
+    for message, columns in [example for group in groups for example in group()]:
         kind = type(message).__name__
         examples[f"{kind} {_shape(message)}" if kind in examples else kind] = message, columns
     return examples
