@@ -173,8 +173,9 @@ def test_a_copy_that_is_lost_as_well() -> None:
     assert blocks.here((away, 1)) == (copy, 4), "one copy is enough"
     blocks.lost(away.id, Loss.LEFT)
     assert blocks.loss([(away, 0)]) is None
-    blocks.evicted([copy.id])
+    blocks.evicted([copy.id, BlockId(ME, 99)])
     assert blocks.loss([(away, 0)]) is Loss.EVICTED
+    assert blocks.gone() == blocks.all_away() == {away.id}
     blocks.check_invariants()
     again = block(ME, 4)
     blocks.admit([again], kept=False)

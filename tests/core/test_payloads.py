@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.events import ExecutorStarted, TimerFired
+from scatterzmq.core.events import BatchFinished, ExecutorStarted, TimerFired
 from scatterzmq.core.messages import AskStats, Stats, TaskReport, TaskStatus
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from scatterzmq.core.peermessages import Commit, Committed, Grant, Renewed
@@ -384,6 +384,17 @@ def test_a_maker_that_leaves_costs_nothing_but_time() -> None:
     assert "restart memory_purge" in " ".join(trio.report().story)
     trio.finish()
     assert trio.mesh.results(0, trio.tasks) == [4, 5]
+
+
+def test_an_executor_may_miss_something_before_it_is_known_to_be_lost() -> None:
+    mesh = made(1)
+    mesh.load(chain(2))
+    (task,) = mesh.submit(0, 1)
+    mesh.step(0, act=lambda order: BatchFinished(executor=FIRST, order=order.order, emitted=(), missing=(0,)))
+    report = mesh.peers[0].report(task)
+    assert (report.retries, report.error.code) == (1, ErrorCode.MEMORY_PURGE)  # type: ignore[union-attr]
+    mesh.run()
+    assert mesh.results(0, [task]) == [3]
 
 
 def test_restarts_have_a_limit() -> None:
