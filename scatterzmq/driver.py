@@ -9,7 +9,7 @@ Rules     1. Only the thread that runs `step` touches the core and the store; al
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol, TypeAlias, assert_never
 
@@ -53,7 +53,7 @@ from .core.events import (
     Restored,
     TimerFired,
 )
-from .core.messages import Submit, ToClient, ToPeer
+from .core.messages import Stats, Submit, ToClient, ToPeer
 from .core.peer import PeerCore
 from .core.values import Block, Value
 from .execute.store import PayloadStore
@@ -392,8 +392,11 @@ class Driver:
     def _send(self, action: Send) -> None:
         deliver = self._clients.get(action.to)
         if deliver is not None:
+            message = action.message
+            if isinstance(message, Stats) and self._network is not None:
+                message = replace(message, counters={**message.counters, **self._network.counted()})
             columns = {name: self._store.collect(values) for name, values in action.values.items() if values}
-            deliver(action.message, columns)
+            deliver(message, columns)
 
     def _run(self, executor: ExecutorId, order: BatchOrder) -> None:
         """Hand a batch over, without the rows that lost an input."""

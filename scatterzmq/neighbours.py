@@ -129,6 +129,10 @@ class _Network:
     def left(self, lost: int, /) -> None:
         """Nobody asks a neighbour to leave."""
 
+    def counted(self) -> Mapping[str, int]:
+        """Nothing is lost between neighbours."""
+        return {}
+
     def _fly(self, place: _Place, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]) -> None:
         me, them = self._me, place.contact
         envelope = Envelope(src=me.id, src_incarnation=me.incarnation, dst=them.id, dst_incarnation=incarnation)

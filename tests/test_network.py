@@ -9,7 +9,7 @@ from xxhash import xxh3_128_digest
 
 from scatterzmq.core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from scatterzmq.core.events import LinkDown, PeerSeen
-from scatterzmq.core.messages import Contact
+from scatterzmq.core.messages import AskStats, Contact
 from scatterzmq.core.payloadmessages import Fetched
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import (
@@ -26,15 +26,16 @@ from scatterzmq.core.peermessages import (
     Welcome,
 )
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
-from scatterzmq.driver import Driver
+from scatterzmq.driver import ClientJoined, Driver, Incoming
 from scatterzmq.execute.store import PayloadStore
 from scatterzmq.graph.formats import DTYPES, Layout
-from scatterzmq.ids import ExecutorId, PeerId, QueueId, TaskId
+from scatterzmq.ids import ClientId, ExecutorId, PeerId, QueueId, TaskId
 from scatterzmq.network import FromPeer, perform, stored
 from scatterzmq.settings import Settings, StoreSettings
 from scatterzmq.wire.columns import Column
 
 ME, OTHER = (PeerId("P" + letter * 32) for letter in "ab")
+CLIENT = ClientId("C" + "c" * 32)
 TASKS = tuple([TaskId(f"T{number:032x}") for number in range(3)])
 EXECUTOR, QUEUE = ExecutorId("E" + "0" * 32), QueueId("Q" + "0" * 32)
 DIGESTS = (b"1" * 32, b"2" * 32, b"3" * 32)
@@ -93,6 +94,9 @@ class Notes:
 
     def left(self, lost: int, /) -> None:
         self.seen.append(("left", lost))
+
+    def counted(self) -> Mapping[str, int]:
+        return {"network_sent": len(self.seen)}
 
 
 @pytest.fixture
@@ -202,6 +206,11 @@ def test_a_driver_between_a_core_and_its_network(alone: bool) -> None:
     assert [what[0] for what in network.seen if what[0] in ("dial", "open")] == ([] if alone else ["dial", "open"])
     driver.take(came(VOLATILE[0], {"value": column(width=100)}))
     driver.take(LinkDown(peer=OTHER, refused=False))
+    told: list[Any] = []
+    driver.take(ClientJoined(client=CLIENT, deliver=lambda message, _: told.append(message)))
+    driver.take(Incoming(sender=CLIENT, message=AskStats(mid=1), columns={}))
+    assert told[0].counters.get("network_sent") == (None if alone else len(network.seen))
+    assert told[0].counters["peers_dropped"] == alone
     core.check_invariants()
     store.check_invariants()
     assert len(store) == 0, "a batch that nobody asked for"

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ..ids import PeerId, TaskId
 
 _COUNTERS_MAX = 12
+_GROUPS = ("network", "rejected")
+"""Beginnings of the names of what a peer's links count: what came and went, and what was no message for it."""
 
 Json: TypeAlias = dict[str, Any]
 Row: TypeAlias = Sequence[str]
@@ -146,8 +148,7 @@ def lines_of(view: Json) -> Iterator[str]:
     yield f"tasks     {_numbers(view['tasks']) or 'none'}"
     yield f"cache     {_count(view['cache_entries'], 'entry', 'entries')}, {_size(view['cache_bytes'])}"
     yield f"records   {_size(view['record_bytes'])}"
-    largest = sorted(view["counters"].items(), key=lambda one: -one[1])[:_COUNTERS_MAX]
-    yield f"counters  {_numbers(dict(sorted(largest))) or 'none'}"
+    yield from _counter_lines(view["counters"])
 
 
 def lines_of_task(view: Json) -> Iterator[str]:
@@ -167,6 +168,22 @@ def lines_of_task(view: Json) -> Iterator[str]:
         yield from (f"{'':9} {_plain(line)}" for line in error["traceback"])
     for number, line in enumerate(view.get("story", ())):
         yield f"{'' if number else 'story':9} {_plain(line)}"
+
+
+def _counter_lines(counters: Mapping[str, int]) -> Iterator[str]:
+    """The largest ones; and what was counted of the network by itself, so that nothing small of it is left out."""
+    groups: dict[str, dict[str, int]] = {name: {} for name in ("counters", *_GROUPS)}
+    for name, number in counters.items():
+        group, _, rest = name.partition("_")
+        if group in _GROUPS:
+            groups[group][rest] = number
+        else:
+            groups["counters"][name] = number
+    largest = sorted(groups["counters"].items(), key=lambda one: -one[1])[:_COUNTERS_MAX]
+    yield f"counters  {_numbers(dict(sorted(largest))) or 'none'}"
+    for group in _GROUPS:
+        if any(groups[group].values()):
+            yield f"{group:9} {_numbers(dict(sorted(groups[group].items())))}"
 
 
 def _peer_row(peer: Json) -> Row:

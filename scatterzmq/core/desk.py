@@ -38,6 +38,7 @@ from .state import State
 from .travel import Travel
 from .values import Block
 from .versions import Rank, Version
+from .writes import chunks
 
 RECORDS_MIN = 1024
 """So many tasks fit into the smallest peer, as far as their inputs do."""
@@ -466,7 +467,8 @@ class Desk:
                 groups.setdefault((record.plan.digest, record.copies), []).append(record)
             for group in groups.values():
                 durable = self._state.journal is not None and self._are_durable(group)
-                self._out.send(client, *final_of_records(group, self._state.now_ms, durable=durable))
+                for chunk in chunks(group):  # what is too long for one message would never arrive
+                    self._out.send(client, *final_of_records(chunk, self._state.now_ms, durable=durable))
 
     def expire(self) -> None:
         """Forget results whose time is over."""

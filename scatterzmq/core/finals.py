@@ -1,5 +1,7 @@
 """Finals: how the end of tasks is told to clients."""
 
+from collections.abc import Sequence
+
 from ..ids import TaskId
 from .copies import Copy
 from .ledger import Record
@@ -35,7 +37,7 @@ def final_of_copy(copy: Copy, copies: int) -> tuple[Final, dict[str, tuple[Value
 
 
 def final_of_records(
-    records: list[Record], now_ms: int, *, durable: bool
+    records: Sequence[Record], now_ms: int, *, durable: bool
 ) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How these tasks of one plan ended, and the rows of their results."""
     results = [record.result for record in records if record.result is not None]

@@ -249,6 +249,7 @@ class PeerCore:
         """What has been counted since it started."""
         counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
         counters |= self._lending.counters | self._borrowing.counters
+        counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
         return counters | self._payloads.counters | self._fetches.counters
 
     def check_invariants(self) -> None:

@@ -52,7 +52,8 @@ class _Client:
 
 
 class Answers:
-    """All clients of one peer. counters: "clients_slow", "clients_gone", "clients_silent" were let go.
+    """All clients of one peer. counters: "clients" that came, and "clients_slow", "clients_gone", "clients_silent" that
+    were let go.
 
     post: gets ClientJoined and ClientLeft. outbox_bytes: may wait for one client. bytes_max: of one message.
     """
@@ -95,6 +96,7 @@ class Answers:
         if known is not None:
             known.heard_s = self._reactor.clock()
             return
+        self._counters["clients"] += 1
         joined = _Client(client, of_client(client), self._reactor.clock())
         self._clients[client] = joined
         if not self._look.is_set:

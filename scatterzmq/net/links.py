@@ -215,6 +215,11 @@ class PeerLinks:
     def left(self, lost: int, /) -> None:
         self._left(lost)
 
+    def counted(self) -> dict[str, int]:
+        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
+        named = {f"network_{name}": number for name, number in self.counters.items()}
+        return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
+
     def close_all(self) -> None:
         """Nothing comes in any more; what has been sent to peers is still on its way as long as the reactor lingers."""
         self._reactor.unwatch(self._router)

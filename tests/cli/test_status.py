@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_the_tables() -> None:
         "records   4 KiB",
         "counters  batches 4",
     ]
+
+
+def test_what_was_rejected_is_shown_however_little_it_is() -> None:
+    counters = {f"many{number}": 1000 for number in range(50)}
+    counters |= {"rejected_magic": 1, "network_sent": 2, "network_cut": 0}
+    lines = list(statusview.lines_of(statusview.view_of(MEMBERS, {A: replace(stats(), counters=counters)})))
+    assert lines[-2:] == ["network   sent 2", "rejected  magic 1"]
+    assert lines[-3].startswith("counters  many")
 
 
 def test_a_peer_that_does_not_answer_is_shown_without_numbers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core import writes
 from scatterzmq.core.events import BatchExpected, BatchFinished, MessageReceived, RowsFailed, TimerFired
 from scatterzmq.core.messages import (
     Accepted,
@@ -54,6 +55,23 @@ def test_a_batch_per_node_and_one_final_for_all(make_world: MakeWorld, build: An
     world.submit(*range(20))
     assert world.drain() == 3
     assert len([send for send in world.sent if isinstance(send.message, Final)]) == 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_results_that_are_too_much_for_one_message_are_told_in_several(
+    make_world: MakeWorld, build: Any, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    tasks = world.submit(*range(20))
+    monkeypatch.setattr(writes, "WRITE_NBYTES_MAX", 8 * 5)
+    world.drain()
+    assert world.results(tasks) == list(range(1, 21))
+    if again:
+        world.sent.clear()
+        world.say(Attach(ids=tuple(tasks)), client=BOB)
+    finals = [send.message for send in world.sent if isinstance(send.message, Final)]
+    assert [len(final.ids) for final in finals] == [5, 5, 5, 5]
 
 
 def test_intermediate_values_go_as_soon_as_nobody_needs_them(make_world: MakeWorld, build: Any) -> None:
