@@ -28,6 +28,7 @@ from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
 from .eventstream import Context, Event, EventStream, event_stream
 from .execute.blobs import BlobStore
+from .execute.device import parse_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
@@ -119,6 +120,7 @@ def _in_processes(settings: Settings, count: int) -> Client:
     from .processes import LocalPeers
     from .remote import connected
 
+    node_strategy(settings), queue_strategy(settings), parse_device(settings.executor.device)  # what can be said here
     with ExitStack() as started:
         events = event_stream(settings, complain=_complain)
         started.callback(events.close)

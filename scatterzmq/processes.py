@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from time import monotonic, time
 from typing import IO, TypeAlias
@@ -166,7 +166,8 @@ class LocalPeers:
     def start(self) -> None:
         """Start them all, and wait until each has met each. Raises ClusterError, in the words of the peer."""
         until_s = monotonic() + START_S
-        try:
+        with ExitStack() as failed:
+            failed.callback(self.close)
             with _file_of(self._settings) as file:
                 for number in range(self._count):
                     # The first is joined by all others, which start at the same time.
@@ -177,9 +178,7 @@ class LocalPeers:
                         self._wait(until_s, lambda peer: bool(peer.address))
                 self._wait(until_s, lambda peer: bool(peer.address))
             self._wait(until_s, lambda peer: len(peer.joined) >= self._count - 1)
-        except BaseException:
-            self.close()
-            raise
+            failed.pop_all()
 
     def close(self) -> None:
         """End them all. Waits for it, from any thread; nothing happens the second time, or in a forked process."""

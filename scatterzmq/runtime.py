@@ -43,11 +43,13 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 """How long children may take to end when the peer does."""
-FILES_PER_PEER = 8
+FILES_PER_PEER = 16
 """Sockets of two lanes each way, their monitors, and one for what is published."""
 FILES_BESIDES = 256
 """Children, journal, clients, and everything else that is open."""
 HEALTH_EVERY_S = 0.5
+GOODBYE_S = 0.5
+"""For the last words to leave."""
 INCARNATION_BITS = 31
 EXIT_LOST = 3
 
@@ -92,7 +94,7 @@ class PeerProcess:
             if health is not None:
                 started.callback(health.close)
             self.reactor = Reactor()
-            started.callback(self.reactor.close)
+            started.callback(self.reactor.close, GOODBYE_S)
             journal = self._open_journal(started)
             listening = listen(self.reactor, settings.network)
             self.contact = Contact(
@@ -114,7 +116,7 @@ class PeerProcess:
             pool = self._pool(started)
             self.driver = Driver(
                 core,
-                PayloadStore(settings.store, self.contact.id),
+                PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
                 report=self._report,
                 network=self.links,

@@ -59,6 +59,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+WORDS = ("core.messages", "core.peermessages", "core.payloadmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
@@ -108,6 +109,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
     "net": ("zmq",),
     "journal": ("msgpack",),
+    "sim.forge": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""
 

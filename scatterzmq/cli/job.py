@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ScatterError
 from .args import Parser, UsageError, file_of, number
@@ -87,8 +87,7 @@ def do(
         wanted = not options.no_progress and not (options.output == "-" and sys.stdout.isatty())
         bar = stack.enter_context(progress(count_items(options.input, suffix) if wanted else None, wanted=wanted))
         failed = 0
-        # Closed at once when somebody interrupts: others may have use for the peers.
-        for answer in stack.enter_context(closing(answers(client, ns, items, options.window))):
+        for answer in answers(client, ns, items, options.window):
             writer.write(answer)
             failed += isinstance(answer, BadItem | Exception)
             bar.step()
@@ -96,7 +95,7 @@ def do(
     return 1 if failed else 0
 
 
-def answers(client: "Client", ns: str, items: Iterator[Item | BadItem], window: int) -> Generator[Answer, None, None]:
+def answers(client: "Client", ns: str, items: Iterator[Item | BadItem], window: int) -> Iterator[Answer]:
     """One answer per item, in order, with at most `window` tasks under way.
 
     Bad items take their place between the results. A great many of them in a row wait until all before them are
@@ -121,14 +120,12 @@ def answers(client: "Client", ns: str, items: Iterator[Item | BadItem], window: 
         exhausted = True
 
     while not exhausted:
-        results: Any = client.map(ns, tasks(), window=window, ordered=True, return_exceptions=True)
-        with closing(results):
-            for result in results:
-                while (before := waiting.popleft()) is not None:
-                    yield before
-                if isinstance(result, BaseException) and not isinstance(result, ScatterError):
-                    raise result
-                yield result
+        for result in client.map(ns, tasks(), window=window, ordered=True, return_exceptions=True):
+            while (before := waiting.popleft()) is not None:
+                yield before
+            if isinstance(result, BaseException) and not isinstance(result, ScatterError):
+                raise result
+            yield result
         yield from (bad for bad in waiting if bad is not None)
         waiting.clear()
 

@@ -58,7 +58,9 @@ def _peer_view(member: "Member", said: Stats | None) -> Json:
     if said is None:
         return view
     return view | {
-        "executors": [asdict(executor) for executor in said.executors],
+        "executors": [
+            {"id": executor.id, "place": executor.place, "loaded": list(executor.loaded)} for executor in said.executors
+        ],
         "executors_idle": sum(not executor.place for executor in said.executors),
         "queued": sum(queue.queue_length for queue in said.queues),
         "tasks": dict(said.tasks),
@@ -75,7 +77,8 @@ def task_view(task: "TaskId", reports: Mapping["PeerId", TaskReport], view: Json
     owner = next((peer for peer, report in known.items() if report.story), None)
     silent = [peer["id"] for peer in view["peers"] if peer["id"] not in reports]
     if not known:
-        why = f"nobody knows it{f'; {len(silent)} peers have not answered' if silent else ''}"
+        unsure = f"; no answer of {_count(len(silent), 'peer')}" if silent else ""
+        why = f"nobody knows it{unsure}"
         return {"id": task, "status": str(TaskStatus.UNKNOWN), "why": why}
     report = known[owner] if owner is not None else max(known.values(), key=lambda one: one.status.complete)
     error = report.error
@@ -94,7 +97,7 @@ def task_view(task: "TaskId", reports: Mapping["PeerId", TaskReport], view: Json
         else {
             "code": str(error.code),
             "message": error.message,
-            "traceback": error.traceback,
+            "traceback": error.traceback.splitlines(),
             "node": error.context.node,
         },
         "story": list(report.story),

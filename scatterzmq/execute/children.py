@@ -2,8 +2,9 @@
 
 Purpose   Starts children, hands them batches, and replaces them: whatever kills one, or hangs in one, costs that child.
 Rules     1. All of it runs in one thread, that of the watcher, and nothing here waits (but `stop`).
-          2. One child more than there are executors is kept ready, as importing torch takes seconds. That costs its
-             memory (about 250 MB with torch for CPUs, half of it shared with the others) and no memory of a device.
+          2. One child more than there are executors is kept ready, as importing torch takes seconds; it is started when
+             the others have been at work for a while. That costs its memory (about 250 MB with torch for CPUs, half of
+             it shared with the others) and no memory of a device.
           3. A child that cannot start is tried again after waits that grow, and so is one that ends by itself again and
              again without a batch.
           4. Every check is answered: by a child, or because that child died or took too long.
@@ -64,6 +65,7 @@ _WAIT_S, _WAIT_S_MAX = 1.0, 60.0
 """After the first failure, and after many."""
 _FAILURES_MAX = 3
 """Of starts in a row; then nobody who waits for a check is kept waiting."""
+_RESERVE_AFTER_S = 5.0
 _STEADY_S = 10.0
 """Who lived that long after its start did not end because of it."""
 _KILLED_S = 5.0
@@ -85,6 +87,7 @@ class ChildPool:
     post: gets all answers, in the watcher's thread; also while a method of this is called.
     blobs: their folder is the children's, too. report: gets warnings. output: gets what nodes print, as (executor,
     place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their folder.
+    reserve_after_s: when one in reserve is started, after the first that was ready.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class ChildPool:
         *,
         report: Reporter | None = None,
         output: Output | None = None,
+        reserve_after_s: float = _RESERVE_AFTER_S,
         fetch: Fetch | None = None,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
@@ -113,7 +117,8 @@ class ChildPool:
         self._children: dict[int, ChildProcess] = {}
         self._leaving: dict[int, ChildProcess] = {}
         self._checks: dict[int, _Check] = {}
-        self._was_ready = False
+        self._reserve_after_s = reserve_after_s
+        self._reserve_at_s = inf
         self._failures = 0
         self._start_at_s = 0.0
         self._oom_kills = oom_kills()
@@ -127,7 +132,9 @@ class ChildPool:
         return ()
 
     def run(self, executor: ExecutorId, work: Work) -> None:
-        child = self._executors[executor]
+        child = self._executors.get(executor)
+        if child is None:
+            return  # its ExecutorLost is on its way to the core
         assert child.work is None, "an executor has one batch at a time"
         plan = work.order.plan
         try:
@@ -236,7 +243,8 @@ class ChildPool:
             child.distrust("it is ready once more")
             return
         child.is_ready, child.ready_s = True, monotonic()
-        self._was_ready = True
+        if self._reserve_at_s == inf:
+            self._reserve_at_s = child.ready_s + self._reserve_after_s
         self._fill()
 
     def _finished(self, child: ChildProcess, word: Finished, columns: Sequence[tuple[str, Column]]) -> None:
@@ -307,9 +315,7 @@ class ChildPool:
             if child.is_usable and child.executor not in self._executors:
                 self._executors[child.executor] = child
                 self._post(ExecutorStarted(executor=child.executor))
-        # The one in reserve must not keep the first ones waiting.
-        wanted = count + self._was_ready
-        while len(self._children) < wanted and monotonic() >= self._start_at_s and not self._is_stopping:
+        while len(self._children) < self._wanted() and monotonic() >= self._start_at_s and not self._is_stopping:
             try:
                 child = ChildProcess(self._poller, self, self._begin())
             except OSError as error:
@@ -318,6 +324,10 @@ class ChildPool:
                 self._children[child.pid] = child
         self._hand_out_checks()
         self._plan()
+
+    def _wanted(self) -> int:
+        """The one in reserve must not keep the first ones waiting."""
+        return self._settings.executor.count + (monotonic() >= self._reserve_at_s)
 
     def _begin(self) -> Begin:
         settings = self._settings
@@ -405,8 +415,10 @@ class ChildPool:
                 due_s = min(due_s, child.started_s + _START_S)
             if child.silent_s is not None:
                 due_s = min(due_s, child.silent_s)
-        if len(self._children) < self._settings.executor.count + self._was_ready:
+        if len(self._children) < self._wanted():
             due_s = min(due_s, self._start_at_s)
+        elif monotonic() < self._reserve_at_s:
+            due_s = min(due_s, self._reserve_at_s)
         self._poller.plan(None if due_s == inf or self._is_stopping else due_s)
 
 

@@ -297,13 +297,13 @@ class Lanes:
             counters=self._counters,
             limits=self._limits,
             heard=self._heard,
-            changed=_ignored if bulk else self._control_changed,
+            changed=None if bulk else self._control_changed,  # both lead to the same process
             before=self._control.look if bulk else None,
         )
 
     def _control_changed(self, change: Change) -> None:
         if change is not Change.UP and self._bulk is not None:
-            self._bulk.drop()  # it leads to the same process, even if it never got there
+            self._bulk.drop()  # even if it never got there
         if self._changed is not None:
             self._changed(change)
 
@@ -318,7 +318,3 @@ class Lanes:
             self._bulk = None
         else:
             self._idle = self._reactor.later(max(1.0, BULK_IDLE_S - idle_s), self._rest)
-
-
-def _ignored(change: Change) -> None:
-    """Nobody asks; what waited when the connection was lost is dropped all the same."""

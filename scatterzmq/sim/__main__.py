@@ -3,13 +3,10 @@
 import argparse
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from ..core.ledger import TRANSITIONS
-from ..wire.refusal import Reject
 from .options import FAULTS, Options, draw
-from .runs import Result, minimise, run
+from .runs import Coverage, Result, minimise, run, sweep
 
 STORY_LINES = 80
 
@@ -19,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scatterzmq.sim", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after another")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to share them")
     parser.add_argument("--steps", type=int, help="end faults after so many steps")
     parser.add_argument("--peers", type=int, help="that many, whatever the seed says")
     parser.add_argument("--no", action="append", default=[], choices=sorted(FAULTS), help="without this fault")
@@ -26,22 +24,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="print the whole story")
     parser.add_argument("--minimise", action="store_true", help="look for fewer steps and faults that still fail")
     given = parser.parse_args(arguments)
-    results = []
+    many = [_options(seed, given) for seed in range(given.seed, given.seed + given.seeds)]
+    coverage, events, wrong = Coverage(), 0, []
     begun = time.perf_counter()
-    for seed in range(given.seed, given.seed + given.seeds):
-        options = _options(seed, given)
-        result = run(options)
-        results.append(result)
+    for result in sweep(many, jobs=given.jobs):
+        coverage.add(result)
+        events += result.events
         if given.seeds == 1:
-            _say(f"SEED={seed} {options.told()}")
+            _say(f"SEED={given.seed} {result.options.told()}")
             _say(f"{result.steps} steps, {result.events} events, {result.now_us / 1e6:.1f} s, trace {result.digest}")
         if result.wrong:
+            wrong.append(result.options.seed)
             _tell(result, given)
         if given.trace:
-            _say("\n".join(run(options, is_told=True).texts))
+            _say("\n".join(run(result.options, is_told=True).texts))
     if given.seeds > 1:
-        _summary(results, time.perf_counter() - begun)
-    return 1 if any(result.wrong for result in results) else 0
+        seconds = time.perf_counter() - begun
+        _say(f"\n{given.seeds} seeds, {events} events, {events / seconds:.0f} events/s, {seconds:.1f} s")
+        _say(f"violations: {len(wrong)}{' in seeds ' + ' '.join(map(str, sorted(wrong))) if wrong else ''}")
+        _say("\n".join(coverage.lines()))
+    return 1 if wrong else 0
 
 
 def _options(seed: int, given: argparse.Namespace) -> Options:
@@ -64,31 +66,6 @@ def _tell(result: Result, given: argparse.Namespace) -> None:
 
 def _names(line: str, name: str) -> bool:
     return f"{name}," in line or f"{name})" in line or f"{name} " in line or " world " in line
-
-
-def _summary(results: Sequence[Result], seconds: float) -> None:
-    """All seeds together: how much, what struck, what was reached."""
-    wrong = [result.options.seed for result in results if result.wrong]
-    events = sum(result.events for result in results)
-    _say(f"\n{len(results)} seeds, {events} events, {events / seconds:.0f} events/s, {seconds:.1f} s")
-    _say(f"violations: {len(wrong)}{' in seeds ' + ' '.join(map(str, wrong)) if wrong else ''}")
-    for title, counts, wanted in (
-        ("faults", _total(result.fired for result in results), list(FAULTS)),
-        ("transitions", _total(result.rows for result in results), [f"{p}/{c}" for p, c in TRANSITIONS]),
-        ("refused frames", _total(result.rejected for result in results), list(Reject)),
-        ("said", _total(result.said for result in results), []),
-        ("counted", _total(result.counters for result in results), []),
-    ):
-        listed = " ".join(f"{name}={count}" for name, count in sorted(counts.items()))
-        missing = [name for name in wanted if not counts[name]]
-        _say(f"{title}: {listed}" + (f"; never: {' '.join(missing)}" if missing else ""))
-
-
-def _total(parts: Iterable[Counter[str]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part)
-    return total
 
 
 def _say(text: str) -> None:

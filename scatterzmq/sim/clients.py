@@ -27,14 +27,13 @@ from ..errors import ErrorCode
 from ..ids import ClientId, TaskId
 from ..wire.columns import Column, fingerprint, row_digests
 from ..wire.frames import Envelope, decode, encode
-from ..wire.refusal import Limits, WireError
-from .network import Frames, Link
+from ..wire.refusal import WireError
+from .network import LIMITS, Frames, Link
 from .payload import column_of, values_of
 
 if TYPE_CHECKING:
     from .world import World
 
-LIMITS = Limits()
 REPEAT_US = 1_000_000
 ATTACH_US = 5_000_000
 MOVE_ON = 4

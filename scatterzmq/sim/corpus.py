@@ -119,13 +119,19 @@ def _recursion() -> list[dict[str, Any]]:
 
 
 def _calls() -> list[dict[str, Any]]:
+    """What two of the graphs make is to be at two places."""
     top = [
         node("first", "call", ":value", "second", graph="inner"),
         node("second", "call", "first:value", "last", graph="middle"),
         node("last", "sum", {"left": "first:value", "right": "second:value"}, None),
     ]
     middle = [node("there", "mix", ":value", "back", by=6), node("back", "call", "there:value", None, graph="inner")]
-    return [graph("calls", "last:value", top), graph("middle", "back:value", middle), chain(2, "inner")]
+    twice = {"payload_copies": 2}
+    return [
+        graph("calls", "last:value", top, **twice),
+        graph("middle", "back:value", middle),
+        chain(2, "inner", **twice),
+    ]
 
 
 def _shared() -> list[dict[str, Any]]:
@@ -193,6 +199,26 @@ def _dice() -> list[dict[str, Any]]:
     ]
 
 
+def _holes() -> list[dict[str, Any]]:
+    """Half of the tasks come to a node that needs what was not made on their way, and fail."""
+    nodes = [
+        node("start", "mix", ":value", "fork", by=1, cache=True),
+        node("fork", "branch", "start:value", {"even": "extra", "odd": "end"}),
+        node("extra", "mix", "fork:value", "end", by=2),
+        node("end", "sum", {"left": "extra:value", "right": "start:value"}, None),
+    ]
+    return [graph("holes", "end:value", nodes, max_retries=1)]
+
+
+def _deadend() -> list[dict[str, Any]]:
+    """Half of the tasks come to the end of the graph without its result, and fail; what led them there is cached."""
+    nodes = [
+        node("fork", "branch", ":value", {"even": "end", "odd": None}, by=1, cache=True),
+        node("end", "mix", "fork:value", None, by=2),
+    ]
+    return [graph("deadend", "end:value", nodes, max_retries=1)]
+
+
 CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
     {
         "chain": _chain,
@@ -207,9 +233,14 @@ CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
         "wrong": _wrong,
         "bomb": _bomb,
         "dice": _dice,
+        "holes": _holes,
+        "deadend": _deadend,
     }
 )
 """Namespace -> its graphs, the entry first."""
+
+RARE = ("deadend", "holes")
+"""Those in which many tasks fail, of which there need not be many."""
 
 
 @lru_cache(maxsize=64)  # checking takes longer than most runs, and plans do not change

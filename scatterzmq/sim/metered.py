@@ -21,8 +21,7 @@ from ..wire.schema import NUMBERS
 from .checkers import Checkers
 from .clients import Handle, SimClient
 from .faults import Faults
-from .network import Frames, Link, Network
-from .opened import LIMITS
+from .network import LIMITS, Frames, Link, Network
 from .options import Options
 from .process import Process
 from .world import World

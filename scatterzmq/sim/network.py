@@ -14,6 +14,8 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ..wire.frames import Frame
+from ..wire.refusal import Limits
+from .forge import forge
 
 if TYPE_CHECKING:
     from .world import World
@@ -25,6 +27,10 @@ Way: TypeAlias = tuple[str, str]
 DELAY_US = (100, 1500)
 TAIL_US = 400_000
 """Mean of the tail of slow messages."""
+FORGED = 0.7
+"""Of the broken messages."""
+LIMITS = Limits(total_bytes=1 << 20, body_bytes=1 << 18)
+"""Smaller than real ones, so that what is too large is cheap to make."""
 
 
 class Station(Protocol):
@@ -93,8 +99,9 @@ class Network:
         if self._may_mix(link) and self._happens("dup"):
             self._on_its_way(link, frames)
         if self._happens("garbage"):
-            broken = garble(self._dice["garbage"], [bytes(frame) for frame in frames])
-            self._on_its_way(link, broken)
+            dice = self._dice["garbage"]
+            forged = forge(dice, frames, LIMITS) if dice.random() < FORGED else None
+            self._on_its_way(link, forged or garble(dice, [bytes(frame) for frame in frames]))
 
     def _on_its_way(self, link: Link, frames: Frames) -> None:
         now_us = self._world.now_us
@@ -191,6 +198,10 @@ class Network:
         station = self.stations.get(source)
         if station is not None and not self._deaf(way) and not (refused and target in self.stations):
             station.broken(target, refused=refused)
+
+    def is_through(self, source: str, target: str) -> bool:
+        """Whether what one says reaches the other."""
+        return not self._deaf((source, target))
 
     def _deaf(self, way: Way) -> bool:
         """Cut off, whichever way: then nobody can tell death from silence."""

@@ -6,10 +6,8 @@ from typing import TypeAlias
 from ..core.peermessages import AnyMessage
 from ..wire.columns import Column
 from ..wire.frames import Envelope, decode_opened, open_envelope
-from ..wire.refusal import Limits
-from .network import Frames
+from .network import LIMITS, Frames
 
-LIMITS = Limits()
 KEPT_MAX = 64
 """So many published messages are under way at once, about; those that are forgotten too early are read again."""
 

@@ -6,7 +6,7 @@ from random import Random
 from types import MappingProxyType
 
 from ..settings import Settings
-from .corpus import CORPUS
+from .corpus import CORPUS, RARE
 
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,6 +48,8 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "disk_tail": "what dies loses what its disk has not synced",
         "disk_full": "disks are full from some moment until the next start",
         "power": "all processes lose power at once",
+        # tensors
+        "damage": "what is fetched arrives with a wrong bit now and then",
     }
 )
 """Kind of fault -> what it does."""
@@ -121,9 +123,9 @@ def draw(
     if not any(executors):
         executors = (1, *executors[1:])
     safety_s = chance.choice((10.0, 20.0, 40.0, 90.0))
-    namespaces = tuple(sorted(chance.sample(sorted(CORPUS), chance.randint(1, 4))))
+    namespaces = tuple(sorted(chance.sample(sorted(CORPUS.keys() - set(RARE)), chance.randint(1, 4))))
     faults = _draw_faults(Random(f"{seed}:faults"))
-    return Options(
+    options = Options(
         seed=seed,
         peers=count,
         executors=executors,
@@ -143,6 +145,35 @@ def draw(
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
         sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
+    return _seldom(options, Random(f"{seed}:rare"))
+
+
+SELDOM = 0.12
+"""Of all seeds are about something that hardly ever comes about by itself."""
+
+
+def _seldom(options: Options, chance: Random) -> Options:
+    if chance.random() >= SELDOM:
+        return options
+    match chance.randrange(4):
+        case 0:  # processes that follow each other at once, and get what was for the one before
+            return replace(options, faults={**options.faults, "stale_queue": 1.0, "bounce": 20.0})
+        case 1:  # equal tasks that do not wait for each other, and lose what they have computed
+            faults = {**options.faults, "evict": 400.0}
+            sections = _draw_sections(options.seed, Random(f"{options.seed}:settings"), faults)
+            sections["cache"] = {"enabled": True, "use_defer": False}
+            sections["executor"]["batch_size"] = 1
+            return replace(
+                options,
+                namespaces=("cached",),
+                domain=4,
+                load_s=2.0,
+                exec_ms=200.0,
+                faults=faults,
+                sections=sections,
+            )
+        case _:
+            return replace(options, namespaces=(*options.namespaces, *RARE), domain=6)
 
 
 def _draw_faults(chance: Random) -> dict[str, float]:
@@ -179,19 +210,21 @@ _RATES = {
     "exec_slow": (0.005, 0.1),
     "exec_raise": (0.005, 0.1),
     "evict": (2.0, 60.0),
+    "damage": (0.02, 0.5),
     "stale_seen": (2.0, 60.0),
 }
 
 
 def _draw_sections(seed: int, chance: Random, faults: Mapping[str, float]) -> dict[str, dict[str, object]]:
     tasks: dict[str, object] = {}
-    if faults.keys() & {"evict", "exec_raise"}:
+    if faults.keys() & {"evict", "exec_raise", "damage"}:
         tasks["max_retries"] = 1000  # what a simulated accident does to a good task must never be its end
     if "jump" in faults:
         tasks["result_ttl_s"] = 1e8
     mode = Random(f"{seed}:journal").choice(("batch", "sync")) if faults.keys() & DISK_FAULTS else "off"
     return {
         "journal": {"mode": mode},
+        "store": {"inline_bytes": Random(f"{seed}:payload").choice((0, 0, 8, 16384))},
         "executor": {
             "batch_size": chance.choice((1, 4, 32)),
             "max_exec_s": chance.choice((5.0, 20.0)) if faults.keys() & {"exec_hang"} else 600.0,

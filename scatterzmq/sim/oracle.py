@@ -59,7 +59,7 @@ def run_node(node: NodePlan, inputs: Mapping[str, Data], chance: Random | None =
         case "mix" | "alone":
             return _out(mix(number, by))
         case "branch":
-            return Step("odd" if number >> 7 & 1 else "even", {"value": mix(number, 17)})
+            return Step("odd" if number >> (by or 7) & 1 else "even", {"value": mix(number, 17)})
         case "loop":
             again = chance is not None and chance.random() < 0.25
             return Step("again" if again else "done", {"value": number})
@@ -87,14 +87,21 @@ def run_graph(
     values = {f":{name}": value for name, value in inputs.items()}
     node: NodePlan | None = graph.nodes[graph.first]
     while node is not None:
-        step = run_node(node, {name: values[source] for name, source in node.inputs.items()}, chance)
+        step = run_node(node, _found(values, node.inputs), chance)
         fields = step.fields
         if step.call:
             fields = run_graph(plan, called(plan, step.call), fields, chance)
         values |= {f"{node.name}:{name}": value for name, value in fields.items()}
         following = node.outputs[step.output].next
         node = None if following is None else next(one for one in graph.nodes.values() if one.queue == following)
-    return {name: values[source] for name, source in graph.outputs.items()}
+    return _found(values, graph.outputs)
+
+
+def _found(values: Mapping[str, Data], sources: Mapping[str, str]) -> dict[str, Data]:
+    """Raises NodeFailed if one of them was not made on the way through the graph."""
+    if not values.keys() >= set(sources.values()):
+        raise NodeFailed(deadly=False)
+    return {name: values[source] for name, source in sources.items()}
 
 
 def called(plan: Plan, name: str) -> GraphPlan:

@@ -1,12 +1,15 @@
-"""Runs: one seed from beginning to end, what came of it, and how to make a failing one small."""
+"""Runs: one seed from beginning to end, or very many; what came of it; and how to make a failing one small."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 
+from ..core.ledger import TRANSITIONS
 from ..ids import TaskId
+from ..wire.refusal import Reject
 from .checkers import Violation
-from .options import Options
+from .options import FAULTS, Options
 from .world import World
 
 
@@ -67,6 +70,59 @@ def _where(error: Exception) -> str:
         places.append(f"{code.co_filename.rpartition('scatterzmq/')[2]}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
     return f"{type(error).__name__}: {error}\n  at " + "\n  at ".join(places[-6:])
+
+
+def sweep(many: Iterable[Options], *, jobs: int = 1) -> Iterator[Result]:
+    """Many runs, in so many processes; in whatever order they end."""
+    if jobs == 1:
+        yield from map(run, many)
+        return
+    with get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(run, many, chunksize=4)
+        pool.close()
+        pool.join()
+
+
+class Coverage:
+    """What many runs have come through. Each: how often, by name."""
+
+    def __init__(self) -> None:
+        self.faults: Counter[str] = Counter()
+        self.transitions: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.said: Counter[str] = Counter()
+        self.counted: Counter[str] = Counter()
+
+    def add(self, result: Result) -> None:
+        self.faults += result.fired
+        self.transitions += result.rows
+        self.refused += result.rejected
+        self.said += result.said
+        self.counted += result.counters
+
+    def missing(self) -> list[str]:
+        """Faults that never struck, transitions that were never taken, reasons for which nothing was refused."""
+        wanted: list[tuple[Counter[str], Iterable[str]]] = [
+            (self.faults, FAULTS),
+            (self.transitions, [f"{phase}/{cause}" for phase, cause in TRANSITIONS]),
+            (self.refused, Reject),
+        ]
+        return [str(name) for counts, names in wanted for name in names if not counts[name]]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        parts = {
+            "faults": self.faults,
+            "transitions": self.transitions,
+            "refused frames": self.refused,
+            "said": self.said,
+            "counted": self.counted,
+        }
+        lines = [
+            f"{title}: " + " ".join(f"{name}={count}" for name, count in sorted(counts.items()))
+            for title, counts in parts.items()
+        ]
+        return [*lines, f"never: {' '.join(self.missing()) or 'nothing'}"]
 
 
 def minimise(options: Options, wrong: str) -> Options:

@@ -29,8 +29,8 @@ from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
 from .faults import Faults
-from .network import Frames, Network
-from .opened import LIMITS, Reader
+from .network import LIMITS, Frames, Network
+from .opened import Reader
 from .options import Options
 from .oracle import expected
 from .process import Process
@@ -118,6 +118,7 @@ class World:
         """A process with nothing but its address, unless there is one."""
         if self.processes[place] is not None:
             return
+        self._vanish(self.addresses[place])  # whoever has just left
         life = self._lives[place] = self._lives[place] + 1
         raw = blake2b(f"{self.options.seed} {place} {life}".encode(), digest_size=16).digest()
         disk = None if self.settings.journal.mode == "off" else self.disks[place]
@@ -171,14 +172,30 @@ class World:
         """A process has left in good order."""
         self.trace.note(self.now_us, process.name, f"left, {lost} tasks lost")
         self.checkers.failed(process)
-        self._gone(process)
-        self.at(self.now_us + self._swarm.randint(1_000, 10_000_000), self.start, process.place)
+        self._gone(process, LINGER_US)
+        self.at(self.now_us + LINGER_US + self._swarm.randint(1_000, 10_000_000), self.start, process.place)
 
-    def _gone(self, process: Process) -> None:
+    def _gone(self, process: Process, linger_us: int = 0) -> None:
+        """linger_us: what it has said last is still sent."""
         process.die()
+        self._add_up(process)
         self.trace.note(self.now_us, process.name, "is gone")
         self.processes[process.place] = None
-        self.network.vanish(process)
+        if linger_us:
+            self.at(self.now_us + linger_us, self._vanish, process.address, process)
+        else:
+            self._vanish(process.address, process)
+
+    def _vanish(self, address: str, process: Process | None = None) -> None:
+        """Nobody is at an address any more (if it still was this process)."""
+        station = self.network.stations.get(address)
+        if station is not None and process in (None, station):
+            self.network.vanish(station)
+
+    def _add_up(self, process: Process) -> None:
+        """What a core has counted, of what is worth knowing of a run."""
+        counters = process.core.counters()
+        self.counters.update({name: counters[name] for name in COUNTED})
 
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process is not None]
@@ -338,6 +355,8 @@ class World:
             raise Violation("clearing is not answered")
         self._settle(self.checkers.drained)
         self._idle()
+        for process in self.alive():
+            self._add_up(process)
 
     def _settle(self, holds: Callable[[], None]) -> None:
         """After `settle_s`, or soon after that, something must hold that is not decided by messages to clients."""
@@ -367,8 +386,19 @@ class World:
 
 
 LIVENESS_US = 120_000_000
+LINGER_US = 2_000
 SETTLE_US = 40_000_000
 LOOK_MS = 2_000
 IDLE_MS = 15_000
+COUNTED = (
+    "rows_granted",
+    "rows_granted_by_name",
+    "payloads_kept",
+    "payloads_freed",
+    "payloads_fetched",
+    "payloads_wrong",
+    "payloads_lost",
+    "inputs_waited_ms",
+)
 ALWAYS_SAID = ("Heartbeat",)
 """Words that never stop, beside a few comparisons of what is held."""

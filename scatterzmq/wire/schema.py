@@ -45,6 +45,7 @@ from ..core.messages import (
     Submit,
     TaskReports,
 )
+from ..core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from ..core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -86,8 +87,9 @@ from ..core.peermessages import (
     Welcome,
     WrongIncarnation,
 )
-from ..graph.formats import FieldFormat
+from ..graph.formats import FieldFormat, Layout
 from ..ids import Id
+from .layouts import pack_layout, read_layout
 from .refusal import Limits, Reject, WireError
 
 INT_MAX = (1 << 63) - 1
@@ -162,11 +164,16 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     100: CachePut,
     101: CacheAbort,
     102: CacheRenew,
-    103: AskBlob,
-    104: BlobPiece,
-    105: NoBlob,
-    106: KeepBlob,
-    107: BlobKept,
+    103: Fetch,
+    104: Fetched,
+    105: Gone,
+    106: FreePayloads,
+    107: HeldPayloads,
+    108: AskBlob,
+    109: BlobPiece,
+    110: NoBlob,
+    111: KeepBlob,
+    112: BlobKept,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
@@ -261,6 +268,14 @@ def _unpack_format(raw: object, limits: Limits) -> FieldFormat:
         raise WireError(Reject.FIELD, "a format with an unknown dtype") from None
 
 
+def _unpack_layout(raw: object, limits: Limits) -> Layout:
+    if type(raw) is not tuple or len(raw) < 3:
+        raise _bad("[dtype, rows, shape, ...]", raw)
+    layout, _, known = read_layout(raw, limits, "a layout")
+    check_depth(raw[known:], limits)
+    return layout
+
+
 _SINGLE: Mapping[object, Codec] = {
     int: Codec(_same, _unpack_int),
     float: Codec(float, _unpack_float),
@@ -268,6 +283,7 @@ _SINGLE: Mapping[object, Codec] = {
     str: Codec(_same, _unpack_str),
     bytes: Codec(_same, _unpack_bytes),
     FieldFormat: Codec(FieldFormat.to_json, _unpack_format),
+    Layout: Codec(pack_layout, _unpack_layout),
 }
 
 

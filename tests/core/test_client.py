@@ -29,6 +29,7 @@ from scatterzmq.core.messages import (
     Namespaces,
     QueueStats,
     Refused,
+    Released,
     ResultRead,
     Stats,
     Submit,
@@ -953,4 +954,11 @@ def test_a_peer_in_time_is_in_time() -> None:
     world.wait(29_000)
     world.up(A)
     world.wait(100_000)
+    assert not world.take()
+
+
+def test_a_word_to_who_asked_a_peer_to_go_is_none_for_the_user() -> None:
+    world = ClientWorld(A)
+    world.take()
+    world.hear(A, Released(mid=1))
     assert not world.take()

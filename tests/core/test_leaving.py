@@ -1,7 +1,7 @@
 """A peer leaves: what it had goes to others, and its clients with it."""
 
 from scatterzmq.core.members import Status
-from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, TaskStatus
+from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
 from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
 from tests.core.conftest import BOB, chain
 from tests.core.mesh import Mesh
@@ -188,3 +188,55 @@ def test_a_copy_that_is_still_being_written_is_waited_for() -> None:
     assert left is not None
     assert left.lost == 0
     assert task in records(mesh, 1)
+
+
+def test_peers_that_all_leave_do_not_wait_for_each_other() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2)
+    mesh.submit(1, 3)
+    mesh.deliver()
+    for number in range(3):
+        mesh.leave(number)
+    mesh.deliver()
+    lost = [peer.left.lost for peer in mesh.peers if peer.left is not None]
+    assert len(lost) == 3
+    assert sum(lost) >= 3, "what nobody has any more is told"
+
+
+def test_of_three_two_leave_and_the_third_has_everything() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    tasks = [*mesh.submit(0, 1, 2), *mesh.submit(1, 3)]
+    mesh.deliver()
+    mesh.leave(0)
+    mesh.leave(1)
+    mesh.deliver()
+    left = [peer.left for peer in mesh.peers[:2]]
+    assert [one is not None and one.lost for one in left] == [0, 0]
+    assert records(mesh, 2).keys() == set(tasks)
+
+
+def test_a_client_lets_a_peer_go() -> None:
+    mesh = Mesh(2, executors=0, static=False)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.peers[0].say(Release(mid=3))
+    mesh.deliver()
+    assert mesh.peers[0].last(Released).mid == 3
+    assert mesh.peers[0].has_left
+    assert records(mesh, 1).keys() == {task}
+
+
+def test_who_was_handed_nothing_gets_nothing() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.leave(0)  # the word to its holder is under way
+    mid = mesh.said(Handover)[-1].mid
+    mesh.links.clear()
+    mesh.speak(1, 0, HandedOver(mid=mid + 1, lacking=()))
+    assert records(mesh, 0).keys() == {task}
+    assert not mesh.peers[0].has_left

@@ -171,6 +171,7 @@ class World:
             blobs,
             report=lambda name, context: self.reports.append((name, context)),
             output=lambda _, place, line: self.lines.append((place, line)),
+            reserve_after_s=0.0,
             fetch=fetch,
         )
         self._numbers = 0

@@ -1,7 +1,6 @@
 """How children begin and end with their pool: starts that fail, a control process that is killed, what it imports."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -55,11 +54,15 @@ def test_a_process_that_cannot_be_made_is_tried_again_later(tmp_path: Path, monk
 PARENT = """
     import sys
     from pathlib import Path
-    from tests.execute.childworld import world
+    from tests.execute.childworld import world, write_kinds
 
-    with world(Path(sys.argv[1])) as children:
-        children.executor()
+    folder = Path(sys.argv[1])
+    write_kinds(folder)
+    sys.path.insert(0, str(folder))
+    with world(folder / "blobs") as children:
         children.reserve()
+        children.pool.run(children.executor(), children.act("hang"))
+        children.loop.until(lambda: children.lines)
         sys.stdout.write(" ".join(str(child.pid) for child in children.pool._children.values()) + "\\n")
         sys.stdout.flush()
         sys.stdin.read()
@@ -67,7 +70,7 @@ PARENT = """
 
 
 def test_children_end_with_the_control_process(tmp_path: Path) -> None:
-    """One can hear it, the other is stopped and cannot."""
+    """One can hear it, the other hangs and cannot."""
     parent = subprocess.Popen(
         [sys.executable, "-c", dedent(PARENT), str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -79,7 +82,6 @@ def test_children_end_with_the_control_process(tmp_path: Path) -> None:
         pids = [int(word) for word in parent.stdout.readline().split()]
         assert len(pids) == 2
         assert all(map(is_running, pids))
-        os.kill(pids[0], signal.SIGSTOP)
         parent.kill()
         parent.wait()
     until_s = time.monotonic() + TIMEOUT_S

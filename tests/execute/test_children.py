@@ -360,6 +360,7 @@ def test_a_batch_that_kills_its_child_costs_the_child(children: World, do: str, 
     children.pool.run(executor, work)
     assert lost(children, executor, crashed=True).startswith(reason)
     assert children.executor() == reserve.executor
+    children.pool.run(executor, work)  # by somebody who has not heard of it yet
     assert not Path(f"/proc/{pid}").exists()
     assert children.run(children.act("double")).emitted
     if do == "segfault":

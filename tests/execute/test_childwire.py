@@ -360,6 +360,7 @@ GOOD = [("0:value", floats([[1.0], [2.0]]))]
         (answer(), [*GOOD, ("0:more", GOOD[0][1])], "fields ['more', 'value']"),
         (answer(), [("0:value", floats([[1.0]]))], "1 rows of field 'value'"),
         (answer(), [("0:value", floats([[1.0, 2.0], [3.0, 4.0]]))], "another shape"),
+        (answer(), [("0:value", floats([[1.0], [2.0, 3.0]]))], "another shape"),
         (answer(), [("0:value", column("int", 2, (1,), bytes(8)))], "int32 of another shape"),
     ],
 )
@@ -450,6 +451,18 @@ def test_a_manifest_of_a_graph_of_ours_gives_the_same_plan(path: Path) -> None:
     assert here.plan is not None, here.problems
     assert same(here.plan) == same(told.plan)
     assert here.warnings == told.warnings
+
+
+@pytest.mark.parametrize("kind", ["nothing", "constant_op", "bin_op"])
+def test_what_nobody_reaches_is_judged_the_same(kind: str) -> None:
+    """An unknown kind is a problem anywhere, wrong arguments only where tasks come by."""
+    wanted = definition("constant_op")
+    aside = {"name": "aside", "kind": kind, "args": {}, "vmap": {"value": ":value"}, "outs": {"out": None}}
+    wanted["graphs"][0]["nodes"].append(aside)
+    here, told = both_ways(json.dumps(wanted), Registry())
+    assert (here.problems, here.warnings) == (told.problems, told.warnings)
+    assert bool(told.problems) == (kind == "nothing")
+    assert told.warnings or kind == "nothing"
 
 
 def same(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from scatterzmq.net import lanes, options
+from scatterzmq.net import lanes, monitor, options
 from scatterzmq.net.addresses import Address
 from scatterzmq.net.fragments import Assembler
 from scatterzmq.net.lanes import BULK, BULK_IDLE_S, CONTROL, CONTROL_BYTES, Lanes, Outbox, receive
@@ -372,10 +372,35 @@ def test_a_closed_link_leaves_nothing_behind(world: World, nobody: Address) -> N
         assert not [one for one in sender.reactor.context._sockets if not one.closed]
 
 
-def test_names_are_not_probed(world: World) -> None:
-    probe = Probe(world.reactor(), Address("example.org", 1), lambda: pytest.fail("who knows?"))
+def test_names_are_looked_up_elsewhere(world: World, nobody: Address) -> None:
+    here = Sender(world, Address("localhost", nobody.port))
+    world.until(lambda: Change.REFUSED in here.changes)
+    there = Receiver(world)
+    there.listen()
+    here = Sender(world, Address("localhost", there.address.port))
+    here.lanes.send(SMALL)
+    world.until(lambda: there.heard)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "refused"),
+    [((), False), (("127.0.0.1",), True), (("127.0.0.1", "127.0.0.2"), True), (("127.0.0.1", "there"), False)],
+)
+def test_a_name_is_refused_if_all_that_it_stands_for_refuse(
+    world: World, nobody: Address, monkeypatch: pytest.MonkeyPatch, refusing: tuple[str, ...], refused: bool
+) -> None:
+    there = Receiver(world).address
+    places = tuple([there if host == "there" else Address(host, nobody.port) for host in refusing])
+    monkeypatch.setattr(monitor, "resolved", lambda address: places)
+    told: list[int] = []
+    probe = Probe(world.reactor(), Address("some.name", 1), lambda: told.append(1))
     probe.start()
-    assert probe._socket is None
+    world.until(lambda: not probe.is_under_way)
+    assert bool(told) == refused
+    probe.start()
+    probe.stop()
+    world.settle()
+    assert bool(told) == refused, "it was told to be quiet"
 
 
 def test_a_probe_that_gets_no_answer_gives_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

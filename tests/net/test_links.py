@@ -201,6 +201,16 @@ def test_publications_of_others_on_the_same_port_are_not_believed(world: World, 
     assert not there.heard()
 
 
+def test_what_is_published_and_no_message_is_counted(world: World, two: tuple[Station, Station]) -> None:
+    here, there = two
+    envelope = Envelope(src=here.me.id, src_incarnation=1)
+    for frames in ([b"x"], [b"szmf", b"y"], encode(Cleared(mid=1), {}, envelope), encode(AskQueues(), {}, envelope)):
+        here.links._publisher.send_multipart(frames)
+    world.until(lambda: there.posted)
+    assert there.links.rejected == {"frame_count": 1, "envelope": 1, "role": 1}
+    assert there.heard() == [AskQueues()]
+
+
 def test_who_does_not_publish_is_linked_nevertheless(world: World) -> None:
     here, there = Station(world, 1), Station(world, 2)
     here.links.open(there.me.id, there.me.address)

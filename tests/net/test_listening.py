@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from scatterzmq.errors import ConfigError
-from scatterzmq.net.addresses import Address, is_loopback
+from scatterzmq.net.addresses import Address
 from scatterzmq.net.listening import Listening, listen
 from scatterzmq.net.reactor import Reactor
-from scatterzmq.settings import Settings
+from scatterzmq.settings import NetworkSettings
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def taken() -> Iterator[int]:
 
 @contextmanager
 def at(reactor: Reactor, **network: Any) -> Iterator[Listening]:
-    made = listen(reactor, Settings.of({"network": {"port": 0, **network}}).network)
+    made = listen(reactor, NetworkSettings(**{"port": 0, **network}))
     with made.router, made.publisher:
         yield made
 
@@ -97,12 +97,7 @@ def test_more_than_this_machine_needs_to_be_allowed(reactor: Reactor, bind: str)
     [
         ({"bind": "192.0.2.1", "insecure_lan": True}, "network.bind: 192.0.2.1 is no address of this machine"),
         ({"bind": "example.org"}, "network.bind: expected an address of this machine"),
-        ({"bind": ""}, "network.bind: expected an address of this machine"),
-        ({"port_range": "x"}, 'network.port_range: expected "low-high"'),
-        ({"port_range": "20-"}, 'network.port_range: expected "low-high"'),
-        ({"port_range": "0-5"}, "network.port_range: expected ports from 1 to 65535"),
-        ({"port_range": "9-5"}, "network.port_range: expected ports from 1 to 65535"),
-        ({"port_range": "9-65536"}, "network.port_range: expected ports from 1 to 65535"),
+        ({"bind": "", "insecure_lan": True}, "network.bind: expected an address of this machine"),
     ],
 )
 def test_what_is_wrong_is_one_line(reactor: Reactor, network: dict[str, Any], expected: str) -> None:
@@ -145,8 +140,3 @@ udp://a:1 inproc://a:1 a:1 tcp://fe80::1:80 tcp://*:1 tcp://a;b:1
 @pytest.mark.parametrize("text", ["", "tcp://a b:1", *NOT_ADDRESSES.split()])
 def test_other_addresses_are_none(text: str) -> None:
     assert Address.parse(text) is None
-
-
-def test_loopback() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "a")))

@@ -4,11 +4,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from scatterzmq.core.leases import Leases
+from scatterzmq.core.messages import Attach
+from scatterzmq.core.peermessages import AnyMessage, CachePut, Heartbeat
+from scatterzmq.ids import TaskId
+from scatterzmq.sim.checkers import ALL_EVERY, Violation
+from scatterzmq.sim.forge import forge
+from scatterzmq.sim.network import LIMITS
 from scatterzmq.sim.options import draw
-from scatterzmq.sim.runs import run
+from scatterzmq.sim.payload import column_of
+from scatterzmq.sim.runs import Coverage, run, sweep
+from scatterzmq.wire.columns import Column
+from scatterzmq.wire.frames import decode, encode
+from scatterzmq.wire.refusal import Reject, WireError
+from tests.sim.test_scenarios import new_world
 
 SEEDS = [
     int(line.split()[0])
@@ -41,13 +54,65 @@ def test_seeds_that_failed_once(seed: int) -> None:
     assert not run(draw(seed)).wrong
 
 
-def test_random_lives_of_one_peer() -> None:
-    for seed in range(60):
-        result = run(draw(seed, peers=1))
-        assert not result.wrong, f"seed {seed}: {result.wrong}"
+def test_random_lives() -> None:
+    """The ordinary seeds: of one peer, and of many. Together they come through everything there is."""
+    many = [*(draw(seed, peers=1) for seed in range(50)), *(draw(seed) for seed in range(1000, 1450))]
+    coverage = Coverage()
+    wrong = {}
+    for result in sweep(many, jobs=2):
+        coverage.add(result)
+        if result.wrong:
+            wrong[result.options.seed, result.options.peers] = result.wrong
+    sys.stdout.write("\n".join(coverage.lines()) + "\n")
+    assert not wrong
+    assert not coverage.missing()
 
 
-def test_random_lives_of_many_peers() -> None:
-    for seed in range(1000, 1030):
-        result = run(draw(seed))
-        assert not result.wrong, f"seed {seed}: {result.wrong}"
+def test_what_was_not_covered_is_named() -> None:
+    coverage = Coverage()
+    assert {"stale_queue", "wait/finish", "frame_index"} <= set(coverage.missing())
+    coverage.add(run(draw(4)))
+    assert "init/queue" not in coverage.missing()
+    assert coverage.lines()[-1].startswith("never: ")
+
+
+# ---- what is wrong is found in time
+
+
+def test_a_task_that_is_wrong_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = new_world(1, check_every=ALL_EVERY)
+    monkeypatch.setattr(Leases, "lend", lambda self, lease: self._own.update({lease.executor: lease}))
+    begun = world.peer(0).events
+    world.submit("chain", 1, at=0)
+    with pytest.raises(Violation, match="at work, and nobody has it"):
+        world.run(1_000)
+    assert world.peer(0).events - begun == 1
+
+
+def test_whatever_else_is_wrong_is_found_soon() -> None:
+    world = new_world(2, check_every=0)
+    process = world.peer(1)
+    world.run(1_000)
+    begun = process.events
+    process.state.ledger._read += 1
+    with pytest.raises(AssertionError):
+        world.run(60_000)
+    assert process.events - begun <= ALL_EVERY
+
+
+def test_what_is_forged_is_no_message() -> None:
+    """And it is forged in every way there is to refuse one."""
+    messages: list[tuple[AnyMessage, dict[str, Column]]] = [
+        (Heartbeat(seq=1, idle=0, missing=(), dead=(), dead_incarnations=(), queues=0, pointers=b""), {}),
+        (CachePut(key=bytes(32), id=TaskId("T" + "0" * 32), output="", digests={}), {"value": column_of([7])}),
+        (Attach(ids=(TaskId("T" + "0" * 32),)), {}),
+    ]
+    chance, reasons = Random(1), set()
+    for at in range(1_500):
+        message, columns = messages[at % len(messages)]
+        forged = forge(chance, encode(message, columns), LIMITS)
+        if forged is not None:
+            with pytest.raises(WireError) as caught:
+                decode(forged, LIMITS)
+            reasons.add(caught.value.reason)
+    assert reasons == set(Reject)
