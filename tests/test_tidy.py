@@ -59,12 +59,11 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
-WORDS = ("core.messages", "core.peermessages", "core.payloadmessages")
+WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
 BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
-WORDS = ("core.messages", "core.peermessages", "core.blobmessages")
 PASSED = ("core.actions", "core.events", "core.values")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {

@@ -126,7 +126,7 @@ def _calls() -> list[dict[str, Any]]:
         node("last", "sum", {"left": "first:value", "right": "second:value"}, None),
     ]
     middle = [node("there", "mix", ":value", "back", by=6), node("back", "call", "there:value", None, graph="inner")]
-    twice = {"payload_copies": 2}
+    twice: dict[str, Any] = {"payload_copies": 2}
     return [
         graph("calls", "last:value", top, **twice),
         graph("middle", "back:value", middle),
