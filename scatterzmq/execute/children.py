@@ -221,9 +221,7 @@ class ChildPool:
 
     def _fetch_blob(self, child: ChildProcess, request: int, name: str) -> None:
         def then(problem: str) -> None:
-            if self._children.get(child.pid) is not child:
-                return
-            try:
+            try:  # in vain if the child is gone
                 child.tell_aside(BlobFetched(request=request, problem=problem))
             except OSError as error:
                 child.kill(f"there is no memory to tell it of a blob: {error}")

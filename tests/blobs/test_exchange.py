@@ -84,6 +84,20 @@ def test_words_that_are_lost_or_doubled(world: World) -> None:
     assert not me.left_over()
 
 
+def test_an_answer_that_comes_late_is_no_lie(world: World) -> None:
+    me = world.peer()
+    world.peer(a=LONG)
+
+    def tamper(flight: Flight) -> list[Flight]:
+        return [Flight(sender=1, to=0, word=flight.word, data=b""), flight] if flight.data else [flight]
+
+    world.tamper = tamper
+    outcomes = me.want("a")
+    world.run(until=lambda: outcomes)
+    assert outcomes == [""]
+    assert not me.exchange.counters["lies"]
+
+
 def test_nobody_has_it(world: World) -> None:
     me = world.peer()
     world.peer(), world.peer()
@@ -172,8 +186,26 @@ def test_who_lies_is_left(world: World, lie: str) -> None:
     world.run(until=lambda: outcomes)
     assert outcomes == [""]
     assert me.blob("a") == LONG
-    assert me.exchange.counters["lies"] + me.exchange.counters["digest"] == 1
+    assert me.exchange.counters["digest" if lie == "wrong bytes" else "lies"] == 1
     assert not me.left_over()
+
+
+def test_who_goes_on_where_a_liar_stopped_is_not_blamed(world: World) -> None:
+    me = world.peer()
+    world.peer(a=LONG), world.peer(a=LONG)
+
+    def tamper(flight: Flight) -> list[Flight]:
+        if flight.sender == 1 and flight.data:
+            world.cut.add(1)
+            return [LIES["wrong bytes"](flight)]
+        return [] if flight.sender == 2 and not asked_for(world, 1) else [flight]
+
+    world.tamper = tamper
+    outcomes = me.want("a")
+    world.run(until=lambda: outcomes)
+    assert outcomes == [""]
+    assert me.exchange.counters["digest"] == 1
+    assert me.blob("a") == LONG
 
 
 def test_only_a_liar_has_it(world: World) -> None:

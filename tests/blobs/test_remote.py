@@ -159,6 +159,7 @@ def test_the_peer_goes_while_a_blob_is_written(peers: Callable[..., BlobPeer], m
         with pytest.raises(ClusterError, match=r"blob 'a': the peer has not answered for 0.5 s"):
             blob.close()
         assert peer.blob("a") is None
+        assert not list((peer.folder / ".scratch" / "arriving").iterdir())
 
 
 def test_the_client_is_closed_while_a_blob_is_written(peers: Callable[..., BlobPeer]) -> None:
@@ -168,6 +169,35 @@ def test_the_client_is_closed_while_a_blob_is_written(peers: Callable[..., BlobP
     client.close()
     with pytest.raises(ClusterError, match="closed"):
         blob.close()
+
+
+def test_the_client_is_closed_while_somebody_waits_for_a_blob(
+    peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AGAIN_S", "SILENT_S"):
+        monkeypatch.setattr(sender, name, 2 * LONG_S)
+    peer = peers()
+    client = scatterzmq.connect(peer.address)
+    blob = client.open_blob("a")
+    peer.stop()
+    told: list[ClusterError] = []
+    waits = threading.Event()
+
+    def write() -> None:
+        try:
+            blob.write(b"data")
+            waits.set()
+            blob.close()
+        except ClusterError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert waits.wait(LONG_S)
+    client.close()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+    assert "closed" in str(told[0])
 
 
 def test_callbacks_may_not_wait(peers: Callable[..., BlobPeer]) -> None:

@@ -72,6 +72,17 @@ def test_what_is_lost_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bytes(peer.taken) == DATA
 
 
+def test_who_is_not_answered_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "SILENT_S", 0.05)
+    silent = False
+    peer = Listener(lambda: silent)
+    blob = peer.open()
+    silent = True
+    with pytest.raises(ClusterError, match="has not answered"):
+        blob.write(DATA)
+    assert max([word.offset for word in peer.words]) == ROOM_BYTES - PIECE_BYTES
+
+
 def test_what_is_on_its_way_is_bounded() -> None:
     peer = Listener()
     with peer.open() as blob:
