@@ -25,7 +25,7 @@ from .oracle import Expected
 from .payload import values_of
 
 if TYPE_CHECKING:
-    from .clients import Handle, SimClient
+    from .clients import Handle, Outcome, SimClient
     from .process import Process
     from .world import World
 
@@ -249,6 +249,12 @@ class Checkers:
         if isinstance(message, Clear):
             for task in message.ids:
                 self.facts[task].is_deleted = True
+
+    def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
+        """A client is told an end of a task of which it was told one before, and has not asked for it since."""
+        before = handle.outcome
+        assert before is not None
+        raise Violation(f"{client.name}: {handle.id} ended as {before.status}, and now as {outcome.status}", handle.id)
 
     def latched(self, client: "SimClient", handle: "Handle") -> None:
         """A client takes an outcome for good."""

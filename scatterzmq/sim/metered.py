@@ -110,13 +110,6 @@ class Watch(Checkers):
         self.done_us = self.world.now_us
 
 
-class Trusting(SimClient):
-    """A client that does not ask again and again: nothing gets lost here."""
-
-    def watch(self) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Out of each peer, per second. kinds: share of the bytes by message, the largest first."""
@@ -160,12 +153,6 @@ class Cluster(World):
         seed = next((other for other in self.alive() if other is not process), None)
         if seed is not None:
             process.post(1_000, process.seen, seed.address)
-
-    def add_client(self) -> SimClient:
-        client = Trusting(self, 1)
-        self.clients.append(client)
-        client.start()
-        return client
 
     # ---- looking
 

@@ -24,7 +24,7 @@ from ..graph.plan import Plan
 from ..ids import ClientId, PeerId, TaskId
 from ..wire.frames import open_envelope
 from .checkers import Checkers, Facts, Violation
-from .clients import SimClient
+from .clients import Handle, SimClient
 from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
@@ -224,13 +224,23 @@ class World:
 
     # ---- clients and tasks
 
-    def add_client(self) -> SimClient:
+    def add_client(self, first: str = "") -> SimClient:
         self._client_count += 1
-        client = SimClient(self, self._client_count)
+        client = SimClient(self, self._client_count, first=first)
         self.trace.names[client.id] = client.name
         self.clients.append(client)
         client.start()
         return client
+
+    def _client_at(self, place: int) -> SimClient:
+        """One that begins there."""
+        address = self.addresses[place]
+        found = next((client for client in self.clients if client.first == address), None)
+        return found or self.add_client(address)
+
+    def handle(self, task: TaskId) -> Handle:
+        """That of whichever client has it."""
+        return next(client.handles[task] for client in self.clients if task in client.handles)
 
     def replace_client(self, client: SimClient) -> None:
         """A client dies; another one goes on with what has been accepted for it."""
@@ -241,7 +251,7 @@ class World:
                 self.counters["orphans"] += 1
         self._client_count += 1
         handles = {task: handle for task, handle in client.handles.items() if handle.is_accepted}
-        heir = SimClient(self, self._client_count, handles)
+        heir = SimClient(self, self._client_count, handles, client.first)
         self.trace.names[heir.id] = heir.name
         self.clients[self.clients.index(client)] = heir
         heir.start()
@@ -257,7 +267,7 @@ class World:
             self.trace.names[task] = f"t{self._tasks}"
             tasks[task] = value
             self.checkers.facts[task] = Facts(ns, value, expected(plan, value), may_fail)
-        self.clients[client].submit(ns, tasks, cache=cache, at=None if at is None else self.addresses[at])
+        (self.clients[client] if at is None else self._client_at(at)).submit(ns, tasks, cache=cache)
         return list(tasks)
 
     def clear(self, *tasks: TaskId, client: int = 0) -> None:
