@@ -85,6 +85,7 @@ class Checkers:
         self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
+        self.left_over: dict[TaskId, None] = {}
         self.failures: list[tuple[int, str]] = []
 
     # ---- cores
@@ -325,9 +326,13 @@ class Checkers:
             if seen != ids:
                 names = [sorted(map(self.world.trace.name, some)) for some in (seen - ids, ids - seen)]
                 raise Violation(f"{process.name}: sees {names[0]}, which are gone, and does not see {names[1]}")
+        self.left_over.clear()
         for task, facts in self.facts.items():
             if facts.copies and not facts.is_cleared and not facts.lost:
                 self._has_owner(task)
+            elif facts.is_deleted and any(self.world.holds(process, task) for process in alive):
+                # Whoever was asked had handed it to somebody else.
+                self.left_over[task] = None
 
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
@@ -355,6 +360,7 @@ class Checkers:
 
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""
+        self.counters["cleared for a client, and still somewhere"] = len(self.left_over)
         for process in self.world.alive():
             self._look(process)
             state = process.state
