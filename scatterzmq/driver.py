@@ -197,6 +197,16 @@ class Driver:
         for executor in self._executors.start():
             self._started(executor)
 
+    @property
+    def executors_count(self) -> int:
+        """Of those that are ready, or at work."""
+        return len(self._alive)
+
+    @property
+    def is_restoring(self) -> bool:
+        """Whether what the journal has is still being compared with what others have."""
+        return self._core.state.restoring
+
     def due_s(self) -> float:
         """When something happens by itself, by the clock; inf for never."""
         core_ms, store_ms = self._core.deadline_ms(), self._store.deadline_ms()

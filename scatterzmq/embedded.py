@@ -9,6 +9,8 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,7 +18,7 @@ from sys import maxsize
 from threading import TIMEOUT_MAX
 from time import monotonic
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .client.client import Client
 from .client.link import BlobWriter, Inbox, Link, Member
@@ -24,8 +26,9 @@ from .core.messages import ResultRead, ToPeer
 from .core.peer import PeerCore
 from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
-from .eventstream import Context, EventStream, event_stream
+from .eventstream import Context, Event, EventStream, event_stream
 from .execute.blobs import BlobStore
+from .execute.device import parse_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
@@ -35,6 +38,12 @@ from .neighbours import At, Neighbours
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
+
+if TYPE_CHECKING:
+    from .processes import LocalPeers
+
+_CONNECT_S = 30.0
+"""For peers of this machine to answer, which have just said that they are there."""
 
 _SHORT_NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -70,6 +79,8 @@ def local(
     """Start an embedded cluster. Returns its client; closing the client (or leaving `with`) ends the cluster.
 
     peers: so many peers share the work; each has executors and stores of its own, and results are kept on two of them.
+    processes: each peer is a process of its own (and each of its executors another one), which takes seconds to start
+    but none of them can end this one; they end with it.
     executors: how many batches a peer may run at once. device: where they run. plugins: modules that graphs may use.
     strategy: of nodes. Any other setting is given as section_key=value (`tasks_result_ttl_s=60.0`) or as a whole
     section (`store={"mode": "time"}`); see settings.py. Raises ConfigError.
@@ -86,17 +97,17 @@ def local(
         "plugins": plugins,
     }
     config |= {name: value for name, value in given.items() if value is not None}
-    if processes:
-        raise ConfigError("local: processes=True: this version runs all peers in this process; leave it out")
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < 1:
         raise ConfigError(f"local: peers: expected a whole number of at least 1, got {peers!r}")
     if peers == 1:
         config.setdefault("cluster_replicas", 1)  # nobody else could keep a copy
-    settings = _settings(config)
+    settings = _settings(config, "process" if processes else "thread")
     if peers > settings.cluster.peers_max:
         raise ConfigError(
             f"local: peers: expected at most {settings.cluster.peers_max} (cluster.peers_max), got {peers}"
         )
+    if processes:
+        return _in_processes(settings, peers)
     peer = _Peer(settings, peers)
     peer.start()
     client = Client(peer.connect, window=settings.tasks.window, on_close=peer.close)
@@ -104,7 +115,59 @@ def local(
     return client
 
 
-def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
+def _in_processes(settings: Settings, count: int) -> Client:
+    """The client of peers in processes of their own. Events of theirs go to listeners here."""
+    from .processes import LocalPeers
+    from .remote import connected
+
+    node_strategy(settings), queue_strategy(settings), parse_device(settings.executor.device)  # what can be said here
+    with ExitStack() as started:
+        events = event_stream(settings, complain=_complain)
+        started.callback(events.close)
+        blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
+        started.callback(blobs.close)
+        settings = replace(settings, blobs=replace(settings.blobs, dir=str(blobs.folder())))
+
+        def told(event: Event) -> None:
+            events.emit(event.name, event.context, source=event.source)
+
+        peers = LocalPeers(settings, count, told)
+        started.callback(peers.close)
+        peers.start()
+        ending = _Ending(peers, started.pop_all())
+    try:
+        client = connected(
+            peers.addresses,
+            cluster=settings.cluster.name,
+            timeout_s=_CONNECT_S,
+            window=settings.tasks.window,
+            on_close=ending.close,
+            open_blob=blobs.open_blob,
+        )
+    except BaseException:
+        ending.close()
+        raise
+    weakref.finalize(client, _forgotten, weakref.ref(client), ending)
+    return client
+
+
+class _Ending:
+    """What ends the peers of a client in processes of their own, and all that goes with them."""
+
+    def __init__(self, peers: "LocalPeers", stack: ExitStack) -> None:
+        self._stack = stack
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        if self._process == os.getpid():
+            self._stack.close()
+
+    def release(self) -> None:
+        """As `close`, without waiting. Meanwhile the process may end: the peers see that, too."""
+        threading.Thread(target=self.close, name="scatterzmq-peers-end", daemon=True).start()
+
+
+def _forgotten(client: "weakref.ref[Client]", peer: "_Peer | _Ending") -> None:
     """A client was not closed: its peer must not outlive it, nor leave files when the process ends."""
     if client() is not None:
         peer.close()  # the process ends
@@ -112,11 +175,12 @@ def _forgotten(client: "weakref.ref[Client]", peer: "_Peer") -> None:
         peer.release()  # the garbage collector calls, from whichever thread, and must not be held up
 
 
-def _settings(config: Mapping[str, Any]) -> Settings:
+def _settings(config: Mapping[str, Any], kind: str) -> Settings:
+    """kind: of executors, unless the configuration says another one."""
     sections: dict[str, dict[str, Any]] = {
         "blobs": {"packages": ("*",)},
         "events": {"listeners": ()},
-        "executor": {"kind": "thread"},
+        "executor": {"kind": kind},
     }
     known = set(Settings.__dataclass_fields__)
     for name, value in config.items():
@@ -134,8 +198,12 @@ def _settings(config: Mapping[str, Any]) -> Settings:
             names = ", ".join(sorted({*_SHORT_NAMES, *known}))
             raise ConfigError(f"local: unknown argument {name!r}; known are {names}, and section_key for any setting")
     settings = Settings.of(sections, "local")
-    if settings.executor.kind == "process":
-        raise ConfigError('local: executor.kind: expected thread or inline, got "process"')
+    possible = ("process", "thread") if kind == "process" else ("thread", "inline")
+    if settings.executor.kind not in possible:
+        given = settings.executor.kind
+        raise ConfigError(
+            f"local: executor.kind: expected {' or '.join(possible)} with processes={kind == 'process'}, got {given!r}"
+        )
     if settings.journal.mode != "off":
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
     if settings.health.port:
@@ -173,12 +241,12 @@ class _Peer:
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, errand, report)
+            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, report)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)

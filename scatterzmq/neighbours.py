@@ -177,7 +177,7 @@ class Neighbours:
         for index in range(count):
             name = f"local-{index}"
             report = None if emit is None else partial(emit, source=name)
-            pool = Pool(settings, blobs, partial(_post_at, post, index), errand, report)
+            pool = Pool(settings, blobs, partial(_post_at, post, index), errand, report=report)
             self._places.append(self._settle(index, name, pool, report))
         members = [Member(id=place.contact.id, name=place.contact.name, status="alive") for place in self._places]
         self.members: tuple[Member, ...] = tuple(members)

@@ -11,7 +11,7 @@ Rules     1. One thread has the sockets and the driver; users' threads post to i
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 
@@ -55,8 +55,21 @@ def connect(
         raise ConfigError('connect: expected an address such as "tcp://host:7411", a list of them or None, got none')
     if window < 1:
         raise ConfigError(f"connect: window: expected at least 1, got {window}")
-    connection = Connection(addresses, cluster)
-    client = Client(connection.open, window=window)
+    return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window)
+
+
+def connected(
+    addresses: Sequence[str],
+    *,
+    cluster: str,
+    timeout_s: float,
+    window: int,
+    on_close: Callable[[], None] | None = None,
+    open_blob: Callable[[str], BlobWriter] | None = None,
+) -> Client:
+    """As `connect`. on_close: called when the client is closed. open_blob: for peers that have the same files."""
+    connection = Connection(addresses, cluster, open_blob)
+    client = Client(connection.open, window=window, on_close=on_close)
     try:
         if not connection.wait(timeout_s):
             reason = connection.why_not(timeout_s)
@@ -67,6 +80,21 @@ def connect(
         raise
     weakref.finalize(client, _forgotten, weakref.ref(client), connection)
     return client
+
+
+def nobody_answers(
+    addresses: Sequence[str], cluster: str, timeout_s: float, problems: Iterable[tuple[str, str]], warning: str
+) -> str:
+    """What was tried in vain, and what to do. addresses: that were given; problems: at each that was tried."""
+    tried = ", ".join(f"{address} ({problem})" for address, problem in problems)
+    if addresses:
+        tried = tried or ", ".join(f"{address} (no such host)" for address in addresses)
+        todo = "see that a peer runs there (scatterzmq peer) and can be reached from here"
+    else:
+        tried = tried or f"nobody of cluster {cluster!r} was found on the local network"
+        tried += f"; {warning}" if warning else ""
+        todo = 'name a peer by its address, as "tcp://host:7411"'
+    return f"no peer has answered in {timeout_s:g} s: {tried}; {todo}"
 
 
 def _forgotten(client: "weakref.ref[Client]", connection: "Connection") -> None:
@@ -82,9 +110,12 @@ class Connection:
     the cluster of this name.
     """
 
-    def __init__(self, addresses: Sequence[str], cluster: str) -> None:
+    def __init__(
+        self, addresses: Sequence[str], cluster: str, open_blob: Callable[[str], BlobWriter] | None = None
+    ) -> None:
         self._addresses = addresses
         self._cluster = cluster
+        self._open_blob = open_blob
         self._network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses)
         self._warning = ""
         self._pid = os.getpid()
@@ -116,15 +147,7 @@ class Connection:
         done = threading.Event()
         self._reactor.call(partial(self._note_tried, done))
         done.wait(STOP_S)
-        tried = ", ".join(f"{address} ({problem})" for address, problem in self._tried)
-        if self._addresses:
-            tried = tried or ", ".join(f"{address} (no such host)" for address in self._addresses)
-            todo = "see that a peer runs there (scatterzmq peer) and can be reached from here"
-        else:
-            tried = tried or f"nobody of cluster {self._cluster!r} was found on the local network"
-            tried += f"; {self._warning}" if self._warning else ""
-            todo = 'name a peer: connect("tcp://host:7411")'
-        return f"no peer has answered in {timeout_s:g} s: {tried}; {todo}"
+        return nobody_answers(self._addresses, self._cluster, timeout_s, self._tried, self._warning)
 
     # ---- as the link of a client
 
@@ -142,6 +165,8 @@ class Connection:
         return None
 
     def open_blob(self, name: str, /) -> BlobWriter:
+        if self._open_blob is not None:
+            return self._open_blob(name)
         raise ClusterError(
             f"blob {name!r}: blobs are not sent over the network yet; put the file into blobs.dir of each peer"
         )

@@ -27,6 +27,7 @@ from .execute.children import ChildPool
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
+from .health import HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 """How long children may take to end when the peer does."""
-FILES_PER_PEER = 8
+FILES_PER_PEER = 16
 """Sockets of two lanes each way, their monitors, and one for what is published."""
 FILES_BESIDES = 256
 """Children, journal, clients, and everything else that is open."""
+HEALTH_EVERY_S = 0.5
+GOODBYE_S = 0.5
+"""For the last words to leave."""
 INCARNATION_BITS = 31
 EXIT_LOST = 3
 
@@ -66,17 +70,30 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, in the thread that runs the peer. Raises ConfigError for what cannot be set up.
+    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
+    up.
     """
 
-    def __init__(self, settings: Settings, *, name: str, graphs: Sequence[GraphFile], emit: Emit) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        graphs: Sequence[GraphFile],
+        emit: Emit,
+        version_file: str | None = None,
+    ) -> None:
         self._settings = settings
         self._emit = emit
         self._lost: int | None = None
         self._is_leaving = False
+        self._board = HealthBoard()
         with ExitStack() as started:
+            health = serve(self._board, settings.health, emit, version_file=version_file)
+            if health is not None:
+                started.callback(health.close)
             self.reactor = Reactor()
-            started.callback(self.reactor.close)
+            started.callback(self.reactor.close, GOODBYE_S)
             journal = self._open_journal(started)
             listening = listen(self.reactor, settings.network)
             self.contact = Contact(
@@ -117,6 +134,7 @@ class PeerProcess:
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
             self._emit("tally.peer.start", {"peer": self.contact.id, "address": self.contact.address})
+            self._look_after_health()
             self.reactor.run(self.driver.due_s, self.driver.tick)
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
@@ -170,6 +188,14 @@ class PeerProcess:
     def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
         self._emit(name, context)
 
+    def _look_after_health(self) -> None:
+        """Say how the peer is, from time to time: who does not say it any more hangs."""
+        driver = self.driver
+        self._board.update(
+            executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
+        )
+        self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
+
     def _load_graphs(self) -> None:
         """The peer is a client of its own for the definitions it was started with."""
         client = ClientId("C" + os.urandom(16).hex())
@@ -208,7 +234,7 @@ class PeerProcess:
         if settings.executor.kind == "process":
             pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
         started.callback(pool.stop, STOP_TIMEOUT_S)
         return pool
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_journal, bench_scale, bench_waiting
+from benchmarks import bench_journal, bench_scale, bench_waiting, kill_demo
 from scatterzmq.sim.metered import Cluster, on_the_wire
 
 
@@ -62,3 +62,33 @@ def test_a_disk_is_measured(tmp_path: Path) -> None:
     cost = bench_journal.measure(tmp_path, "sync", tasks=40, per_write=10, under_way=2, nbytes=64)
     assert (cost.mode, cost.tasks_per_write) == ("sync", 10)
     assert cost.tasks_per_s == pytest.approx(10_000 / cost.write_ms)
+
+
+def test_the_first_task_that_is_begun_again_is_found() -> None:
+    diary = ["1.0 5 100", "2.0 6 101", "1.5 -5 100", "3.5 7 101", "4.0 6 102", "5.0 5 102"]
+    assert kill_demo.rerun_s(diary, 3.0) == 4.0
+    assert kill_demo.rerun_s(diary, 4.5) == 5.0
+    assert kill_demo.rerun_s(diary[:4], 3.0) is None
+
+
+def test_what_is_lost_or_never_happens_is_shown() -> None:
+    outcome = kill_demo.Outcome(
+        timeline=[(0.0, "begins"), (1.5, "ends")], tasks=9, lost=1, wrong=0, took_s=1.5, noticed_s=0.25, rerun_s=None
+    )
+    assert kill_demo.report(outcome).splitlines() == [
+        "   0.000 s  begins",
+        "   1.500 s  ends",
+        "noticed after 0.250 s, first task run again never; nothing is lost: False",
+    ]
+
+
+@pytest.mark.processes
+def test_a_peer_is_killed_in_the_middle_of_a_job() -> None:
+    outcome = kill_demo.demonstrate(300, 4.0)
+    assert (outcome.lost, outcome.wrong) == (0, 0)
+    assert outcome.noticed_s is not None
+    assert 0 <= outcome.noticed_s < 5
+    said = kill_demo.report(outcome)
+    assert "kill -9 of peer" in said
+    assert "300 tasks done" in said
+    assert said.endswith("nothing is lost: True")

@@ -44,13 +44,13 @@ def definition(const: float = 1.0) -> dict[str, Any]:
 class Peer:
     """A real peer in a thread. stop: without a word, as if it was killed."""
 
-    def __init__(self, *join: str, **sections: Any) -> None:
+    def __init__(self, *join: str, name: str = "", **sections: Any) -> None:
         network = {"port": 0, "zeroconf": False, "join": join} | sections.pop("network", {})
         settings = Settings.of(
             {"network": network, "timing": {"heartbeat_s": 0.1}, "executor": {"kind": "thread"}} | sections
         )
         self.events: list[str] = []
-        self.peer = PeerProcess(settings, name="", graphs=(), emit=lambda name, context: self.events.append(name))
+        self.peer = PeerProcess(settings, name=name, graphs=(), emit=lambda name, context: self.events.append(name))
         self._thread = threading.Thread(target=self.peer.run, name="test-peer")
         self._thread.start()
 
@@ -283,7 +283,7 @@ def test_nobody_is_found() -> None:
     with pytest.raises(ClusterError) as caught:
         scatterzmq.connect(cluster=name, timeout_s=0.2)
     assert f"nobody of cluster {name!r} was found on the local network" in str(caught.value)
-    assert 'name a peer: connect("tcp://host:7411")' in str(caught.value)
+    assert 'name a peer by its address, as "tcp://host:7411"' in str(caught.value)
     assert not ours()
 
 

@@ -59,8 +59,11 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
+PROCESS = ("config", "eventstream", "runtime", "remote")
 PASSED = ("core.actions", "core.events", "core.values")
+SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
@@ -72,9 +75,9 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
-    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, "nodes", "execute"),
+    "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
-    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins"),
+    "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
@@ -85,10 +88,12 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "health": (*BASE, "settings", "health", PACKAGE),
     "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
     "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "processes": (*BASE, "settings", "config", "eventstream"),
+    "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
     "driver": (*BASE, *DRIVEN, "network"),
     "network": (*BASE, "core", "wire", "execute"),
-    "cli": (*BASE, "settings", "graph", "nodes", "client", "cli", "config", "runtime", "remote", PACKAGE),
+    "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }
 """Part of the package -> what of the package it may import, at any place in a file."""
 

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 
 from .. import __version__
 from ..errors import ScatterError
-from . import graph, healthcheck, peer, run
+from . import graph, healthcheck, peer, release, run, status, submit
 from .args import PROGRAM, Parser, UsageError, complain, help_formatter
 
 _EXAMPLE = """\
@@ -64,7 +64,10 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_to(commands)
+    submit.add_to(commands)
     peer.add_to(commands)
+    status.add_to(commands)
+    release.add_to(commands)
     graph.add_to(commands)
     healthcheck.add_to(commands)
     return parser

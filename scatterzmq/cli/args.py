@@ -79,3 +79,10 @@ def add_command(commands: Any, name: str, *, summary: str, usage: str, example: 
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     return parser
+
+
+def add_cluster(parser: Parser) -> None:
+    """Options that say which cluster is meant."""
+    add = parser.add_argument
+    add("--join", metavar="ADDR", action="append", help="tcp://host:port of a peer (default: find one by zeroconf)")
+    add("--cluster", metavar="NAME", default="default", help="which one to find by zeroconf")

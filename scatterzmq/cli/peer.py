@@ -3,7 +3,6 @@
 import argparse
 import gc
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ScatterError
 from .args import add_command, complain, number, size
+from .boot import stay
 
 if TYPE_CHECKING:
     from ..runtime import GraphFile, PeerProcess
@@ -91,15 +91,8 @@ def run(options: argparse.Namespace) -> int:
     except ScatterError as error:
         if not options.boot:
             raise
-        complain(str(error))
-        return stay()
-
-
-def stay() -> int:
-    """Start-up failed, and whoever runs this would only start it again and again: wait to be stopped."""
-    complain("waiting to be stopped (--boot)")
-    signal.sigwait((signal.SIGTERM, signal.SIGINT))
-    return 1
+        stay(error)
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -112,7 +105,13 @@ def _run(options: argparse.Namespace) -> int:
     graphs = [graph for path in options.graph for graph in _graphs(Path(path))]
     stream = event_stream(settings, complain=complain)
     try:
-        peer = PeerProcess(settings, name=options.name or socket.gethostname(), graphs=graphs, emit=stream.emit)
+        peer = PeerProcess(
+            settings,
+            name=options.name or socket.gethostname(),
+            graphs=graphs,
+            emit=stream.emit,
+            version_file=options.version_file,
+        )
         if options.end_with_parent:
             peer.leave_at_end_of(sys.stdin.fileno())
         if not (options.no_welcome or options.json):

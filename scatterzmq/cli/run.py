@@ -1,144 +1,69 @@
-"""`scatterzmq run`: a whole job in one command, on peers inside this process."""
+"""`scatterzmq run`: a whole job in one command, on peers inside this process, or on a cluster that loads the graph."""
 
 import argparse
-import os
-import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ScatterError
-from .args import UsageError, add_command, file_of, number
-from .io import (
-    INPUT_SUFFIXES,
-    OUTPUT_SUFFIXES,
-    Answer,
-    ArrayWriter,
-    BadItem,
-    Item,
-    JsonWriter,
-    Writer,
-    count_items,
-    opened,
-    read_items,
-)
-from .nearest import NearestWriter
-from .progress import progress
+from . import job
+from .args import UsageError, add_command, number
 
 if TYPE_CHECKING:
     from .. import Client
 
-_BAD_ITEMS_HELD = 1000
 _SUMMARY = "Run a graph on every item of a file; results come in input order."
-_EXAMPLE = """\
+_EXAMPLE = f"""\
   scatterzmq run pipeline.json --input items.jsonl --output results.jsonl
 
-input:   .jsonl one object of fields per line, also for - (stdin); .txt one text
-         per line; .npy one field, a row per item
-output:  JSON lines; a failed item as {"error": ...}; .npy for one field
-exit:    0 if all went well, 1 if any item failed"""
+{job.FILES}"""
+
+_LOCAL: Mapping[str, str] = MappingProxyType(
+    {
+        "peers": "--peers",
+        "executors": "--executors",
+        "batch_size": "--batch-size",
+        "max_retries": "--max-retries",
+        "device": "--device",
+        "no_cache": "--no-cache",
+        "allow": "--allow",
+    }
+)
+"""Options for peers of this process, by their names among the parsed ones."""
 
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "run", summary=_SUMMARY, usage="GRAPH --input FILE [options]", example=_EXAMPLE)
     add = parser.add_argument
     add("graph", metavar="GRAPH", help=argparse.SUPPRESS)
-    add("--input", metavar="FILE", required=True, type=file_of(*INPUT_SUFFIXES), help="items, - for stdin")
-    add("--output", metavar="FILE", default="-", type=file_of(*OUTPUT_SUFFIXES), help="results (default: stdout)")
-    add("--nearest", metavar="K", type=number(1), help="show each text's K nearest texts instead")
+    job.add_files(parser)
+    add("--join", metavar="ADDR", action="append", help="run it on the peers there: tcp://host:port")
     add("--peers", metavar="N", type=number(1), help="peers in this process (default: 1)")
     add("--executors", metavar="N", type=number(1), help="executors per peer")
     add("--batch-size", metavar="N", type=number(1), help="most items per batch")
     add("--max-retries", metavar="N", type=number(0), help="restarts before an item fails")
     add("--device", metavar="NAME", help="torch device: cpu, cuda, cuda:1, mps")
-    add("--window", metavar="N", type=number(1), default=4096, help="items under way at once (default: 4096)")
     add("--no-cache", action="store_true", help="compute everything")
     add("--allow", metavar="MODULE", action="append", default=[], help="module of node kinds that may be imported")
-    add("--no-progress", action="store_true", help="no progress bar")
+    job.add_flow(parser)
     parser.set_defaults(call=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the job. Returns 1 if any item failed. Raises ScatterError and OSError if it cannot be run at all."""
-    import scatterzmq
+    if options.join:
+        for name, option in _LOCAL.items():
+            if getattr(options, name):
+                raise UsageError(
+                    f"{option} is for peers in this process; with --join the peers have it in their settings"
+                )
 
-    _check(options)
-    with ExitStack() as stack:
-        source = stack.enter_context(opened(options.input, sys.stdin.buffer, "rb"))
-        client = stack.enter_context(scatterzmq.local(**_cluster(options)))
-        ns = client.load_graph(options.graph)
-        suffix = Path(options.input).suffix
-        items = read_items(source, suffix, frozenset(client.main_inputs(ns)))
-        texts = _text_outputs(client, ns)
-        if options.nearest:
-            _check_nearest(client, ns)
-        is_array = options.output.endswith(".npy")
-        target = stack.enter_context(opened(options.output, sys.stdout, "wb" if is_array else "w"))
-        writer: Writer
-        if options.nearest:
-            writer = NearestWriter(target, options.nearest, lines=options.output != "-")
-            items = writer.listen(items)
-        elif is_array:
-            writer = ArrayWriter(target, sys.stderr)
-        else:
-            writer = JsonWriter(target, texts, flush=options.input == "-")
-        wanted = not options.no_progress and not (options.output == "-" and sys.stdout.isatty())
-        bar = stack.enter_context(progress(count_items(options.input, suffix) if wanted else None, wanted=wanted))
-        failed = 0
-        for answer in answers(client, ns, items, options.window):
-            writer.write(answer)
-            failed += isinstance(answer, BadItem | Exception)
-            bar.step()
-        writer.finish()
-    return 1 if failed else 0
+    def connect() -> "AbstractContextManager[Client]":
+        import scatterzmq
 
+        return scatterzmq.connect(options.join) if options.join else scatterzmq.local(**_cluster(options))
 
-def answers(client: "Client", ns: str, items: Iterator[Item | BadItem], window: int) -> Iterator[Answer]:
-    """One answer per item, in order, with at most `window` tasks under way.
-
-    Bad items take their place between the results. A great many of them in a row wait until all before them are
-    done, instead of piling up.
-    """
-    waiting: deque[BadItem | None] = deque()  # what has been read and not yet answered; None for a task
-    exhausted = False
-
-    def tasks() -> Iterator[Item]:
-        nonlocal exhausted
-        bad = 0
-        for item in items:
-            if isinstance(item, BadItem):
-                waiting.append(item)
-                bad += 1
-                if bad >= _BAD_ITEMS_HELD:
-                    return
-            else:
-                waiting.append(None)
-                bad = 0
-                yield item
-        exhausted = True
-
-    while not exhausted:
-        for result in client.map(ns, tasks(), window=window, ordered=True, return_exceptions=True):
-            while (before := waiting.popleft()) is not None:
-                yield before
-            if isinstance(result, BaseException) and not isinstance(result, ScatterError):
-                raise result
-            yield result
-        yield from (bad for bad in waiting if bad is not None)
-        waiting.clear()
-
-
-def _check(options: argparse.Namespace) -> None:
-    if options.output != "-" and options.input != "-" and _same_file(options.input, options.output):
-        raise UsageError(f"--output {options.output} is the input itself")
-    if options.nearest and options.output.endswith(".npy"):
-        raise UsageError("--nearest writes texts: use --output with .jsonl, or none")
-
-
-def _same_file(left: str, right: str) -> bool:
-    return os.path.exists(right) and os.path.samefile(left, right)
+    return job.do(options, connect, lambda client: client.load_graph(options.graph))
 
 
 def _cluster(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,21 +81,3 @@ def _cluster(options: argparse.Namespace) -> dict[str, Any]:
         "plugins": options.allow or None,
     }
     return {name: value for name, value in given.items() if value is not None} | {"blobs": {"packages": ["*"]}}
-
-
-def _text_outputs(client: "Client", ns: str) -> frozenset[str]:
-    """The outputs that are shown as strings: uint8[null]."""
-    return frozenset(
-        field for field in client.main_outputs(ns) if tuple(client.output_format(ns, field)) == ("uint8", (None,))
-    )
-
-
-def _check_nearest(client: "Client", ns: str) -> None:
-    inputs, outputs = sorted(client.main_inputs(ns)), sorted(client.main_outputs(ns))
-    formats = [client.output_format(ns, field) for field in outputs]
-    floats = ("float", "double", "half", "bfloat")
-    if len(inputs) != 1 or len(formats) != 1 or len(formats[0][1]) != 1 or not formats[0][0].startswith(floats):
-        raise UsageError(
-            f"--nearest needs a graph with one text in and one vector out; "
-            f"{ns!r} has {', '.join(inputs)} -> {', '.join(outputs)}"
-        )

@@ -50,7 +50,8 @@ class Submission:
 
     def _accepted(self, peer: PeerId, message: Accepted, ids: tuple[TaskId, ...]) -> None:
         owner, *copies = message.rset or (peer,)
-        place = Place(owner, tuple(copies), tuple(other for other in self._tried if other != owner))
+        others = tuple(other for other in self._tried if other != owner)
+        place = Place(owner, tuple(copies), others, message.durable)
         moved = [task for task in message.ids if task not in ids and self._is_orphan(task)]
         if ids or moved:
             self._tasks.accepted([*ids, *moved], place)

@@ -5,7 +5,7 @@ Rules   1. The first end of a task is handed on, once; whatever else is said of 
         2. A task that is waited for is asked for at its owner now and then, as an end may get lost; when the owner is
            not usable, at those who have copies, one after the other, and then at everybody.
         3. That a task is unknown is believed only when everybody who can be asked has said so (polls), and not while it
-           is being submitted.
+           is being submitted. One that is on disk at a peer that is down is waited for, up to `grace_s` from then on.
 Why     A client that believed the first peer that answers would forget tasks that others still finish.
 """
 
@@ -31,24 +31,33 @@ ENDED_MAX = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Who has a task: its owner (None: nobody knows), those with copies, and others that may have got it, too."""
+    """Who has a task: its owner (None: nobody knows), those with copies, and others that may have got it, too.
+
+    durable: it was on the disks of its owner and all copies.
+    """
 
     owner: PeerId | None = None
     copies: tuple[PeerId, ...] = ()
     others: tuple[PeerId, ...] = ()
+    durable: bool = False
 
     def moved(self, owner: PeerId) -> "Place":
         """The same task has another owner now."""
         if owner == self.owner:
             return self
         before = (*self.others, *self.copies) if self.owner is None else (self.owner, *self.others, *self.copies)
-        return Place(owner, (), tuple(dict.fromkeys(peer for peer in before if peer != owner)))
+        return Place(owner, (), tuple(dict.fromkeys(peer for peer in before if peer != owner)), self.durable)
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """All of them."""
+        return (*(() if self.owner is None else (self.owner,)), *self.copies, *self.others)
 
 
 @dataclass(slots=True, eq=False)
 class Watch:
     """Tasks that are waited for at one place. stage: how many of those there have been asked in place of the owner.
     hops: how often they were sent on to another owner since they were last asked for by the clock.
+    until_ms: nobody who can be asked knows them, and until then somebody may come back who does.
     """
 
     number: int
@@ -57,6 +66,7 @@ class Watch:
     interval_ms: int = ATTACH_MS
     stage: int = 0
     hops: int = 0
+    until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +244,8 @@ class Tasks:
             if entry is None or task in self.submitting or task in self.clearing:
                 continue
             if not known:
-                if entry.number < number:  # else it was accepted, found, or ended after some had been asked
+                # Else it was accepted, found, or ended after some had been asked.
+                if entry.number < number and not (watch is not None and self._may_come_back(watch)):
                     unknown.append(task)
                 continue
             ended = [peer for peer, report in known.items() if report.status.complete]
@@ -243,6 +254,14 @@ class Tasks:
         self._tell_unknown(unknown)
         for place, tasks in found.items():
             self._look(self.accepted(tasks, place))
+
+    def _may_come_back(self, watch: Watch) -> bool:
+        """Whether somebody who is down may have these tasks on disk. They are asked for again and again meanwhile."""
+        if not watch.place.durable or all(self._peers.usable(peer) for peer in watch.place.peers()):
+            return False
+        if watch.until_ms is None:
+            watch.until_ms = self._state.now_ms + int(self._state.timing.grace_s * 1000)
+        return self._state.now_ms < watch.until_ms
 
     def _tell_unknown(self, ids: list[TaskId]) -> None:
         for task in ids:

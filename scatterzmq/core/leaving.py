@@ -4,7 +4,7 @@ Purpose   Drains: no new tasks, no new batches; then every record goes to a peer
 Rules     1. Batches that run may end, for `drain_s`; what is not through by then is done again elsewhere, uncounted.
           2. A record is handed to the first holder of its copies, which owns it from then on, and is let go when that
              peer has said so (one whose copy is still being written is asked for again). A record without a copy gets
-             one first, as far as there is somebody.
+             one first, as far as there is somebody; and so does one whose holder leaves, too.
           3. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
              many unfinished tasks went down with it is told. What is in its journal is not lost.
 """
@@ -56,7 +56,7 @@ class Leaving:
         if now_ms < self._drained_ms and (len(self._state.leases) or self._borrowing.busy):
             return
         is_late = now_ms >= self._drained_ms + HANDOVER_MS
-        if not is_late and len(self._state.ledger) and self._state.members.alive():
+        if not is_late and len(self._state.ledger) and self._state.members.partners():
             self._hand_over()
             return
         self._end()
@@ -87,6 +87,12 @@ class Leaving:
         if peer != sender:
             return
         del self._handing[message.mid]
+        if message.leaving:
+            for task in ids:
+                del self._given[task]
+            self._state.members.leaves(sender)
+            self._state.replicas.gone(sender, self._state.now_ms)
+            return
         lacking = frozenset(message.lacking)
         again = tuple([task for task in ids if task in lacking and self._state.ledger.record(task) is not None])
         for task in ids:

@@ -6,15 +6,17 @@ Rules     1. A member is ALIVE while there is no reason for doubt: it is heard, 
 Why       A member that comes and goes would cost a repair each time it goes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..ids import PeerId
-from .peermessages import Contact
+from .peermessages import Contact, Heartbeat
 
 TURNS, TURNS_WITHIN_MS = 3, 60_000
 TRIAL_MIN_MS, TRIAL_MAX_MS = 5_000, 300_000
+DEATHS_TOLD_MS = 30_000
+"""Heartbeats name who died within this time."""
 
 
 class Status(StrEnum):
@@ -65,6 +67,7 @@ class Member:
     silent: not heard for a while. misses_us: it says that it does not hear us. heard_ms: last sign of life.
     beat: number of its last heartbeat; missing, dead: what that said of others.
     returns: it was gone before, and is to be compared with when it is ALIVE.
+    leaving: it has said that it is about to leave.
     trial_ms: length of its probation, 0 if it is on none; trial_end_ms: when that ends; None while it is in doubt.
     """
 
@@ -79,6 +82,7 @@ class Member:
     missing: frozenset[PeerId] = frozenset()
     dead: Mapping[PeerId, int] = field(default_factory=dict)
     returns: bool = False
+    leaving: bool = False
     trial_ms: int = 0
     trial_end_ms: int | None = None
     _turns: tuple[int, ...] = ()
@@ -108,7 +112,7 @@ class Member:
             self.beat = -1
         self.contact, self.nonce = contact, nonce
         self.heard_ms = now_ms
-        self.silent = self.misses_us = False
+        self.silent = self.misses_us = self.leaving = False
         self.missing, self.dead = frozenset(), {}
 
     def turn(self, status: Status, now_ms: int) -> None:
@@ -137,6 +141,10 @@ class Member:
             self._turns = ()
         return Status.ALIVE
 
+    def died_lately(self, now_ms: int) -> bool:
+        """Whether heartbeats tell of its death."""
+        return self.status is Status.DEAD and now_ms - self.since_ms <= DEATHS_TOLD_MS
+
     def check_invariants(self) -> None:
         if self.status is Status.ALIVE:
             assert not self.silent, "a silent member counts as alive"
@@ -161,6 +169,19 @@ class Hearsay:
     def witnesses(self, member: Member) -> bool:
         """Somebody else does not hear it, either."""
         return member.id in self.missing or self.accuses(member)
+
+
+def heartbeat(seq: int, pulse: Pulse, linked: Sequence[Member], died: Sequence[Member]) -> Heartbeat:
+    """What is published of all members; linked and died: those that it may name."""
+    return Heartbeat(
+        seq=seq,
+        idle=pulse.idle,
+        missing=tuple([member.id for member in linked if member.silent]),
+        dead=tuple([member.id for member in died]),
+        dead_incarnations=tuple([member.contact.incarnation for member in died]),
+        queues=pulse.queues,
+        pointers=pulse.pointers,
+    )
 
 
 def hearsay(living: Iterable[Member]) -> Hearsay:

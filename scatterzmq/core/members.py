@@ -20,7 +20,7 @@ from ..settings import Settings
 from .actions import CloseLink, Dial, OpenLink
 from .dials import Dials
 from .greetings import Greetings, Refusal
-from .member import Change, Hearsay, Member, Pulse, Status, hearsay
+from .member import Change, Hearsay, Member, Pulse, Status, hearsay, heartbeat
 from .outbox import Outbox
 from .partners import rank, take_turns
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
@@ -33,8 +33,6 @@ ALONE_MS = 30_000
 """A peer that has found nobody for so long says so."""
 ELECTED_AFTER_MS = 3_000
 """A peer that has found nobody for so long may be the only one."""
-DEATHS_TOLD_MS = 30_000
-"""Heartbeats name who died within this time."""
 WARN_EVERY_MS = 60_000
 """Warnings of one kind are reported once within this time."""
 INTRODUCE_EVERY = 10
@@ -111,10 +109,21 @@ class Members:
 
         turn: a number that changes from batch to batch spreads them over a small group.
         """
-        alive = self.alive()
+        alive = tuple([peer for peer in self.alive() if not self._here[peer].leaving])
         if alive != self._ranked_for:  # it takes a hash per member
             self._ranked_for, self._ranked = alive, rank(self.me.id, alive)
         return take_turns(self._ranked, turn)
+
+    def keeps_copies(self, peer: PeerId) -> bool:
+        """Whether what a member holds still counts: until it is gone, or has said that it goes."""
+        member = self._here.get(peer)
+        return member is not None and member.is_linked and not member.leaving
+
+    def leaves(self, peer: PeerId) -> None:
+        """A member has said that it is about to leave: it gets no more copies."""
+        member = self._here.get(peer)
+        if member is not None:
+            member.leaving = True
 
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""
@@ -547,23 +556,9 @@ class Members:
 
     def _beat(self, pulse: Pulse, now_ms: int) -> None:
         self._beats += 1
-        died = [
-            member
-            for _, member in sorted(self._gone.items())
-            if member.status is Status.DEAD and now_ms - member.since_ms <= DEATHS_TOLD_MS
-        ]
+        died = [member for _, member in sorted(self._gone.items()) if member.died_lately(now_ms)]
         linked = self._linked()
-        self._out.publish(
-            Heartbeat(
-                seq=self._beats,
-                idle=pulse.idle,
-                missing=tuple([member.id for member in linked if member.silent]),
-                dead=tuple([member.id for member in died]),
-                dead_incarnations=tuple([member.contact.incarnation for member in died]),
-                queues=pulse.queues,
-                pointers=pulse.pointers,
-            )
-        )
+        self._out.publish(heartbeat(self._beats, pulse, linked, died))
         turn, rest = divmod(self._beats, INTRODUCE_EVERY)
         if rest == 0 and len(linked) > 1:
             peer = linked[turn % len(linked)].id

@@ -314,10 +314,14 @@ class Handover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedOver:
-    """lacking: tasks of which the sender has no copy, so it cannot own them; the rest are its own now."""
+    """lacking: tasks of which the sender has no copy, so it cannot own them; the rest are its own now.
+
+    leaving: it leaves itself and takes nothing.
+    """
 
     mid: int
     lacking: tuple[TaskId, ...] = ()
+    leaving: bool = False
 
 
 # ---- claims

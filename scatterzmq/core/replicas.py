@@ -11,7 +11,7 @@ Rules     1. A write is over when every holder of the record's stored set has ke
 Why       Showing first and copying then shows results that the surviving copy does not have.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .copies import version_of
 from .ledger import Ledger, Phase, Record
-from .members import Members, Status
+from .members import Members
 from .outbox import Outbox
 from .peermessages import CopyKind, Drop, Replicate, Replicated
 from .values import Value
@@ -57,7 +57,7 @@ class Barrier:
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """One message on its way to the holders in `waiting`."""
+    """One message on its way to the holders in `waiting`. moved: records that some of these may not have yet."""
 
     records: Sequence[Record]
     message: Replicate
@@ -67,6 +67,7 @@ class _Write:
     sent_ms: int
     barrier: Barrier
     is_repair: bool
+    moved: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,10 @@ class Replicas:
                 self._blocks.hold(value)
         barrier.left += 1
         self.counters["writes"] += 1
-        self._writes[mid] = _Write(records, message, values, waiting, now_ms, now_ms, barrier, is_repair)
+        moved = tuple([record for record in records if record.change == 1 or record.moving])
+        for record in moved:
+            record.moving += 1
+        self._writes[mid] = _Write(records, message, values, waiting, now_ms, now_ms, barrier, is_repair, moved)
         self._repairing += is_repair
         for peer in waiting:
             self._members.tell(peer, message, values)
@@ -276,6 +280,8 @@ class Replicas:
         for column in write.values.values():
             self._blocks.release(column)
         self._repairing -= write.is_repair
+        for record in write.moved:
+            record.moving -= 1
         self._pass(write.barrier)
 
     def _pass(self, barrier: Barrier) -> None:
@@ -415,7 +421,7 @@ class Replicas:
 
     def _needs(self, record: Record) -> bool:
         """Whether a record lacks copies that it could have."""
-        holders = [peer for peer in record.rset[1:] if self._members.status(peer) in _THERE]
+        holders = [peer for peer in record.rset[1:] if self._members.keeps_copies(peer)]
         return len(holders) < self._wanted - 1
 
     # ---- time
@@ -493,10 +499,9 @@ class Replicas:
             assert self.summed(peer) == (len(records), total(numbers))
         assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
+        moving = Counter(record.id for write in self._writes.values() for record in write.moved)
+        assert all(record.moving == moving[record.id] for record in self._ledger)
         assert all(write.waiting for write in self._writes.values())
-
-
-_THERE = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
 def _nothing() -> None:

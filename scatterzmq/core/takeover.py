@@ -46,8 +46,8 @@ from .versions import Rank, Version
 
 INQUIRY_MS = 1000
 TASKS_PER_MESSAGE = 512
-HEIRS_MAX = 100_000
-"""Of so many tasks it is remembered to whom they were left."""
+HEIR_MS = 3 * INQUIRY_MS
+"""So long who is left a task is the only one: until it has asked around. Others find it when they ask around later."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +85,8 @@ class Takeover:
         self._compare_ms: int | None = None
         self._compared: dict[PeerId, None] = {}
         self._reclaims = False
-        self._heirs: OrderedDict[TaskId, PeerId] = OrderedDict()
+        # Task -> to whom it was left, and until when nobody else is told.
+        self._heirs: OrderedDict[TaskId, tuple[PeerId, int]] = OrderedDict()
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
@@ -174,9 +175,8 @@ class Takeover:
         adopted = []
         for copy in inquiry.copies:
             self._asked.pop(copy.id, None)
-            if self._copies.copy(copy.id) is not copy or not self._can_adopt(copy):
-                continue
-            if not (inquiry.is_disowned or self._is_orphan(copy.owner)):
+            is_nobody_s = inquiry.is_disowned or self._is_orphan(copy.owner)
+            if self._copies.copy(copy.id) is not copy or not is_nobody_s or not self._can_adopt(copy):
                 continue
             better = inquiry.better.get(copy.id)
             if better is not None and better[0] > copy.version:
@@ -206,16 +206,18 @@ class Takeover:
         """What this peer does not know any more is owned by the first who remembers it, as long as that one is there,
         unless somebody else knows better: then that comes out when it asks around.
         """
+        now_ms = self._state.now_ms
+        while self._heirs and next(iter(self._heirs.values()))[1] <= now_ms:
+            self._heirs.popitem(last=False)
         given = []
         for task in tasks:
-            heir = self._heirs.setdefault(task, holder)
+            heir = self._heirs.get(task, (holder, 0))[0]
             if heir == holder or not self._members.is_alive(heir):
-                self._heirs[task] = holder
+                self._heirs[task] = (holder, now_ms + HEIR_MS)
+                self._heirs.move_to_end(task)
                 given.append(task)
         if given:
             self._members.tell(holder, Handover(mid=0, ids=tuple(given)))
-        while len(self._heirs) > HEIRS_MAX:
-            self._heirs.popitem(last=False)
 
     def _adopt(self, copies: Sequence[Copy], *, counted: bool = True) -> None:
         """Own these tasks from now on. counted: as a restart of those that live."""
@@ -442,6 +444,9 @@ class Takeover:
 
     def handed_over(self, sender: PeerId, message: Handover) -> None:
         """An owner leaves and hands its tasks over, or (mid 0) says that it does not know them any more."""
+        if message.mid and self._state.leaving:
+            self._members.tell(sender, HandedOver(mid=message.mid, lacking=message.ids, leaving=True))
+            return
         copies = [self._copies.copy(task) for task in dict.fromkeys(message.ids)]
         mine = [copy for copy in copies if copy is not None and copy.owner == sender and self._can_adopt(copy)]
         if not message.mid:

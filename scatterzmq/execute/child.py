@@ -103,7 +103,7 @@ class Child:
         settings = Settings(
             executor=replace(begin.executor, count=1, kind="inline"), plugins=begin.plugins, blobs=begin.blobs
         )
-        self._pool = Pool(settings, blobs, self._answered, None, self._output)
+        self._pool = Pool(settings, blobs, self._answered, None, output=self._output)
         (self._executor,) = self._pool.start()
         self._output.install()
 

@@ -6,7 +6,7 @@ from ..core.actions import BatchOrder
 from ..core.events import BatchExpected
 from ..graph.formats import Format
 from ..graph.plan import Plan
-from ..ids import ExecutorId, Token
+from ..ids import ExecutorId
 from ..wire.columns import Column
 from .childwire import Expected, Finished, Guess, LoadedNode, Part, Run
 from .work import Done, EmittedColumns, Work
@@ -22,9 +22,7 @@ def run_of(work: Work) -> tuple[Run, list[tuple[str, Column]]]:
         digest=order.plan.digest,
         queue=order.node.queue,
         tasks=order.tasks,
-        token_n=order.token.n,
-        token_owner=order.token.owner,
-        token_seq=order.token.seq,
+        token=order.token,
         solo=order.solo,
         max_exec_ms=order.max_exec_ms,
         rows=work.rows,
@@ -39,7 +37,7 @@ def work_of(run: Run, columns: Sequence[tuple[str, Column]], plan: Plan, dead: s
         plan=plan,
         node=plan.queues[run.queue],
         tasks=run.tasks,
-        token=Token(run.token_n, run.token_owner, run.token_seq),
+        token=run.token,
         inputs={},
         max_exec_ms=run.max_exec_ms,
         solo=run.solo,

@@ -95,6 +95,11 @@ class ChildProcess:
         self.tell(begin)
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it may be given something to do."""
+        return self.is_ready and not self._doom and self.silent_s is None
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

@@ -2,8 +2,9 @@
 
 Purpose   Starts children, hands them batches, and replaces them: whatever kills one, or hangs in one, costs that child.
 Rules     1. All of it runs in one thread, that of the watcher, and nothing here waits (but `stop`).
-          2. One child more than there are executors is kept ready, as importing torch takes seconds. That costs its
-             memory (about 250 MB with torch for CPUs, half of it shared with the others) and no memory of a device.
+          2. One child more than there are executors is kept ready, as importing torch takes seconds; it is started when
+             the others have been at work for a while. That costs its memory (about 250 MB with torch for CPUs, half of
+             it shared with the others) and no memory of a device.
           3. A child that cannot start is tried again after waits that grow, and so is one that ends by itself again and
              again without a batch.
           4. Every check is answered: by a child, or because that child died or took too long.
@@ -54,7 +55,13 @@ Output: TypeAlias = Callable[[ExecutorId, str, str], None]
 
 _START_S = 300.0
 """How long a child may take to start: torch from a slow disk takes a minute."""
-_WAIT_S_MAX = 60.0
+_CHECK_S = 300.0
+"""How long a check may take, with the wait for a child and whatever plug-ins do when they are imported."""
+_WAIT_S, _WAIT_S_MAX = 1.0, 60.0
+"""After the first failure, and after many."""
+_FAILURES_MAX = 3
+"""Of starts in a row; then nobody who waits for a check is kept waiting."""
+_RESERVE_AFTER_S = 5.0
 _STEADY_S = 10.0
 """Who lived that long after its start did not end because of it."""
 _KILLED_S = 5.0
@@ -75,7 +82,8 @@ class ChildPool:
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
     blobs: their folder is the children's, too. report: gets warnings. output: gets what nodes print, as (executor,
-    place "ns:graph:node" or "" if that is not known, line).
+    place "ns:graph:node" or "" if that is not known, line). reserve_after_s: when one in reserve is started, after the
+    first that was ready.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class ChildPool:
         *,
         report: Reporter | None = None,
         output: Output | None = None,
+        reserve_after_s: float = _RESERVE_AFTER_S,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
             raise ConfigError("executor.kind: 'process' needs Linux; use 'thread'")
@@ -102,7 +111,8 @@ class ChildPool:
         self._children: dict[int, ChildProcess] = {}
         self._leaving: dict[int, ChildProcess] = {}
         self._checks: dict[int, _Check] = {}
-        self._was_ready = False
+        self._reserve_after_s = reserve_after_s
+        self._reserve_at_s = inf
         self._failures = 0
         self._start_at_s = 0.0
         self._oom_kills = oom_kills()
@@ -116,7 +126,9 @@ class ChildPool:
         return ()
 
     def run(self, executor: ExecutorId, work: Work) -> None:
-        child = self._executors[executor]
+        child = self._executors.get(executor)
+        if child is None:
+            return  # its ExecutorLost is on its way to the core
         assert child.work is None, "an executor has one batch at a time"
         plan = work.order.plan
         try:
@@ -144,7 +156,7 @@ class ChildPool:
             self._fill()
 
     def check(self, request: int, definition: str) -> None:
-        self._checks[request] = _Check(definition, monotonic() + self._settings.executor.max_exec_s)
+        self._checks[request] = _Check(definition, monotonic() + _CHECK_S)
         self._hand_out_checks()
         self._plan()
 
@@ -155,7 +167,11 @@ class ChildPool:
                 child.tell(DropPlan(digest=digest))
 
     def stop(self, timeout_s: float) -> None:
-        """Let all finish what they do, within that time, and end them. Nothing is left behind."""
+        """Let all finish what they do, within that time, and end them. Nothing is left behind, and nothing else may be
+        called any more.
+        """
+        if self._is_stopping:
+            return
         self._is_stopping = True
         for child in [*self._children.values()]:
             if child.is_ready:
@@ -207,7 +223,8 @@ class ChildPool:
             child.distrust("it is ready once more")
             return
         child.is_ready, child.ready_s = True, monotonic()
-        self._was_ready = True
+        if self._reserve_at_s == inf:
+            self._reserve_at_s = child.ready_s + self._reserve_after_s
         self._fill()
 
     def _finished(self, child: ChildProcess, word: Finished, columns: Sequence[tuple[str, Column]]) -> None:
@@ -228,7 +245,7 @@ class ChildPool:
 
     def _hand_out_checks(self) -> None:
         """Best to one that is no executor, then to one without a batch; all of them can do it beside a batch."""
-        ready = [child for child in self._children.values() if child.is_ready]
+        ready = [child for child in self._children.values() if child.is_usable]
         if not ready:
             return
         child = min(ready, key=lambda child: (child.executor in self._executors, child.work is not None))
@@ -263,8 +280,7 @@ class ChildPool:
                 continue
             child = check.child
             what = "no executor has become ready" if child is None else "the executor has not answered"
-            text = f"{what} within {self._settings.executor.max_exec_s:g} s (executor.max_exec_s)"
-            self._answer(request, check_failed(request, text))
+            self._answer(request, check_failed(request, f"{what} within {_CHECK_S:g} s"))
             if child is not None and child.work is None:
                 child.kill("a check of a definition hangs in it")  # it may hold what the next one needs
 
@@ -276,12 +292,10 @@ class ChildPool:
         for child in [*self._children.values()]:
             if len(self._executors) >= count or self._is_stopping:
                 break
-            if child.is_ready and child.executor not in self._executors:
+            if child.is_usable and child.executor not in self._executors:
                 self._executors[child.executor] = child
                 self._post(ExecutorStarted(executor=child.executor))
-        # The one in reserve must not keep the first ones waiting.
-        wanted = count + self._was_ready
-        while len(self._children) < wanted and monotonic() >= self._start_at_s and not self._is_stopping:
+        while len(self._children) < self._wanted() and monotonic() >= self._start_at_s and not self._is_stopping:
             try:
                 child = ChildProcess(self._poller, self, self._begin())
             except OSError as error:
@@ -290,6 +304,10 @@ class ChildPool:
                 self._children[child.pid] = child
         self._hand_out_checks()
         self._plan()
+
+    def _wanted(self) -> int:
+        """The one in reserve must not keep the first ones waiting."""
+        return self._settings.executor.count + (monotonic() >= self._reserve_at_s)
 
     def _begin(self) -> Begin:
         settings = self._settings
@@ -321,10 +339,11 @@ class ChildPool:
         if self._is_stopping:
             return
         reason = self._with_memory(reason)
+        may_have_reasons = child.has_worked or child.work is not None or bool(child.checks)
         self._fail_checks(child, reason)
         if not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))
-        elif not child.has_worked and child.work is None and monotonic() < child.ready_s + _STEADY_S:
+        elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
             self._warn("warning.executor.reserve", reason=reason)
@@ -339,10 +358,13 @@ class ChildPool:
 
     def _failed(self, reason: str) -> None:
         """A child did not come to be of use."""
-        wait_s = min(2.0**self._failures, _WAIT_S_MAX)
+        wait_s = min(_WAIT_S * 2.0**self._failures, _WAIT_S_MAX)
         self._failures = min(self._failures + 1, 16)
         self._start_at_s = monotonic() + wait_s
         self._warn("warning.executor.start", reason=reason, retry_s=wait_s)
+        if self._failures >= _FAILURES_MAX:
+            for request in [request for request, check in self._checks.items() if check.child is None]:
+                self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
 
     def _warn(self, name: str, **context: str | float) -> None:
         if self._report is not None:
@@ -373,8 +395,10 @@ class ChildPool:
                 due_s = min(due_s, child.started_s + _START_S)
             if child.silent_s is not None:
                 due_s = min(due_s, child.silent_s)
-        if len(self._children) < self._settings.executor.count + self._was_ready:
+        if len(self._children) < self._wanted():
             due_s = min(due_s, self._start_at_s)
+        elif monotonic() < self._reserve_at_s:
+            due_s = min(due_s, self._reserve_at_s)
         self._poller.plan(None if due_s == inf or self._is_stopping else due_s)
 
 

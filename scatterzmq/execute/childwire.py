@@ -8,19 +8,20 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..core.events import RowsFailed
 from ..graph.nodeinfo import NodeInfo
-from ..ids import GraphId, PeerId, QueueId, TaskId
+from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
 from ..wire.columns import Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
-from ..wire.schema import record
-from .sharedmemory import HANDLES_MAX, BadPacket, Packet, close_all, share, shared_bytes
+from ..wire.schema import Codec, record
+from .sharedmemory import HANDLES_MAX, BadPacket, Packet, share, shared_bytes
 
 IN_LINE_NBYTES_MAX = 1 << 16
 """Of all columns of a message together: up to here copying takes less time than sharing."""
@@ -59,17 +60,14 @@ class DropPlan:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """As execute/work.py Work and its order. Its columns come beside it."""
 
     order: int
     digest: bytes
     queue: QueueId
     tasks: tuple[TaskId, ...]
-    token_n: int
-    token_owner: PeerId
-    token_seq: int
+    token: Token
     solo: bool
     max_exec_ms: int
     rows: tuple[int, ...]
@@ -120,8 +118,7 @@ class Expected:
     outputs: Mapping[str, Guess]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """As execute/work.py EmittedColumns. Its columns are called "0:field" for the first part, and so on."""
 
     output: str
@@ -136,8 +133,7 @@ class LoadedNode:
     queue: QueueId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """As execute/work.py Done."""
 
     order: int
@@ -181,8 +177,76 @@ _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
 )
-_CODECS = tuple([record(kind) for kind in _KINDS])
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
+
+
+# ---- the two words of every batch, by hand, in a fifth of the time
+
+
+def _pack_run(run: Run) -> object:
+    return (*run[:2], run.queue, "".join(run.tasks), *run[4:])
+
+
+def _unpack_run(raw: Any, _: Limits) -> Run:
+    """What we say ourselves is not checked."""
+    order, digest, queue, tasks, (n, owner, seq), *rest = raw
+    return Run(
+        order,
+        digest,
+        QueueId(queue),
+        tuple([TaskId(tasks[start : start + _ID_CHARS]) for start in range(0, len(tasks), _ID_CHARS)]),
+        Token(n, PeerId(owner), seq),
+        *rest,
+    )
+
+
+_ID_CHARS = 33
+_FAILED = record(RowsFailed)
+_LOADED = record(LoadedNode)
+
+
+def _pack_finished(word: Finished) -> object:
+    parts = [(part.output, part.rows, [*part.digests.items()], part.call) for part in word.parts]
+    loaded = None if word.loaded is None else [_LOADED.pack(node) for node in word.loaded]
+    return word.order, parts, [_FAILED.pack(failed) for failed in word.failed], loaded
+
+
+def _unpack_finished(raw: object, limits: Limits) -> Finished:
+    match raw:
+        case (int() as order, tuple() as parts, tuple() as failed, (tuple() | None) as loaded):
+            return Finished(
+                order,
+                tuple([_unpack_part(part) for part in parts]),
+                tuple([_FAILED.unpack(entry, limits) for entry in failed]),
+                None if loaded is None else tuple([_LOADED.unpack(entry, limits) for entry in loaded]),
+            )
+    raise BadPacket("expected [order, parts, failed, loaded]")
+
+
+def _unpack_part(raw: object) -> Part:
+    match raw:
+        case (str() as output, tuple() as rows, tuple() as pairs, (str() | None) as call):
+            if set(map(type, rows)) - {int}:
+                raise BadPacket("rows that are no numbers")
+            digests = dict([_unpack_digests(pair) for pair in pairs])
+            return Part(output, rows, digests, None if call is None else GraphId.parse(call))
+    raise BadPacket("expected [output, rows, digests, call]")
+
+
+def _unpack_digests(raw: object) -> tuple[str, tuple[bytes, ...]]:
+    match raw:
+        case (str() as name, tuple() as digests) if not set(map(type, digests)) - {bytes}:
+            return name, digests
+    raise BadPacket("expected [field, digests]")
+
+
+_BY_HAND: Mapping[type[Word], Codec] = MappingProxyType(
+    {Run: Codec(_pack_run, _unpack_run), Finished: Codec(_pack_finished, _unpack_finished)}
+)
+_CODECS = tuple([_BY_HAND.get(kind) or record(kind) for kind in _KINDS])
+
+
+# ---- packets
 
 
 def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> Packet:
@@ -190,17 +254,17 @@ def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> P
     number = _NUMBERS[type(word)]
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
     beside: list[memoryview | None] = [column.data for _, column in columns]
-    handles: list[int] = []
-    try:
+    with ExitStack() as undo:
+        packet = Packet(b"")
+        undo.callback(packet.close)
         if sum([len(column.data) for _, column in columns]) > IN_LINE_NBYTES_MAX:
             for index, (_, column) in enumerate(columns):
-                if len(column.data) >= _SHARED_NBYTES_MIN and len(handles) < HANDLES_MAX:
-                    handles.append(share(column.data))
+                if len(column.data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
+                    packet.handles.append(share(column.data))
                     beside[index] = None
-        return Packet(packed((number, _CODECS[number].pack(word), heads, beside)), handles)
-    except BaseException:
-        close_all(handles)
-        raise
+        packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
+        undo.pop_all()
+    return packet
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:

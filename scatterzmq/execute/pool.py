@@ -43,6 +43,7 @@ class Pool:
         blobs: BlobStore,
         post: Post,
         errand: Callable[[ThreadExecutor], None] | None,
+        *,
         output: NodeOutput | None = None,
         report: "Reporter | None" = None,
     ) -> None:

@@ -40,7 +40,7 @@ class HealthBoard:
         self._clock = clock
         self._guard = Lock()
         self._health = Health()
-        self._heard_s = clock()
+        self._heard_s: float | None = None
 
     def update(
         self, *, executors: int | None = None, is_restored: bool | None = None, is_leaving: bool | None = None
@@ -61,5 +61,6 @@ class HealthBoard:
         return self._health
 
     def silence_s(self) -> float:
-        """How long the loop has not answered."""
-        return max(0.0, self._clock() - self._heard_s)
+        """How long the loop has not answered; nothing before it has begun, because reading a journal may take long."""
+        heard_s = self._heard_s
+        return 0.0 if heard_s is None else max(0.0, self._clock() - heard_s)

@@ -1,7 +1,6 @@
 """Addresses: "tcp://host:port", as peers are reached."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Self
 
 
@@ -37,11 +36,3 @@ _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 def endpoint(host: str, port: int | str) -> str:
     """As ZeroMQ has it; addresses of version 6 in brackets. port: may be "*"."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody outside of this machine can reach it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

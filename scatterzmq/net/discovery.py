@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from ..core.greetings import cluster_tag
 from ..core.messages import Contact
-from ..settings import NetworkSettings
-from .addresses import Address, is_loopback
+from ..settings import NetworkSettings, is_loopback
+from .addresses import Address
 from .interfaces import hosts_of, multicast_interfaces
 from .mdns import Mdns, Notice
 from .seeds import Seeds, parse_seed

@@ -65,7 +65,7 @@ def is_piece(first: Frame) -> bool:
 class Assembler:
     """Puts the pieces of one lane together.
 
-    counters: "interrupted" runs that were dropped.
+    counters: "interrupted" runs that were dropped, and "stray" pieces that belong to none.
     """
 
     def __init__(self, limits: Limits, counters: Counter[str]) -> None:
@@ -95,10 +95,8 @@ class Assembler:
             self.interrupt()
             self._begin(number, head[_HEAD.size :])
         elif not self.is_open or number != self._number or index != self._next or len(head) > _HEAD.size:
-            if self.is_open:
-                self.interrupt()
-            else:
-                self._counters["interrupted"] += 1
+            self.interrupt()
+            self._counters["stray"] += 1
             return None
         self._next = index + 1
         return self._put(parts[1:])

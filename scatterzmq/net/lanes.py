@@ -86,7 +86,8 @@ class Lane:
 
     name: the routing id by which the other side knows it; two lanes must not have the same one at the same time.
     outbox: where messages wait; may be shared by nobody. heard: gets the frames of what comes back (None: nothing is
-    read). changed: gets what becomes of the connection; without it, that is not watched.
+    read). changed: gets what becomes of the connection; without it, that is not watched. before: called before anything
+    that has waited is sent, to drop it if there is a reason to.
     counters: "full" and "long" messages were dropped here, "interrupted" ones and "wire" (no messages of ours) came in
     broken; "cut" ones waited when the connection was lost.
     """
@@ -103,11 +104,13 @@ class Lane:
         limits: Limits,
         heard: Heard | None = None,
         changed: Callable[[Change], None] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.counters = counters
         self._reactor = reactor
         self._heard = heard
         self._changed = changed
+        self._before = before
         self._limits = limits
         self._numbers = count(1)
         self._outbox = Outbox(outbox_bytes)
@@ -147,6 +150,7 @@ class Lane:
                 pass
             else:
                 return True
+        self.look()
         if not self._outbox.put(parts):
             self.counters["full"] += 1
             return False
@@ -157,13 +161,19 @@ class Lane:
         """Send what waits, as far as that is possible."""
         if self._is_closed:
             return
-        if self._monitor is not None:
-            self._monitor.look()  # before anything old goes to somebody new
+        self.look()
         self._outbox.send(self._put)
         if self._outbox and not self._is_closed:
             self._reactor.watch(self._socket, self.flush, writable=True)
         else:
             self._reactor.unwatch(self._socket, writable=True)
+
+    def look(self) -> None:
+        """Take notice of what has become of the connection, before anything old goes to somebody new."""
+        if self._before is not None:
+            self._before()
+        if self._monitor is not None:
+            self._monitor.look()
 
     def drop(self) -> None:
         """Forget what waits."""
@@ -287,17 +297,15 @@ class Lanes:
             counters=self._counters,
             limits=self._limits,
             heard=self._heard,
-            changed=self._bulk_changed if bulk else self._control_changed,
+            changed=None if bulk else self._control_changed,  # both lead to the same process
+            before=self._control.look if bulk else None,
         )
 
     def _control_changed(self, change: Change) -> None:
         if change is not Change.UP and self._bulk is not None:
-            self._bulk.drop()  # it leads to the same process
+            self._bulk.drop()  # even if it never got there
         if self._changed is not None:
             self._changed(change)
-
-    def _bulk_changed(self, change: Change) -> None:
-        """Its own connection is lost: what waited is dropped already."""
 
     def _rest(self) -> None:
         """Close the bulk lane if nothing has needed it for a while."""

@@ -26,7 +26,7 @@ from ..ids import ClientId, PeerId
 from ..network import FromPeer
 from ..settings import Settings
 from ..wire.columns import Column
-from ..wire.frames import Envelope, Frame, decode, encode, open_envelope
+from ..wire.frames import Envelope, Frame, decode_opened, encode, open_envelope
 from ..wire.refusal import Limits, WireError
 from .addresses import Address, endpoint
 from .answers import Answers
@@ -262,7 +262,7 @@ class PeerLinks:
             if (envelope.src, envelope.src_incarnation) != (origin.id, origin.incarnation):
                 self.rejected["sender"] += 1
                 return
-            message, columns = decode(frames, self._limits)
+            message, columns = decode_opened(envelope, frames, self._limits)
         except WireError as error:
             self.rejected[error.reason] += 1
             return
@@ -323,7 +323,7 @@ class PeerLinks:
             self.counters["received_bytes"] += nbytes(frames)
             try:
                 envelope = open_envelope(frames, self._limits)
-                message, columns = decode(frames, self._limits)
+                message, columns = decode_opened(envelope, frames, self._limits)
             except WireError as error:
                 self.rejected[error.reason] += 1
                 continue

@@ -1,14 +1,15 @@
 """Listening: the two sockets at which a peer is reached."""
 
 import errno
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import zmq
 
 from ..errors import ConfigError
-from ..settings import NetworkSettings
-from .addresses import endpoint, is_loopback
+from ..settings import NetworkSettings, is_loopback
+from .addresses import endpoint
 from .options import Socket, publisher, router
 from .reactor import Reactor
 
@@ -33,12 +34,14 @@ def listen(reactor: Reactor, network: NetworkSettings) -> Listening:
     ports = [network.port]
     if network.port == 0 and network.port_range:
         ports = list(range(low, high + 1))
-    receiving = router(reactor.context)
-    port = _bind(receiving, host, ports, "network.port" if network.port else "network.port_range")
-    publishing = publisher(reactor.context)
-    others = [number for number in range(low, high + 1) if number != port] if network.port_range else [0]
-    gossip_port = _bind(publishing, host, others, "network.port_range")
-    return Listening(router=receiving, publisher=publishing, host=host, port=port, gossip_port=gossip_port)
+    with ExitStack() as failing:
+        receiving = failing.enter_context(router(reactor.context))
+        port = _bind(receiving, host, ports, "network.port" if network.port else "network.port_range")
+        publishing = failing.enter_context(publisher(reactor.context))
+        others = [number for number in range(low, high + 1) if number != port] if network.port_range else [0]
+        gossip_port = _bind(publishing, host, others, "network.port_range")
+        failing.pop_all()
+        return Listening(router=receiving, publisher=publishing, host=host, port=port, gossip_port=gossip_port)
 
 
 def _host(network: NetworkSettings) -> str:
@@ -59,14 +62,9 @@ def _host(network: NetworkSettings) -> str:
 
 
 def _range(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 0
+    """Settings.of has looked whether it is one."""
     low, _, high = text.partition("-")
-    if not (low.isascii() and low.isdigit() and high.isascii() and high.isdigit()):
-        raise ConfigError(f'network.port_range: expected "low-high", as "7420-7440", got {text!r}')
-    if not 0 < int(low) <= int(high) <= 65535:
-        raise ConfigError(f"network.port_range: expected ports from 1 to 65535, the lower one first, got {text!r}")
-    return int(low), int(high)
+    return (int(low), int(high)) if text else (0, 0)
 
 
 def _bind(socket: Socket, host: str, ports: list[int], setting: str) -> int:

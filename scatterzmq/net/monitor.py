@@ -8,9 +8,10 @@ Why     libzmq tells that a connection could not be made, but not why, so we try
 
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from enum import StrEnum
-from ipaddress import ip_address
+from functools import partial
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -18,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 from .addresses import Address
 from .options import Socket
 from .reactor import Alarm, Reactor
+from .seeds import ip_of, resolved
 
 PROBE_S = 5.0
 EVENTS = (
@@ -88,7 +90,10 @@ class Monitor:
 
 
 class Probe:
-    """Tries whether anybody listens at an address. Only numbers are tried: looking up names would have to wait."""
+    """Tries whether anybody listens at an address. Names are looked up in a thread, since that has to wait.
+
+    refused: called in the reactor's thread if nobody does, at none of the addresses that a name stands for.
+    """
 
     def __init__(self, reactor: Reactor, address: Address, refused: Callable[[], None]) -> None:
         self._reactor = reactor
@@ -96,18 +101,25 @@ class Probe:
         self._refused = refused
         self._socket: socket.socket | None = None
         self._alarm = Alarm()
+        self._asked: object | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._socket is not None or self._asked is not None
 
     def start(self) -> None:
         """Try once; one that is under way is enough."""
-        if self._socket is not None:
+        if self.is_under_way:
             return
-        try:
-            version = ip_address(self._address.host).version
-        except ValueError:
+        ip = ip_of(self._address)
+        if ip is None:
+            self._asked = asked = object()
+            threading.Thread(target=self._ask, args=(asked,), name="scatterzmq-probe", daemon=True).start()
             return
-        tried = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        tried = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
         tried.setblocking(False)
         self._socket = tried
+        self._reactor.own(tried)
         result = tried.connect_ex((self._address.host, self._address.port))
         if result == errno.EINPROGRESS:
             self._reactor.watch(tried.fileno(), self._done, writable=True)
@@ -117,10 +129,12 @@ class Probe:
 
     def stop(self) -> None:
         """Do not tell any more."""
+        self._asked = None
         tried, self._socket = self._socket, None
         if tried is not None:
             self._alarm.cancel()
             self._reactor.unwatch(tried.fileno())
+            self._reactor.disown(tried)
             tried.close()
 
     def _done(self) -> None:
@@ -135,3 +149,25 @@ class Probe:
         self.stop()
         if is_self or result == errno.ECONNREFUSED:
             self._refused()
+
+    def _ask(self, asked: object) -> None:
+        """Not in the reactor's thread."""
+        places = resolved(self._address)
+        is_refused = bool(places) and all(_refuses(place) for place in places)
+        self._reactor.call(partial(self._answered, asked, is_refused))
+
+    def _answered(self, asked: object, is_refused: bool) -> None:
+        if self._asked is asked:
+            self._asked = None
+            if is_refused:
+                self._refused()
+
+
+def _refuses(place: Address) -> bool:
+    try:
+        with socket.create_connection((place.host, place.port), PROBE_S):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False

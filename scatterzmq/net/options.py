@@ -28,9 +28,13 @@ COMMON: Mapping[int, int] = {
     zmq.IPV6: 1,  # takes both kinds of addresses
     zmq.MAXMSGSIZE: FRAME_BYTES_MAX,  # of one frame; whoever sends more is disconnected
     zmq.HANDSHAKE_IVL: 5_000,  # ms; half a minute by default
-    zmq.HEARTBEAT_IVL: 5_000,  # ms; gives TCP_MAXRT something to miss where nothing else is sent
-    zmq.HEARTBEAT_TIMEOUT: 30_000,  # ms; only clears away dead connections: who is alive is judged elsewhere
+    # The system looks whether a connection is still there, not ZeroMQ (HEARTBEAT_IVL): with that, libzmq 4.3.5 ends the
+    # process ("Assertion failed: !_io_error") if a connection breaks while its reader is behind.
+    zmq.HEARTBEAT_IVL: 0,
     zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,  # s
+    zmq.TCP_KEEPALIVE_INTVL: 5,  # s
+    zmq.TCP_KEEPALIVE_CNT: 3,
 }
 CONNECTING: Mapping[int, int] = {
     zmq.IMMEDIATE: 1,  # queue for a connection that is there, and forget the queue with it, never for the next process
@@ -39,7 +43,7 @@ CONNECTING: Mapping[int, int] = {
     zmq.RECONNECT_IVL_MAX: 2_000,  # ms; links to the dead are closed, so whoever is tried again may well come back
 }
 CUT: Mapping[int, int] = {
-    zmq.TCP_MAXRT: 5_000,  # ms without an answer: TCP itself waits twice as long each time, even when a cut is healed
+    zmq.TCP_MAXRT: 10_000,  # ms without an answer: TCP itself waits twice as long each time, even when a cut is healed
 }
 
 ROUTER: Mapping[int, int] = {
@@ -58,7 +62,13 @@ PUBLISHER: Mapping[int, int] = {
     zmq.SNDHWM: 1_000,  # small hints; a reader that is slower misses some, and asks
     zmq.BACKLOG: 1_024,
 }
-SUBSCRIBER: Mapping[int, int] = {**COMMON, **CONNECTING, **CUT, zmq.RCVHWM: 1_000}
+SUBSCRIBER: Mapping[int, int] = {
+    **COMMON,
+    **CONNECTING,
+    **CUT,
+    zmq.IMMEDIATE: 0,  # with 1 a goodbye that came just before its connection ended would be forgotten unread
+    zmq.RCVHWM: 1_000,
+}
 
 
 def context() -> Context:

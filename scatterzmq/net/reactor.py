@@ -67,6 +67,7 @@ class Reactor:
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
+        self._owned: set[socket.socket] = {self._bell, self._button}
         self._is_rung = False
         self._is_stopping = False
         self._is_closed = False
@@ -120,6 +121,13 @@ class Reactor:
         heappush(self._alarms, (self.clock() + delay_s, next(self._numbers), alarm))
         return alarm
 
+    def own(self, sock: socket.socket) -> None:
+        """Close this socket of the system with the reactor, unless it is disowned before."""
+        self._owned.add(sock)
+
+    def disown(self, sock: socket.socket) -> None:
+        self._owned.discard(sock)
+
     def each_round(self, hook: Callback) -> None:
         """Call this at the end of every round from now on: to send what has gathered in it, for example."""
         self._hooks.append(hook)
@@ -135,7 +143,7 @@ class Reactor:
     def step(self, timeout_s: float = 0.0, tick: Callback | None = None) -> bool:
         """One round: wait for something, at most so long, and deal with it. False if there was nothing."""
         self.check_process()
-        wait_s = min(max(0.0, timeout_s), WAIT_MAX_S, self._until_alarm_s())
+        wait_s = max(0.0, min(timeout_s, WAIT_MAX_S, self._until_alarm_s()))  # less than nothing were for ever
         ready = self._poller.poll(ceil(wait_s * 1000))
         for source, events in ready:
             # Whoever was called before may have closed this one.
@@ -163,8 +171,8 @@ class Reactor:
         self._writers.clear()
         self._alarms.clear()
         self.context.destroy(ceil(linger_s * 1000))
-        self._bell.close()
-        self._button.close()
+        for sock in self._owned:
+            sock.close()
 
     # ---- inside
 

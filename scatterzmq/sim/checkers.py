@@ -162,12 +162,13 @@ class Checkers:
         owner = order.token.owner
         for task in order.tasks:
             self.deaths[task] += 1
-            self.killed[owner, task] += 1
+            if process.id == owner or self.world.network.is_through(process.address, self.world.address(owner)):
+                self.killed[owner, task] += 1
         if len(order.tasks) == 1 and order.solo:
             self._poison(owner, order.tasks[0])
 
     def _poison(self, owner: PeerId, task: TaskId) -> None:
-        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it."""
+        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it, as far as it hears."""
         killed = self.killed[owner, task]
         limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
         if killed > limit and "jump" not in self.world.options.faults:

@@ -1,6 +1,7 @@
 """A cluster that is none: what the commands need of `scatterzmq.local`, computed on the spot."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -11,6 +12,7 @@ import torch
 import scatterzmq
 from scatterzmq.cli import main
 from scatterzmq.errors import ErrorCode, ErrorContext, ErrorInfo, FormatError, TaskError
+from tests.test_remote import Peer
 
 Format = tuple[str, tuple[int | None, ...]]
 
@@ -100,3 +102,16 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Peer]]:
+    """Starts a real peer in a thread; others join it by its address."""
+    with ExitStack() as started:
+
+        def start(*join: str, **sections: Any) -> Peer:
+            peer = Peer(*join, **sections)
+            started.callback(peer.stop)
+            return peer
+
+        yield start

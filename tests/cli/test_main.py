@@ -11,7 +11,17 @@ import pytest
 import scatterzmq
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [[], ["run"], ["graph"], ["graph", "check"], ["graph", "show"], ["healthcheck"]]
+COMMANDS = [
+    [],
+    ["run"],
+    ["submit"],
+    ["status"],
+    ["release"],
+    ["graph"],
+    ["graph", "check"],
+    ["graph", "show"],
+    ["healthcheck"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -27,7 +37,9 @@ def test_the_version(cli: Any) -> None:
     assert cli("--version") == (0, f"scatterzmq {scatterzmq.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["graph"], ["nonsense"], ["--nonsense"], ["graph", "check"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["graph"], ["nonsense"], ["--nonsense"], ["graph", "check"], ["submit"], ["release"]]
+)
 def test_wrong_usage_is_one_line_and_exit_2(cli: Any, arguments: list[str]) -> None:
     ran = cli(*arguments)
     assert (ran.code, ran.out) == (2, "")

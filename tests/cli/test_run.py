@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from scatterzmq.cli.io import JsonWriter
 from scatterzmq.errors import GraphError
 
 
@@ -261,4 +262,25 @@ def test_an_interrupt_ends_with_130_and_closes_the_client(cli: Any, client: Any,
     client.function = interrupt
     ran = cli("run", "graph.json", "--input", file("in.jsonl", '{"x": 1}\n'))
     assert (ran.code, ran.err) == (130, "scatterzmq: interrupted\n")
+    assert client.closed
+
+
+def test_an_interrupt_anywhere_takes_the_tasks_back_before_the_client_goes(
+    cli: Any, client: Any, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    def results(*_: object, **__: object) -> Any:
+        try:
+            yield {"y": torch.tensor([1.0])}
+        finally:
+            closed.append(client.closed)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    client.map = lambda ns, items, **keys: results(next(items))
+    monkeypatch.setattr(JsonWriter, "write", interrupted)
+    assert cli("run", "graph.json", "--input", file("in.jsonl", '{"x": 1}\n')).code == 130
+    assert closed == [False]
     assert client.closed

@@ -102,20 +102,24 @@ class ClientWorld:
         """A peer says who there is."""
         self.hear(peer, MemberList(mid=0, members=tuple([contact(member) for member in members])))
 
-    def accept(self, peer: PeerId, number: int, *ids: TaskId, rset: tuple[PeerId, ...] = ()) -> None:
-        self.hear(peer, Accepted(mid=number, ids=ids, copies=max(len(rset), 1), durable=False, rset=rset))
+    def accept(
+        self, peer: PeerId, number: int, *ids: TaskId, rset: tuple[PeerId, ...] = (), durable: bool = False
+    ) -> None:
+        self.hear(peer, Accepted(mid=number, ids=ids, copies=max(len(rset), 1), durable=durable, rset=rset))
 
     def refuse(self, peer: PeerId, number: int, *ids: TaskId, message: str = "full") -> None:
         self.hear(peer, Refused(mid=number, ids=ids, code=ErrorCode.REFUSED, message=message))
 
-    def accepted(self, peer: PeerId, *numbers: int, rset: tuple[PeerId, ...] = ()) -> tuple[TaskId, ...]:
+    def accepted(
+        self, peer: PeerId, *numbers: int, rset: tuple[PeerId, ...] = (), durable: bool = False
+    ) -> tuple[TaskId, ...]:
         """Submit tasks to a peer, and have them accepted there. Home is where it was before."""
         home = self.core._state.peers.home
         if home is not None and home != peer:
             self.down(home)
         self.say(submit(1, *numbers))
         (said,) = self.said(Submit, peer)
-        self.accept(peer, said.message.mid, *tasks(*numbers), rset=rset)
+        self.accept(peer, said.message.mid, *tasks(*numbers), rset=rset, durable=durable)
         if home is not None and home != peer:
             self.up(home)
             self.down(peer)

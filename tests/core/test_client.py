@@ -36,7 +36,7 @@ from scatterzmq.core.messages import (
     TaskReports,
     TaskStatus,
 )
-from scatterzmq.ids import ExecutorId, PeerId
+from scatterzmq.ids import ExecutorId, PeerId, TaskId
 from tests.core.clientworld import (
     ERROR,
     PARCEL,
@@ -362,6 +362,52 @@ def test_unknown_is_what_everybody_says() -> None:
     assert world.ends() == {task: UNKNOWN}
     world.hear(A, final((task, UNKNOWN)))
     assert not world.take()
+
+
+def everybody_says_unknown(world: ClientWorld) -> dict[TaskId, TaskStatus]:
+    """Whoever is asked for a task, or what is known of it, knows nothing. Returns the ends that the user is told."""
+    for ask in world.said(Attach):
+        world.hear(ask.peer, final(*[(task, UNKNOWN) for task in ask.message.ids]))
+    answer_all(world, world.said(AskTasks))
+    return world.ends()
+
+
+def test_a_task_that_is_on_a_disk_is_waited_for_while_its_peer_is_down() -> None:
+    world = ClientWorld(A, B, C, grace_s=60.0)
+    (task,) = world.accepted(A, 1, rset=(A, B), durable=True)
+    world.down(A)
+    world.down(B)
+    for _ in range(10):
+        assert not everybody_says_unknown(world)
+        world.wait(5_000)
+    world.take()
+    world.up(B)
+    assert world.targets(Attach) == [(B, (task,))]
+    world.hear(B, final((task, READY)))
+    assert world.ends() == {task: READY}
+
+
+@pytest.mark.parametrize(("durable", "waits"), [(False, False), (True, True)])
+def test_it_is_not_waited_for_for_ever(durable: bool, waits: bool) -> None:
+    world = ClientWorld(A, B, C, grace_s=60.0)
+    (task,) = world.accepted(A, 1, rset=(A, B), durable=durable)
+    world.down(A)
+    world.down(B)
+    began_ms = world.now_ms
+    while not (ends := everybody_says_unknown(world)):
+        world.wait(1_000)
+        assert world.now_ms < began_ms + 80_000
+    assert ends == {task: UNKNOWN}
+    assert (world.now_ms >= began_ms + 60_000) == waits
+
+
+def test_who_is_back_without_it_is_believed() -> None:
+    world = ClientWorld(A, B, C)
+    (task,) = world.accepted(A, 1, rset=(A, B), durable=True)
+    world.down(A)
+    assert not everybody_says_unknown(world)
+    world.up(A)
+    assert everybody_says_unknown(world) == {task: UNKNOWN}
 
 
 def test_unknown_to_one_means_to_ask_where_it_is() -> None:

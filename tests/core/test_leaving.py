@@ -188,3 +188,30 @@ def test_a_copy_that_is_still_being_written_is_waited_for() -> None:
     assert left is not None
     assert left.lost == 0
     assert task in records(mesh, 1)
+
+
+def test_peers_that_all_leave_do_not_wait_for_each_other() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    mesh.submit(0, 1, 2)
+    mesh.submit(1, 3)
+    mesh.deliver()
+    for number in range(3):
+        mesh.leave(number)
+    mesh.deliver()
+    lost = [peer.left.lost for peer in mesh.peers if peer.left is not None]
+    assert len(lost) == 3
+    assert sum(lost) >= 3, "what nobody has any more is told"
+
+
+def test_of_three_two_leave_and_the_third_has_everything() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    tasks = [*mesh.submit(0, 1, 2), *mesh.submit(1, 3)]
+    mesh.deliver()
+    mesh.leave(0)
+    mesh.leave(1)
+    mesh.deliver()
+    left = [peer.left for peer in mesh.peers[:2]]
+    assert [one is not None and one.lost for one in left] == [0, 0]
+    assert records(mesh, 2).keys() == set(tasks)

@@ -218,40 +218,53 @@ def test_an_owner_that_dies_at_any_moment_loses_nothing_that_was_accepted(at: in
         assert before[index] in (None, index + 3)
 
 
-def given_up(mesh: Mesh) -> tuple[TaskId, int, int]:
-    """A task that peer 0 has given up to one who does not know of it; who still has a copy, and that one."""
+def given_up(mesh: Mesh) -> tuple[TaskId, int]:
+    """A task that peer 0 has given up to one who does not know of it, and that one. Others still have copies."""
     (task,) = mesh.submit(0, 4)
     mesh.deliver()
-    held = holder(mesh)
-    record = mesh.peers[0].core.state.ledger.record(task)
-    assert record is not None
-    other = mesh.peers[3 - held]
+    record = records(mesh, 0)[task]
+    (other,) = [peer for peer in mesh.peers if peer.me not in record.rset]
     mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1), other.me)
-    return task, held, 3 - held
+    return task, other.number
 
 
 def test_what_was_given_up_to_somebody_who_lost_it_is_owned_by_who_still_has_a_copy() -> None:
     """Found by simulation: the owner that had given it up said that the last copy was not wanted."""
     mesh = Mesh(3, executors=0)
     mesh.load(chain(1))
-    task, held, _ = given_up(mesh)
+    task, other = given_up(mesh)
+    held = 3 - other
     mesh.wait(40_000)
     assert records(mesh, held).keys() == {task}
     assert records(mesh, held)[task].restarts == 0
     assert not records(mesh, 0)
-    assert not records(mesh, 3 - held)
+    assert not records(mesh, other)
 
 
-def test_an_old_copy_of_what_was_given_up_goes() -> None:
-    mesh = Mesh(3, executors=0)
+def test_old_copies_of_what_was_given_up_go() -> None:
+    mesh = Mesh(4, executors=0, cluster={"replicas": 3})
     mesh.load(chain(1))
-    task, held, other = given_up(mesh)
+    task, other = given_up(mesh)
+    mesh.drop(Replicate)
     mesh.peers[other].submit(4, ids=(task,))
-    mesh.links.clear()
     record = records(mesh, other)[task]
     mesh.peers[other].core.state.replicas._move(record, (mesh.peers[other].me,))
-    mesh.speak(0, held, Handover(mid=0, ids=(task,)))
-    mesh.speak(0, held, Handover(mid=0, ids=(task,)))
-    assert task not in copies(mesh.peers[held])
-    assert not records(mesh, held)
+    assert sum(task in copies(peer) for peer in mesh.peers) == 2
+    mesh.wait(70_000)  # one of them is the first to hear that it may own the task; the other one hears of it later
+    assert not any(task in copies(peer) for peer in mesh.peers)
+    assert not any(records(mesh, number) for number in range(4) if number != other)
     assert records(mesh, other)[task] is record
+
+
+def test_who_may_own_a_task_is_told_again_and_asks_once() -> None:
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    task, other = given_up(mesh)
+    held = 3 - other
+    mesh.hold(Inquire)
+    for _ in range(2):
+        mesh.speak(0, held, Handover(mid=0, ids=(task,)))
+    assert len(mesh.said(Inquire, dst=0)) == 1
+    mesh.heal()
+    mesh.deliver()
+    assert records(mesh, held).keys() == {task}

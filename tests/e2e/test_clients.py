@@ -286,7 +286,6 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"peers": 2.0},
     {"peers": True},
     {"peers": "2"},
-    {"processes": True},
     {"store": 5},
     {"store": {"byts": 5}},
     {"tasks_max_retries": True},

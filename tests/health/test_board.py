@@ -39,11 +39,14 @@ def test_what_is_missing_for_work(health: Health, missing: tuple[str, ...]) -> N
 def test_it_knows_how_long_nobody_wrote() -> None:
     now_s = 5.0
     board = HealthBoard(clock=lambda: now_s)
-    now_s = 7.0
+    now_s = 70.0
+    assert board.silence_s() == 0, "it has not begun"
+    board.beat()
+    now_s = 72.0
     assert board.silence_s() == 2
     board.beat()
     assert board.silence_s() == 0
-    now_s = 8.0
+    now_s = 80.0
     board.update(executors=1)
     assert board.silence_s() == 0
 

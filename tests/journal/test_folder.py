@@ -5,6 +5,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,6 +216,24 @@ def test_pages_full_of_rubbish_are_found_wherever_they_are(open_: Open) -> None:
             said.append(str(error))
     assert len(said) > 3
     assert all(text.endswith(DAMAGED) for text in said)
+
+
+def test_damage_where_nothing_is_read_is_found_too(open_: Open) -> None:
+    """Keys of tasks lie in an index, which only writes use: in the middle of a life is too late."""
+    writer = open_()
+    writer.write(*[kept(number, {}) for number in range(1000)])
+    index = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_entries_1'"
+    (root,) = writer.journal._tables._connection.execute(index).fetchone()
+    writer.journal.close()
+    file = writer.journal._folder / FILE
+    whole = bytearray(file.read_bytes())
+    page = whole[(root - 1) * 4096 : root * 4096]
+    assert page[0] == 2, "it has leaves"
+    (cell,) = struct.unpack_from(">H", page, 12 + 2 * 3)
+    (leaf,) = struct.unpack_from(">I", page, cell)
+    whole[(leaf - 1) * 4096 : leaf * 4096] = b"\xa5" * 4096
+    file.write_bytes(whole)
+    assert refusal(file.parent).endswith(DAMAGED)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from scatterzmq.core.entries import (
     Pointed,
 )
 from scatterzmq.core.peermessages import Contact, Pointer
-from scatterzmq.core.values import Value
+from scatterzmq.core.values import Block, Value
 from scatterzmq.core.versions import Version
 from scatterzmq.graph.formats import DTYPES, Layout
-from scatterzmq.ids import PeerId, TaskId
+from scatterzmq.ids import BlockId, PeerId, TaskId
 from scatterzmq.journal import packed, tables
 from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.payload import Store
@@ -113,6 +113,14 @@ def test_large_values_are_cut_into_parts(open_: Open, monkeypatch: pytest.Monkey
     assert count(writer, "parts") == -(-nbytes // 10_000)
     _, values = only_task(open_())
     assert {name: value[2] for name, value in values.items()} == {"a": SMALL, "b": data}
+
+
+def test_a_row_of_several_keeps_its_own_digest(open_: Open) -> None:
+    writer = open_()
+    block = Block(BlockId(ME, 77), Layout(DTYPES["uint8"], 3, (2,)), 6, (b"0" * 32, b"1" * 32, b"2" * 32))
+    writer.rows.columns[block.id] = Column(Layout(DTYPES["uint8"], 1, (2,)), memoryview(b"cd"))
+    writer.write(kept(1, {"a": (block, 1)}))
+    assert only_task(open_())[1] == {"a": (Layout(DTYPES["uint8"], 1, (2,)), (b"1" * 32,), b"cd")}
 
 
 def test_half_a_character_in_an_error_costs_the_character(open_: Open) -> None:

@@ -1,15 +1,17 @@
 """Peers with real sockets on loopback, all in the test's thread: each has a reactor of its own, and they take turns."""
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 import zmq
 
 from scatterzmq.core.messages import Contact, ToPeer
-from scatterzmq.core.peermessages import Hello
+from scatterzmq.core.peermessages import Bye, Hello
 from scatterzmq.driver import ClientJoined
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net import options
@@ -49,6 +51,7 @@ class World:
         self.reactors: list[Reactor] = []
         self.clock = Clock()
         self.ticks: list[Callable[[], None]] = []
+        self.kept: list[object] = []
 
     def reactor(self) -> Reactor:
         made = Reactor(clock=self.clock)
@@ -59,13 +62,15 @@ class World:
         until_s = time.monotonic() + TIMEOUT_S
         while not holds():
             assert time.monotonic() < until_s, "waited too long"
-            self.step(0.002)
+            if not self.step():
+                self.step(0.001)
 
-    def step(self, wait_s: float = 0.0) -> None:
-        for reactor in list(self.reactors):
-            reactor.step(wait_s)
+    def step(self, wait_s: float = 0.0) -> bool:
+        """Everybody's turn. False if nobody had anything to do."""
+        busy = [reactor.step(wait_s) for reactor in list(self.reactors)]
         for tick in self.ticks:
             tick()
+        return any(busy)
 
     def settle(self, rounds: int = 20) -> None:
         """Whatever was on its way on this machine has arrived."""
@@ -78,6 +83,9 @@ class World:
         reactor.close()
 
     def close(self) -> None:
+        for one in self.kept:
+            if isinstance(one, Wire):
+                one.close()
         for reactor in list(self.reactors):
             self.kill(reactor)
 
@@ -118,12 +126,21 @@ class Station:
         return Hello(me=self.me, nonce=b"n" * 16, cluster=b"c" * 8, proto_min=1, proto_max=1)
 
     def meet(self, other: "Station") -> None:
-        """Greet each other, and open links both ways."""
-        for here, there in ((self, other), (other, self)):
-            here.links.dial(there.me.address, here.hello())
-            self.world.until(lambda there=there, here=here: here.hello() in there.heard())
+        """Greet each other, and open links both ways. Says Bye() for want of anything else."""
+        self.links.dial(other.me.address, self.hello())
+        other.links.dial(self.me.address, other.hello())
+        self.world.until(lambda: self.hello() in other.heard() and other.hello() in self.heard())
         self.links.open(other.me.id, other.me.address)
         other.links.open(self.me.id, self.me.address)
+
+        def hear_each_other() -> bool:
+            """Subscribing takes a moment."""
+            for one in (self, other):
+                one.links.publish(Bye())
+            return Bye() in self.heard() and Bye() in other.heard()
+
+        self.world.until(hear_each_other)
+        self.world.settle()
 
 
 class Caller:
@@ -154,13 +171,65 @@ class Caller:
 class Stranger:
     """A bare DEALER that says whatever it likes."""
 
-    def __init__(self, world: World, to: Station, routing_id: bytes) -> None:
+    def __init__(self, world: World, to: Station, routing_id: bytes, *, is_slow: bool = False) -> None:
         self.reactor = world.reactor()
-        self.socket = options.dealer(self.reactor.context, routing_id, bulk=False)
+        self.socket = options.dealer(self.reactor.context, routing_id or b"?", bulk=False)
+        if not routing_id:
+            self.socket.set(zmq.ROUTING_ID, b"")
+        if is_slow:
+            self.socket.set(zmq.RCVHWM, 1)
+            self.socket.set(zmq.RCVBUF, 1 << 17)
         self.socket.connect(to.me.address)
+        world.kept.append(self)
 
     def say(self, *frames: Any) -> None:
         self.socket.send_multipart([bytes(frame) for frame in frames])
+
+
+class Wire:
+    """A port that leads to another one, until somebody cuts it."""
+
+    def __init__(self, world: World, port: int) -> None:
+        self.reactor = world.reactor()
+        self.target = port
+        self.listening = socket.socket()
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen()
+        self.address = Address("127.0.0.1", self.listening.getsockname()[1])
+        self.ends: list[socket.socket] = []
+        self.reactor.watch(self.listening.fileno(), self._accept)
+        world.kept.append(self)
+
+    def _accept(self) -> None:
+        coming, _ = self.listening.accept()
+        going = socket.create_connection(("127.0.0.1", self.target))
+        for one, other in ((coming, going), (going, coming)):
+            self.ends.append(one)
+            self.reactor.watch(one.fileno(), partial(self._carry, one, other))
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        try:
+            data = one.recv(1 << 16)
+            other.sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            self._cut(one)
+            self._cut(other)
+
+    def _cut(self, end: socket.socket) -> None:
+        if end in self.ends:
+            self.ends.remove(end)
+            self.reactor.unwatch(end.fileno())
+            end.close()
+
+    def cut(self) -> None:
+        for end in list(self.ends):
+            self._cut(end)
+
+    def close(self) -> None:
+        self.cut()
+        self.listening.close()
 
 
 def peer_name(number: int, incarnation: int = 1) -> bytes:

@@ -14,12 +14,12 @@ from scatterzmq.core.messages import Contact
 from scatterzmq.errors import ConfigError
 from scatterzmq.ids import PeerId
 from scatterzmq.net import mdns
-from scatterzmq.net.addresses import Address, is_loopback
+from scatterzmq.net.addresses import Address
 from scatterzmq.net.discovery import Discovery
 from scatterzmq.net.interfaces import hosts_of, machine_hosts, multicast_interfaces
 from scatterzmq.net.mdns import SERVICE, Mdns, Notice, addresses_of
 from scatterzmq.net.seeds import Seeds, ip_of, parse_seed
-from scatterzmq.settings import NetworkSettings
+from scatterzmq.settings import NetworkSettings, is_loopback
 
 LONG_S = 20.0
 """Nothing takes so long, unless it never happens."""

@@ -7,16 +7,31 @@ from typing import Any
 import pytest
 
 import scatterzmq
+from tests.processes import lan
 from tests.processes.cluster import RealCluster, real_cluster
 
 FOLDER = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these take seconds each, so they are a suite of their own."""
+NO_HOSTS = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All of these take seconds each, so they are a suite of their own. Hosts need namespaces of the kernel."""
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker("processes")
+    hosts = [item for item in items if item.path == FOLDER / "test_hosts.py"]
+    if hosts and config.option.markexpr == "processes" and (reason := lan.available()):
+        config.stash[NO_HOSTS] = f"{len(hosts)} tests of peers on hosts of their own were not run: {reason}"
+        config.hook.pytest_deselected(items=hosts)
+        items[:] = [item for item in items if item not in hosts]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    note = config.stash.get(NO_HOSTS, "")
+    if note:
+        terminalreporter.write_line(note, yellow=True)
 
 
 Connect = Callable[..., "scatterzmq.Client"]

@@ -305,7 +305,7 @@ def _copies() -> list[Example]:
         (AskSync(), {}),
         (Drop(ids=(ONE,)), {}),
         (Handover(mid=8, ids=(ONE, TWO)), {}),
-        (HandedOver(mid=8), {}),
+        (HandedOver(mid=8, leaving=True), {}),
     ]
 
 
