@@ -45,7 +45,7 @@ def on_the_wire(frames: Frames) -> int:
 
 
 class Meter(Network):
-    """Counts what every peer sends, by address: whatever is sent to many counts for each. kinds: bytes by message."""
+    """Counts what every peer sends to others, by address: whatever is sent to many counts for each. kinds: bytes by message."""
 
     def __init__(self, world: World, seed: int) -> None:
         super().__init__(world, seed, {})
@@ -62,8 +62,8 @@ class Meter(Network):
 
     def send(self, link: Link, frames: Frames) -> None:
         super().send(link, frames)
-        source = link.way[0]
-        if source.startswith("peer"):
+        source, target = link.way
+        if source.startswith("peer") and target.startswith("peer"):
             if self._last[0] is not frames:
                 self._last = (frames, on_the_wire(frames), _NAMES[open_envelope(frames, LIMITS).kind])
             _, nbytes, kind = self._last
