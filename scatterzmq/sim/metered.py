@@ -45,7 +45,7 @@ def on_the_wire(frames: Frames) -> int:
 
 
 class Meter(Network):
-    """Counts what every peer sends to others, by address: whatever is sent to many counts for each. kinds: bytes by message."""
+    """Counts what peers send to each other, by address: what goes to many counts for each. kinds: bytes by message."""
 
     def __init__(self, world: World, seed: int) -> None:
         super().__init__(world, seed, {})
