@@ -26,7 +26,7 @@ from .oracle import Expected
 from .payload import LIFE_BITS, values_of
 
 if TYPE_CHECKING:
-    from .clients import Handle, SimClient
+    from .clients import Handle, Outcome, SimClient
     from .process import Process
     from .world import World
 
@@ -86,6 +86,7 @@ class Checkers:
         self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
+        self.left_over: dict[TaskId, None] = {}
         self.failures: list[tuple[int, str]] = []
 
     # ---- cores
@@ -264,6 +265,12 @@ class Checkers:
             for task in message.ids:
                 self.facts[task].is_deleted = True
 
+    def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
+        """A client is told an end of a task of which it was told one before, and has not asked for it since."""
+        before = handle.outcome
+        assert before is not None
+        raise Violation(f"{client.name}: {handle.id} ended as {before.status}, and now as {outcome.status}", handle.id)
+
     def latched(self, client: "SimClient", handle: "Handle") -> None:
         """A client takes an outcome for good."""
         outcome = handle.outcome
@@ -333,9 +340,13 @@ class Checkers:
             if seen != ids:
                 names = [sorted(map(self.world.trace.name, some)) for some in (seen - ids, ids - seen)]
                 raise Violation(f"{process.name}: sees {names[0]}, which are gone, and does not see {names[1]}")
+        self.left_over.clear()
         for task, facts in self.facts.items():
             if facts.copies and not facts.is_cleared and not facts.lost:
                 self._has_owner(task)
+            elif facts.is_deleted and any(self.world.holds(process, task) for process in alive):
+                # Whoever was asked had handed it to somebody else.
+                self.left_over[task] = None
 
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
@@ -363,6 +374,7 @@ class Checkers:
 
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""
+        self.counters["cleared for a client, and still somewhere"] = len(self.left_over)
         for process in self.world.alive():
             self._look(process)
             state = process.state

@@ -18,13 +18,13 @@ from heapq import heappop, heappush
 from random import Random
 
 from ..core.events import GraphChecked, MessageReceived
-from ..core.messages import LoadGraph
+from ..core.messages import Clear, LoadGraph
 from ..core.peermessages import Contact
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId, TaskId
 from ..wire.frames import open_envelope
 from .checkers import Checkers, Facts, Violation
-from .clients import SimClient
+from .clients import Handle, SimClient
 from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
@@ -241,13 +241,23 @@ class World:
 
     # ---- clients and tasks
 
-    def add_client(self) -> SimClient:
+    def add_client(self, first: str = "") -> SimClient:
         self._client_count += 1
-        client = SimClient(self, self._client_count)
+        client = SimClient(self, self._client_count, first=first)
         self.trace.names[client.id] = client.name
         self.clients.append(client)
         client.start()
         return client
+
+    def _client_at(self, place: int) -> SimClient:
+        """One that begins there."""
+        address = self.addresses[place]
+        found = next((client for client in self.clients if client.first == address), None)
+        return found or self.add_client(address)
+
+    def handle(self, task: TaskId) -> Handle:
+        """That of whichever client has it."""
+        return next(client.handles[task] for client in self.clients if task in client.handles)
 
     def replace_client(self, client: SimClient) -> None:
         """A client dies; another one goes on with what has been accepted for it."""
@@ -258,7 +268,7 @@ class World:
                 self.counters["orphans"] += 1
         self._client_count += 1
         handles = {task: handle for task, handle in client.handles.items() if handle.is_accepted}
-        heir = SimClient(self, self._client_count, handles)
+        heir = SimClient(self, self._client_count, handles, client.first)
         self.trace.names[heir.id] = heir.name
         self.clients[self.clients.index(client)] = heir
         heir.start()
@@ -274,7 +284,7 @@ class World:
             self.trace.names[task] = f"t{self._tasks}"
             tasks[task] = value
             self.checkers.facts[task] = Facts(ns, value, expected(plan, value), may_fail)
-        self.clients[client].submit(ns, tasks, cache=cache, at=None if at is None else self.addresses[at])
+        (self.clients[client] if at is None else self._client_at(at)).submit(ns, tasks, cache=cache)
         return list(tasks)
 
     def clear(self, *tasks: TaskId, client: int = 0) -> None:
@@ -350,13 +360,20 @@ class World:
             waiting = self.checkers.settled()
             raise Violation(f"after {LIVENESS_US / 1e6:g} s without faults {len(waiting)} tasks have no end", *waiting)
         self._settle(self.checkers.agreed)
-        self.clear(*self.checkers.facts)
-        if not self.run_until(self.now_us + LIVENESS_US, is_over=self._is_quiet):
-            raise Violation("clearing is not answered")
+        self._sweep()
         self._settle(self.checkers.drained)
         self._idle()
         for process in self.alive():
             self._add_up(process)
+
+    def _sweep(self) -> None:
+        """Everything is cleared, wherever it is. (Where a client looks for it is another question.)"""
+        tasks = tuple(self.checkers.facts)
+        for task in tasks:
+            self.checkers.facts[task].is_cleared = True
+        for process in self.alive():
+            message = Clear(mid=1, ids=tasks)
+            process.post(0, process.tell, MessageReceived(sender=OPERATOR, message=message))
 
     def _settle(self, holds: Callable[[], None]) -> None:
         """After `settle_s`, or soon after that, something must hold that is not decided by messages to clients."""
