@@ -171,6 +171,8 @@ class World:
     def left(self, process: Process, lost: int) -> None:
         """A process has left in good order."""
         self.trace.note(self.now_us, process.name, f"left, {lost} tasks lost")
+        if process.disk is not None:
+            process.disk.sync()  # what was written outlives its process; the next one must not find it later
         self.checkers.failed(process)
         self._gone(process, LINGER_US)
         self.at(self.now_us + LINGER_US + self._swarm.randint(1_000, 10_000_000), self.start, process.place)

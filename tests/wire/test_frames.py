@@ -462,11 +462,11 @@ def test_a_field_that_cannot_be_sent_is_found_at_import(hint: object) -> None:
 
 def test_a_named_tuple_is_packed_like_a_record_and_may_gain_fields() -> None:
     codec = record(Version)
-    version = Version(Rank.READY, 3, PeerId("P" + "0" * 32), 7)
+    version = Version(int(Rank.READY), 3, PeerId("P" + "0" * 32), 7)
     packed = codec.pack(version)
     assert isinstance(packed, list)
-    packed = msgpack.unpackb(msgpack.packb(packed), use_list=False)  # as it is read
-    assert codec.unpack(packed, Limits()) == version
-    assert codec.unpack((*packed, "later"), Limits()) == version
+    read = msgpack.unpackb(msgpack.packb(packed), use_list=False)
+    assert codec.unpack(read, Limits()) == version
+    assert codec.unpack((*read, "later"), Limits()) == version
     with pytest.raises(WireError):
-        codec.unpack(packed[:-1], Limits())
+        codec.unpack(read[:-1], Limits())
