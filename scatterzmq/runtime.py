@@ -45,8 +45,8 @@ STOP_TIMEOUT_S = 5.0
 """How long children may take to end when the peer does."""
 FILES_PER_PEER = 16
 """Sockets of two lanes each way, their monitors, and one for what is published."""
-FILES_BESIDES = 256
-"""Children, journal, clients, and everything else that is open."""
+FILES_BESIDES = 4096
+"""Children, journal, clients with two connections each, and everything else that is open."""
 HEALTH_EVERY_S = 0.5
 GOODBYE_S = 0.5
 """For the last words to leave."""

@@ -29,6 +29,8 @@ from .routing import of_client
 
 SILENT_S = 60.0
 LOOK_EVERY_S = 10.0
+CLIENTS_MAX = 16_384
+"""Anybody can be any number of clients; beyond it, who has been silent for longest is let go."""
 RETRY_S = (0.005, 0.1)
 """Between two tries to send to slow clients: at first, and at most."""
 
@@ -52,8 +54,8 @@ class _Client:
 
 
 class Answers:
-    """All clients of one peer. counters: "clients" that came, and "clients_slow", "clients_gone", "clients_silent" that
-    were let go.
+    """All clients of one peer. counters: "clients" that came, and "clients_slow", "clients_gone", "clients_silent" and
+    "clients_many" that were let go.
 
     post: gets ClientJoined and ClientLeft. outbox_bytes: may wait for one client. bytes_max: of one message.
     """
@@ -75,6 +77,7 @@ class Answers:
         self._post = post
         self._bytes_max = bytes_max
         self._counters = counters
+        # Who was heard last comes last.
         self._clients: dict[ClientId, _Client] = {}
         self._left: list[ClientId] = []
         self._numbers = count(1)
@@ -95,7 +98,10 @@ class Answers:
         known = self._clients.get(client)
         if known is not None:
             known.heard_s = self._reactor.clock()
+            self._clients[client] = self._clients.pop(client)
             return
+        if len(self._clients) >= CLIENTS_MAX:
+            self._let_go(next(iter(self._clients.values())), "clients_many")
         self._counters["clients"] += 1
         joined = _Client(client, of_client(client), self._reactor.clock())
         self._clients[client] = joined

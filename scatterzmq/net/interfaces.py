@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TypeAlias
 
+from ..errors import ConfigError
 from ..settings import NetworkSettings
 from .addresses import Address
-from .seeds import resolved
+from .seeds import ip_of, resolved
 
 LOOPBACK_V4 = "127.0.0.1"
 
@@ -34,12 +35,15 @@ def machine_hosts() -> tuple[str, ...]:
 
 def advertised(settings: NetworkSettings, port: int) -> Address:
     """Under which address others reach a peer: what the settings say, else what it is bound to, else the first address
-    of this machine that others can use.
+    of this machine that others can use. Raises ConfigError for what is no host.
     """
     host = settings.advertise or settings.bind
     if is_wildcard(host):
         host = next(iter(machine_hosts()), LOOPBACK_V4)
-    return Address(host.strip("[]"), port)
+    address = Address(host.strip("[]"), port)
+    if Address.parse(str(address)) != address or (":" in address.host and ip_of(address) is None):
+        raise ConfigError(f"network.advertise: expected a name or an IP address, without a port, got {host!r}")
+    return address
 
 
 def hosts_of(bind: str, advertised: Address) -> tuple[str, ...]:

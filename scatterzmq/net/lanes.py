@@ -11,6 +11,7 @@ Why       A DEALER that may queue without bounds delivers old words to strangers
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
@@ -22,7 +23,7 @@ from ..wire.refusal import Limits, WireError
 from .addresses import Address
 from .fragments import Assembler, Parts, nbytes, pieces
 from .monitor import Change, Monitor
-from .options import COPIED_BYTES, Socket, dealer
+from .options import COPIED_BYTES, OutOfFilesError, Socket, dealer
 from .reactor import Alarm, Reactor
 
 CONTROL, BULK = b"c", b"b"
@@ -89,7 +90,7 @@ class Lane:
     read). changed: gets what becomes of the connection; without it, that is not watched. before: called before anything
     that has waited is sent, to drop it if there is a reason to.
     counters: "full" and "long" messages were dropped here, "interrupted" ones and "wire" (no messages of ours) came in
-    broken; "cut" ones waited when the connection was lost.
+    broken; "cut" ones waited when the connection was lost. Raises OutOfFilesError.
     """
 
     def __init__(
@@ -116,11 +117,14 @@ class Lane:
         self._outbox = Outbox(outbox_bytes)
         self._assembler = Assembler(limits, counters)
         self._is_closed = False
-        self._socket = dealer(reactor.context, name, bulk=bulk)
         self._monitor = None
-        if changed is not None:
-            self._monitor = Monitor(reactor, self._socket, address, self._change)
-        self._socket.connect(str(address))
+        with ExitStack() as failing:
+            self._socket = failing.enter_context(dealer(reactor.context, name, bulk=bulk))
+            if changed is not None:
+                self._monitor = Monitor(reactor, self._socket, address, self._change)
+                failing.callback(self._monitor.close)
+            self._socket.connect(str(address))
+            failing.pop_all()
         if heard is not None:
             reactor.watch(self._socket, self._read)
 
@@ -223,7 +227,8 @@ class Lanes:
 
     name: routing id without the byte of the lane. both: keep the bulk lane open at all times, since the other side may
     have something large to say, too. heard, changed, counters: as for Lane; `changed` is about the control lane.
-    outbox_bytes: of each lane.
+    outbox_bytes: of each lane. Raises OutOfFilesError; without a file for the bulk lane ("files"), only what belongs
+    there is dropped.
     """
 
     def __init__(
@@ -254,7 +259,11 @@ class Lanes:
         self._idle = Alarm()
         self._control = self._open(bulk=False)
         if both:
-            self._bulk = self._open(bulk=True)
+            try:
+                self._bulk = self._open(bulk=True)
+            except OutOfFilesError:
+                self._control.close()
+                raise
 
     @property
     def is_up(self) -> bool:
@@ -272,7 +281,11 @@ class Lanes:
         if nbytes(frames) <= CONTROL_BYTES:
             return self._control.send(frames)
         if self._bulk is None:
-            self._bulk = self._open(bulk=True)
+            try:
+                self._bulk = self._open(bulk=True)
+            except OutOfFilesError:
+                self._counters["files"] += 1
+                return False
         self._used_s = self._reactor.clock()
         if not self._both and not self._idle.is_set:
             self._idle = self._reactor.later(BULK_IDLE_S, self._rest)

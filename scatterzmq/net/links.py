@@ -14,6 +14,7 @@ Why       Two processes that send to each other over one pair of ROUTERs lose me
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import TypeAlias
 
@@ -36,7 +37,7 @@ from .fragments import Assembler, is_piece, nbytes
 from .lanes import Lane, Lanes, receive
 from .listening import Listening, listen
 from .monitor import Change
-from .options import FRAME_BYTES_MAX, subscriber
+from .options import FRAME_BYTES_MAX, OutOfFilesError, subscriber
 from .reactor import Alarm, Reactor
 from .routing import DIAL, Origin, of_peer, read
 
@@ -52,6 +53,8 @@ DIAL_S = 10.0
 PIECES_S = 30.0
 """After so long without another piece nothing more comes of a message."""
 GREETED_MAX = 1024
+OPEN_AGAIN_S = 1.0
+"""Where there was no file left for a link."""
 
 BlobHeard: TypeAlias = Callable[[PeerId | ClientId, BlobWord, Mapping[str, Column]], None]
 
@@ -68,7 +71,8 @@ class PeerLinks:
     """All links of one peer; a `Network`. Everything is called, and calls back, in the reactor's thread.
 
     take: gets what comes in, as for Driver.take. left: gets how many tasks were lost when the peer has left.
-    counters: of messages and bytes; what was dropped here, by reason. rejected: what came in and was not for us.
+    counters: of messages and bytes; what was dropped here, by reason ("files": none was left for a connection).
+    rejected: what came in and was not for us.
     """
 
     def __init__(
@@ -102,8 +106,10 @@ class PeerLinks:
         )
         self._links: dict[PeerId, _Link] = {}
         self._greeted: dict[PeerId, Contact] = {}
+        self._put_off: dict[PeerId, Alarm] = {}
         self._dialed: dict[str, tuple[Lane, Alarm]] = {}
-        self._assemblers: dict[bytes, tuple[Assembler, Alarm]] = {}
+        self._assemblers: dict[bytes, tuple[Assembler, float]] = {}
+        self._look = Alarm()
         self._numbers = count(1)
         reactor.watch(self._router, self._read)
         reactor.watch(self._subscriber, self._read_published)
@@ -164,15 +170,19 @@ class PeerLinks:
         if len(self._dialed) >= self._dials_max:
             self._hang_up(next(iter(self._dialed)))
         number = next(self._numbers)
-        lane = Lane(
-            self._reactor,
-            parsed,
-            self._name + DIAL + (number & 0xFFFFFFFF).to_bytes(4, "big"),
-            bulk=False,
-            outbox_bytes=self._outbox_bytes,
-            counters=self.counters,
-            limits=self._limits,
-        )
+        try:
+            lane = Lane(
+                self._reactor,
+                parsed,
+                self._name + DIAL + (number & 0xFFFFFFFF).to_bytes(4, "big"),
+                bulk=False,
+                outbox_bytes=self._outbox_bytes,
+                counters=self.counters,
+                limits=self._limits,
+            )
+        except OutOfFilesError:
+            self.counters["files"] += 1
+            return  # as if it had got lost
         self._dialed[address] = lane, self._reactor.later(DIAL_S, lambda: self._hang_up(address))
         frames = encode(greeting, {}, self._envelope(None, 0))
         self._count_sent(frames)
@@ -184,15 +194,20 @@ class PeerLinks:
         if parsed is None:
             self.counters["address"] += 1
             return
-        lanes = Lanes(
-            self._reactor,
-            parsed,
-            self._name,
-            outbox_bytes=self._outbox_bytes,
-            counters=self.counters,
-            limits=self._limits,
-            changed=lambda change: self._changed(peer, lanes, change),
-        )
+        try:
+            lanes = Lanes(
+                self._reactor,
+                parsed,
+                self._name,
+                outbox_bytes=self._outbox_bytes,
+                counters=self.counters,
+                limits=self._limits,
+                changed=lambda change: self._changed(peer, lanes, change),
+            )
+        except OutOfFilesError:
+            self.counters["files"] += 1
+            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, peer, address))
+            return
         contact = self._greeted.get(peer)
         publishes = endpoint(parsed.host, contact.gossip_port) if contact is not None and contact.gossip_port else ""
         self._links[peer] = _Link(lanes, publishes)
@@ -202,6 +217,9 @@ class PeerLinks:
                 self._subscriber.connect(publishes)
 
     def close(self, peer: PeerId, /) -> None:
+        put_off = self._put_off.pop(peer, None)
+        if put_off is not None:
+            put_off.cancel()
         link = self._links.pop(peer, None)
         if link is None:
             return
@@ -225,7 +243,7 @@ class PeerLinks:
         self._reactor.unwatch(self._router)
         self._reactor.unwatch(self._subscriber)
         self._answers.close()
-        for _, alarm in [*self._dialed.values(), *self._assemblers.values()]:
+        for alarm in [self._look, *[alarm for _, alarm in self._dialed.values()], *self._put_off.values()]:
             alarm.cancel()
 
     # ---- links
@@ -300,22 +318,28 @@ class PeerLinks:
     def _assembled(self, routing_id: bytes, parts: Sequence[Frame]) -> Sequence[Frame] | None:
         """The frames of a whole message, if this is one, or the last piece of one."""
         under_way = self._assemblers.pop(routing_id, None)
-        if under_way is None:
-            if not parts or not is_piece(parts[0]):
-                return parts
+        if under_way is not None:
+            assembler = under_way[0]
+        elif parts and is_piece(parts[0]):
             assembler = Assembler(self._limits, self.counters)
         else:
-            assembler, alarm = under_way
-            alarm.cancel()
+            return parts
         frames = assembler.take(parts)
         if assembler.is_open:
-
-            def give_up() -> None:
-                assembler.interrupt()
-                del self._assemblers[routing_id]
-
-            self._assemblers[routing_id] = assembler, self._reactor.later(PIECES_S, give_up)
+            self._assemblers[routing_id] = assembler, self._reactor.clock()
+            if not self._look.is_set:
+                self._look = self._reactor.later(PIECES_S, self._look_around)
         return frames
+
+    def _look_around(self) -> None:
+        """Give up what nothing more has come of. The oldest are the first."""
+        now_s = self._reactor.clock()
+        for routing_id, (assembler, heard_s) in list(self._assemblers.items()):
+            if heard_s + PIECES_S > now_s:
+                self._look = self._reactor.later(heard_s + PIECES_S - now_s, self._look_around)
+                return
+            assembler.interrupt()
+            del self._assemblers[routing_id]
 
     def _pass_on(self, origin: Origin, envelope: Envelope, message: AnyMessage, columns: Mapping[str, Column]) -> None:
         is_me = envelope.dst is None or envelope.dst == self._me.id

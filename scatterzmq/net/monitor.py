@@ -17,7 +17,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from .addresses import Address
-from .options import Socket
+from .options import OutOfFilesError, Socket, opening
 from .reactor import Alarm, Reactor
 from .seeds import ip_of, resolved
 
@@ -53,7 +53,8 @@ class Monitor:
         self._changed = changed
         self._probe = Probe(reactor, address, self._refused)
         self._is_closed = False
-        self._events: Socket = watched.get_monitor_socket(EVENTS)
+        with opening():
+            self._events: Socket = watched.get_monitor_socket(EVENTS)
         reactor.watch(self._events, self.look)
 
     def look(self) -> None:
@@ -116,7 +117,11 @@ class Probe:
             self._asked = asked = object()
             threading.Thread(target=self._ask, args=(asked,), name="scatterzmq-probe", daemon=True).start()
             return
-        tried = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        try:
+            with opening():
+                tried = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        except OutOfFilesError:
+            return  # then nothing is known
         tried.setblocking(False)
         self._socket = tried
         self._reactor.own(tried)

@@ -6,7 +6,9 @@ Why     The defaults of ZeroMQ queue without bounds to whoever will listen on a 
         back. Each line below is an outage that somebody has had.
 """
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import zmq
@@ -71,6 +73,23 @@ SUBSCRIBER: Mapping[int, int] = {
 }
 
 
+class OutOfFilesError(OSError):
+    """This process has as many files open as it may."""
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """For whatever opens files. Raises OutOfFilesError where there is no room for one more, from whichever library."""
+    try:
+        yield
+    except (zmq.ZMQError, OSError) as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OutOfFilesError(
+            error.errno, "this process may not open more files and connections: raise its limit (ulimit -n)"
+        ) from None
+
+
 def context() -> Context:
     """A context of its own for whoever owns sockets."""
     made: Context = zmq.Context()
@@ -103,7 +122,8 @@ def subscriber(context: Context) -> Socket:
 
 
 def _made(context: Context, kind: int, options: Mapping[int, int]) -> Socket:
-    socket = context.socket(kind)
+    with opening():
+        socket = context.socket(kind)
     for option, value in options.items():
         socket.set(option, value)
     socket.copy_threshold = COPIED_BYTES

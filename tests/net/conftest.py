@@ -1,9 +1,12 @@
 """Peers with real sockets on loopback, all in the test's thread: each has a reactor of its own, and they take turns."""
 
+import os
+import resource
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -239,6 +242,23 @@ def peer_name(number: int, incarnation: int = 1) -> bytes:
 def blocking(socket: zmq.Socket[bytes]) -> list[bytes]:
     assert socket.poll(int(TIMEOUT_S * 1000)), "waited too long"
     return socket.recv_multipart()
+
+
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """This process may open no more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for file in taken:
+            os.close(file)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import zmq
 
 from scatterzmq.core.messages import AskMembers, Clear, Cleared, Final, Submit, TaskStatus
 from scatterzmq.driver import ClientJoined, ClientLeft, Incoming
-from scatterzmq.ids import TaskId
+from scatterzmq.ids import ClientId, TaskId
 from scatterzmq.net import answers
 from scatterzmq.net.lanes import BULK, CONTROL_BYTES
 from scatterzmq.net.routing import of_client
@@ -155,6 +155,22 @@ def test_a_silent_client_is_let_go_and_a_speaking_one_is_not(world: World, peer:
     assert [one.client for one in peer.got(ClientLeft)] == [ALICE]
     assert peer.links.counters["clients_silent"] == 1
     joined(world, peer, silent)
+
+
+def test_of_too_many_clients_the_most_silent_is_let_go(
+    world: World, peer: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "CLIENTS_MAX", 2)
+    callers = [Caller(world, client, peer) for client in (ALICE, BOB)]
+    for caller in callers:
+        joined(world, peer, caller)
+    heard = len(peer.got(Incoming))
+    callers[0].say(AskMembers(mid=2))
+    world.until(lambda: len(peer.got(Incoming)) > heard)
+    joined(world, peer, Caller(world, ClientId("C" + "c" * 32), peer))
+    world.until(lambda: peer.got(ClientLeft))
+    assert [one.client for one in peer.got(ClientLeft)] == [BOB]
+    assert (peer.links.clients_count, peer.links.counters["clients_many"]) == (2, 1)
 
 
 class Slow:

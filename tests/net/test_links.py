@@ -12,12 +12,12 @@ from scatterzmq.core.events import LinkDown
 from scatterzmq.core.messages import AskMembers, Cleared
 from scatterzmq.core.peermessages import AskQueues, Bye, Heartbeat, Unwelcome
 from scatterzmq.ids import ClientId
-from scatterzmq.net import links, routing
+from scatterzmq.net import links, options, routing
 from scatterzmq.net.fragments import pieces
 from scatterzmq.net.monitor import Change
 from scatterzmq.network import FromPeer
 from scatterzmq.wire.frames import Envelope, encode
-from tests.net.conftest import ALICE, Station, Stranger, World, peer_id, peer_name
+from tests.net.conftest import ALICE, Station, Stranger, World, no_files_left, peer_id, peer_name
 from tests.test_network import column, replicate
 
 
@@ -274,6 +274,38 @@ def test_a_link_to_nobody_is_told_as_refused_until_it_is_closed(world: World) ->
     assert not here.posted
 
 
+def test_a_peer_without_files_left_lives_on_and_opens_its_links_later(world: World) -> None:
+    one, other = Station(world, 1), Station(world, 2)
+    with no_files_left():
+        one.links.dial(other.me.address, one.hello())
+        one.links.open(other.me.id, other.me.address)
+        assert one.links.counters["files"] == 2
+        one.links.send(other.me.id, 1, Bye(), {})
+        one.links.open(peer_id(3), other.me.address)
+        one.links.close(peer_id(3))
+    world.settle()
+    assert other.posted == []
+    world.clock.ahead_s += links.OPEN_AGAIN_S
+    world.step()
+    one.links.send(other.me.id, 1, Bye(), {})
+    world.until(lambda: other.heard() == [Bye()])
+    one.links.send(peer_id(3), 1, Bye(), {})
+    assert one.links.counters["unlinked"] == 2, "before there was a link, and to whom none is wanted any more"
+
+
+def test_without_a_file_for_the_bulk_lane_only_what_is_large_is_lost(
+    world: World, two: tuple[Station, Station]
+) -> None:
+    one, other = two
+    with no_files_left():
+        one.links.send(other.me.id, 1, replicate(), {"value": column(width=100_000)})
+        assert one.links.counters["files"] == 1
+        one.links.send(other.me.id, 1, Bye(), {})
+        world.until(lambda: other.heard()[-1:] == [Bye()])
+    one.links.send(other.me.id, 1, replicate(), {"value": column(width=100_000)})
+    world.until(lambda: other.heard()[-1:] == [replicate()])
+
+
 def test_what_is_told_of_a_link_that_was_closed_meanwhile_is_dropped(world: World) -> None:
     here, gone = Station(world, 1), Station(world, 2)
     here.links.open(gone.me.id, gone.me.address)
@@ -434,6 +466,17 @@ def test_pieces_that_stop_coming_are_forgotten(world: World) -> None:
         other.say(*part)
     world.until(lambda: here.posted)
     assert not here.links._assemblers
+
+
+def test_many_messages_in_pieces_leave_nothing_behind(world: World) -> None:
+    here = Station(world, 1)
+    stranger = Stranger(world, here, routing.of_client(ALICE) + b"b")
+    frames = [bytes(options.PIECE_BYTES), b"x"]
+    for number in range(20):
+        for part in pieces(frames, number):
+            stranger.say(*part)
+    world.until(lambda: here.links.rejected.total() == 20)
+    assert len(here.reactor._alarms) <= 2
 
 
 def test_routing_ids_say_who_it_is() -> None:

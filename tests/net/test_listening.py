@@ -10,6 +10,7 @@ import pytest
 
 from scatterzmq.errors import ConfigError
 from scatterzmq.net.addresses import Address
+from scatterzmq.net.interfaces import advertised
 from scatterzmq.net.listening import Listening, listen
 from scatterzmq.net.reactor import Reactor
 from scatterzmq.settings import NetworkSettings
@@ -140,3 +141,17 @@ udp://a:1 inproc://a:1 a:1 tcp://fe80::1:80 tcp://*:1 tcp://a;b:1
 @pytest.mark.parametrize("text", ["", "tcp://a b:1", *NOT_ADDRESSES.split()])
 def test_other_addresses_are_none(text: str) -> None:
     assert Address.parse(text) is None
+
+
+@pytest.mark.parametrize("host", ["gpu-1.lab", "10.0.0.1", "fe80::1%eth0", "[::1]"])
+def test_any_host_can_be_advertised(host: str) -> None:
+    address = advertised(NetworkSettings(advertise=host), 7411)
+    assert Address.parse(str(address)) == address == Address(host.strip("[]"), 7411)
+
+
+@pytest.mark.parametrize("text", ["a b", "tcp://host", "host:7411", "a;b"])
+def test_what_is_no_host_cannot_be_advertised(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"network\.advertise: expected a name or an IP address, without a port, got "
+    ):
+        advertised(NetworkSettings(advertise=text), 7411)

@@ -173,8 +173,8 @@ def test_clients_that_vanish_are_let_go(crowded: RealCluster, connect: Connect) 
         works(bystander)
 
         def are_gone() -> bool:
-            now = counters(home)
-            return now["network_clients_gone"] - before.get("network_clients_gone", 0) >= 10
+            gone = "network_clients_gone"
+            return counters(home).get(gone, 0) - before.get(gone, 0) >= 10
 
         until(are_gone)
     assert home.running
@@ -220,8 +220,8 @@ def test_who_asks_and_asks_and_does_not_read_costs_little_memory(crowded: RealCl
     for peer in crowded.peers:
         before = rss_bytes(peer)
         with stranger(peer, is_slow=True) as rude:
-            for _ in range(100):
-                rude.say(Attach(ids=tuple(tasks)))
+            for turn in range(100):
+                rude.say(Attach(ids=(*tasks[turn % 20 :: 2], *tasks[: turn % 20 : 2])))  # nothing that lies together
             asked = counters(peer)["network_received"]
             until(lambda asked=asked, peer=peer: counters(peer)["network_received"] > asked)  # type: ignore[misc]
             works(client)
@@ -333,4 +333,4 @@ def test_idle_peers_rest(crowded: RealCluster) -> None:
     before = [cpu_s(peer) for peer in crowded.peers]
     threading.Event().wait(IDLE_S)  # it is the time that counts
     used = [cpu_s(peer) - was for peer, was in zip(crowded.peers, before, strict=True)]
-    assert max(used) < IDLE_S / 10
+    assert max(used) < IDLE_S / 20
