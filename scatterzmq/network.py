@@ -2,7 +2,7 @@
 
 Rules   1. Nothing here waits, and whatever is sent may get lost.
         2. Columns that come beside a message are stored before the core hears of it: for good where they are part of a
-           record or a cached value, else only as long as there is room.
+           record or a cached value, else only as long as there is room. What was fetched gets a checksum.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from .core.events import PeerReceived
+from .core.payloadmessages import Fetched
 from .core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Hello, Unwelcome
 from .core.values import Block
 from .execute.store import PayloadStore
@@ -83,7 +84,8 @@ def stored(posted: FromPeer, store: PayloadStore, now_ms: int) -> PeerReceived:
     blocks: dict[str, Block] = {}
     for name, column in posted.columns.items():
         digests = _digests(posted.message, name)
-        for block, _ in store.put(column, now_ms, kept=kept, whole=True, digests=digests)[:1]:
+        shared = isinstance(posted.message, Fetched)
+        for block, _ in store.put(column, now_ms, kept=kept, whole=True, digests=digests, shared=shared)[:1]:
             blocks[name] = block
     return PeerReceived(
         sender=posted.sender,

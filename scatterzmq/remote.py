@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 
+from .blobs.sender import BlobSender
 from .client.client import Client
 from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
+from .core.blobmessages import BlobWritten, WriteBlob
 from .core.client import ClientCore
 from .core.messages import Refused, Submit, ToClient, ToPeer
 from .errors import ClusterError, ConfigError, ErrorCode
+from .ids import PeerId
 from .net.clientlinks import ClientLinks
 from .net.discovery import Discovery
 from .net.reactor import Reactor
@@ -134,6 +137,8 @@ class Connection:
         self._discovery: Discovery | None = self._new_discovery()  # raises ConfigError
         self._reactor = Reactor()
         self._links = ClientLinks(self._reactor, self._changed, outbox_bytes=self._network.outbox_bytes)
+        self._links.hear_of_blobs(self._heard_of_blob)
+        self._blobs: dict[bytes, BlobSender] = {}
         self._thread = threading.Thread(target=self._run, name="scatterzmq-client", daemon=True)
 
     def open(self, inbox: Inbox) -> Link:
@@ -161,10 +166,7 @@ class Connection:
     # ---- as the link of a client
 
     def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
-        if self._over:
-            raise ClusterError(self._over)
-        if self._pid != os.getpid():
-            raise ClusterError("this process was forked off and has no connection: call scatterzmq.connect() in here")
+        self._must_be_open()
         nbytes = sum([column.data.nbytes for column in columns.values()])
         if nbytes > TASK_BYTES_MAX and isinstance(message, Submit):
             self._reactor.call(partial(self._deliver, _too_large(message, nbytes), {}))
@@ -180,9 +182,33 @@ class Connection:
     def open_blob(self, name: str, /) -> BlobWriter:
         if self._open_blob is not None:
             return self._open_blob(name)
-        raise ClusterError(
-            f"blob {name!r}: blobs are not sent over the network yet; put the file into blobs.dir of each peer"
-        )
+        self._must_be_open()
+        home = self._links.home()
+        if home is None:
+            raise ClusterError(f"blob {name!r}: no peer can be reached; try again later")
+        sender = BlobSender(name, partial(self._say_of_blob, home), self._forget_blob)
+        self._blobs[sender.writer] = sender
+        return sender.begin()
+
+    def _must_be_open(self) -> None:
+        if self._over:
+            raise ClusterError(self._over)
+        if self._pid != os.getpid():
+            raise ClusterError("this process was forked off and has no connection: call scatterzmq.connect() in here")
+
+    def _say_of_blob(self, home: PeerId, word: WriteBlob, columns: Mapping[str, Column], /) -> None:
+        self._must_be_open()
+        if threading.get_ident() == self._thread.ident:
+            raise ClusterError(f"blob {word.name!r}: callbacks must not wait, so write it in a thread of your own")
+        self._reactor.call(partial(self._links.send, home, word, columns))
+
+    def _forget_blob(self, sender: BlobSender) -> None:
+        self._blobs.pop(sender.writer, None)
+
+    def _heard_of_blob(self, answer: BlobWritten) -> None:
+        sender = self._blobs.get(answer.writer)
+        if sender is not None:
+            sender.heard(answer)
 
     def close(self) -> None:
         """Let peers take in what was said last, and end. Does not wait long for anything."""
@@ -220,6 +246,8 @@ class Connection:
             raise
         finally:
             self._first.set()
+            for sender in [*self._blobs.values()]:
+                sender.fail(f"blob {sender.name!r}: {self._over or 'the client is closed'}")
             if self._discovery is not None:
                 self._discovery.close()
             self._links.close()

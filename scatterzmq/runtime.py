@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from .blobs.service import BlobService
 from .core.events import LeaveRequested, PeerSeen
 from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
 from .core.peer import PeerCore
@@ -115,7 +116,7 @@ class PeerProcess:
             pool = self._pool(started)
             self.driver = Driver(
                 core,
-                PayloadStore(settings.store, self.contact.id),
+                PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
                 report=self._report,
                 network=self.links,
@@ -228,14 +229,23 @@ class PeerProcess:
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""
         settings = self._settings
-        blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
+        folder = None if settings.blobs.dir is None else Path(settings.blobs.dir)
+        blobs = BlobStore(folder, settings.blobs.packages, fetch=lambda name: service.fetch(name))
         started.callback(blobs.close)
+        service = BlobService(blobs.folder, self.links, self.reactor, settings.cluster.replicas)
+        self.links.hear_of_blobs(service.heard)
         pool: ChildPool | Pool
         if settings.executor.kind == "process":
-            pool = ChildPool(settings, self.reactor, self._take, blobs, report=self._emit, output=self._printed)
+            pool = ChildPool(
+                *(settings, self.reactor, self._take, blobs),
+                report=self._emit,
+                output=self._printed,
+                fetch=service.want,
+            )
         else:
             pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
         started.callback(pool.stop, STOP_TIMEOUT_S)
+        started.callback(service.close)  # before executors are: they may wait for it
         return pool
 
     def _printed(self, executor: ExecutorId, place: str, line: str) -> None:

@@ -257,6 +257,22 @@ def test_a_task_from_its_client_to_its_client() -> None:
     assert len(world.store) == 0
 
 
+def test_own_results_cost_no_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but us has any use for them, however large they are."""
+    world = World(store={"inline_bytes": 0})
+    put, shared = world.store.put, []
+
+    def noted(*args: Any, **how: Any) -> Any:
+        shared.append(how.get("shared", False))
+        return put(*args, **how)
+
+    monkeypatch.setattr(type(world.store), "put", lambda _, *args, **how: noted(*args, **how))
+    world.load("main", 2, 2)
+    world.submit(1, 2, width=1000)
+    world.drain()
+    assert shared == [False] * 3
+
+
 def test_a_node_may_write_to_its_input() -> None:
     """What is kept for a restart is not what the node gets."""
     world = World()

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from xxhash import xxh3_128_digest
 
 from scatterzmq.core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from scatterzmq.core.events import LinkDown, PeerSeen
 from scatterzmq.core.messages import AskStats, Contact
+from scatterzmq.core.payloadmessages import Fetched
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import (
     AskQueues,
@@ -143,6 +145,13 @@ def test_the_parts_of_a_commit_have_digests_of_their_own(store: PayloadStore) ->
 
 def test_a_column_without_rows_is_no_block(store: PayloadStore) -> None:
     assert stored(came(AskQueues(), {"value": column(0)}), store, 5).blocks == {}
+
+
+def test_what_was_fetched_gets_a_checksum(store: PayloadStore) -> None:
+    (block,) = stored(came(Fetched(maker=OTHER, counter=9, rows=3), {"rows": column()}), store, 5).blocks.values()
+    assert block.checksum == xxh3_128_digest(column().data)
+    (block,) = stored(came(VOLATILE[0], {"value": column()}), store, 5).blocks.values()
+    assert block.checksum == b""
 
 
 # ---- out

@@ -445,8 +445,3 @@ def test_a_process_that_does_not_close_its_client_ends(peer: Peer, ending: str) 
     """
     ended = subprocess.run([sys.executable, "-W", "error", "-c", dedent(code)], capture_output=True, timeout=LONG_S)
     assert (ended.returncode, ended.stdout, ended.stderr.decode()) == (5 if "5" in ending else 0, b"", "")
-
-
-def test_blobs_are_not_sent(peer: Peer) -> None:
-    with scatterzmq.connect(peer.address) as client, pytest.raises(ClusterError, match=r"blobs.dir of each peer"):
-        client.open_blob("weights")

@@ -59,9 +59,11 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
+WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
+BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
 PASSED = ("core.actions", "core.events", "core.values")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -72,10 +74,11 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "settings": BASE,
     "graph": (*BASE, "graph"),
     "core": (*BASE, "settings", "graph", "core"),
-    "wire": (*BASE, "settings", "graph.formats", "core.messages", "core.peermessages", "core.values", "wire"),
+    "wire": (*BASE, "settings", "graph.formats", *WORDS, "core.values", "wire"),
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
+    "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
@@ -86,8 +89,8 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
     "eventstream": (*BASE, "settings", "plugins", "eventstream"),
     "health": (*BASE, "settings", "health", PACKAGE),
-    "runtime": (*BASE, *DRIVEN, "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
-    "remote": (*BASE, "settings", "core", "wire", "client", "clientdriver", "net"),
+    "runtime": (*BASE, *DRIVEN, "blobs", "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
+    "remote": (*BASE, "settings", "core", "wire", "blobs.sender", "client", "clientdriver", "net"),
     "processes": (*BASE, "settings", "config", "eventstream"),
     "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
@@ -111,6 +114,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
+    "blobs": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
     "net": ("zmq", "zeroconf", "ifaddr"),

@@ -24,11 +24,17 @@ class Member:
 
 
 class BlobWriter(Protocol):
-    """An append-only blob; each piece is named "offset:length:name". Sealed at the end of the `with` block."""
+    """An append-only blob; each piece is named "offset:length:name". Sealed when closed, as at the end of a `with`
+    block.
+
+    Over the network it may be that closing it raises ClusterError, and that an error in the block leaves nothing of it.
+    """
 
     def write(self, data: bytes, /) -> str: ...
 
     def write_tensor(self, tensor: "torch.Tensor", /) -> str: ...
+
+    def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...
 

@@ -40,9 +40,12 @@ class Batches:
 
     # ---- lending
 
-    def draw(self, queue: Queue, tasks_max: int) -> list[Record]:
-        """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left."""
-        tasks = queue.pop_batch(tasks_max, queue.node.batch_tokens)
+    def draw(self, queue: Queue, tasks_max: int, near: PeerId | None = None) -> list[Record]:
+        """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left.
+
+        near: the peer that it is for; None: we are.
+        """
+        tasks = queue.pop_batch(tasks_max, queue.node.batch_tokens, near)
         self._plans.emptied(queue)
         sources = sources_of(queue)
         needed = set(sources.values())
@@ -141,7 +144,11 @@ class Batches:
             record = self._committer(lease, open_rows.pop(row))
             if record is None:
                 continue
-            if lease.holder is None:
+            values = [value for values in self.inputs(lease.queue, [record]).values() for value in values]
+            loss = self._state.blocks.loss(values)
+            if loss is not None:
+                self._travel.lost(record, loss)
+            elif lease.holder is None:
                 self._travel.failed(record, PURGED)
             else:  # gone there; here, its inputs may well be left
                 self._travel.reclaimed(record, PURGED)

@@ -8,24 +8,29 @@ Rules     1. Own work comes first, also while a claim is under way; what is gran
              help. Where many are idle, few ask (core/nudges.py).
           4. An executor is free once it is through, whether its owner knows of the results or not; where it asks the
              same owner next, both are said in one message.
+          5. Large results stay here for their owner (core/payloads.py); inputs that lie elsewhere are fetched before a
+             batch begins (core/fetches.py).
 """
 
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 
 from ..graph.plan import Plan
 from ..ids import ExecutorId, PeerId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
-from .batches import sources_of
-from .claims import RAN_TOO_LONG, Claims, blocks_of
+from .claims import INPUTS_LATE, RAN_TOO_LONG, Claims, blocks_of
 from .commits import commit_of
 from .events import BatchFinished
 from .executors import Executors
+from .fetches import Fetches
+from .grants import Read, read
 from .members import Status
 from .nudges import precedence
+from .payloads import Payloads
 from .peermessages import (
     Claim,
     Commit,
@@ -80,7 +85,7 @@ class _Loan:
 
 @dataclass(slots=True, eq=False)
 class _Answer:
-    """What an owner is to know of a batch. values, blocks: what goes with it."""
+    """What an owner is to know of a batch. values, blocks: what goes with it. stays: blocks that do not."""
 
     owner: PeerId
     message: Commit | Surrender
@@ -88,12 +93,15 @@ class _Answer:
     values: Mapping[str, tuple[Value, ...]]
     blocks: list[Block]
     ttl_ms: int
+    stays: list[Block]
 
 
 class Borrowing:
     """What this peer's executors have of others."""
 
-    def __init__(self, state: State, executors: Executors, claims: Claims) -> None:
+    def __init__(
+        self, state: State, executors: Executors, claims: Claims, payloads: Payloads, fetches: Fetches
+    ) -> None:
         self._state = state
         self._members = state.members
         self._plans = state.plans
@@ -101,6 +109,9 @@ class Borrowing:
         self._out = state.out
         self._executors = executors
         self._claims = claims
+        self._payloads = payloads
+        self._fetches = fetches
+        self._inline_bytes = state.settings.store.inline_bytes
         self._asks: dict[ExecutorId, _Ask] = {}
         self._loans: dict[int, _Loan] = {}
         self._answers: dict[tuple[PeerId, ExecutorId, int], _Answer] = {}
@@ -294,12 +305,13 @@ class Borrowing:
         self._correct(owner, key, self._believed(owner, key) - len(message.ids) if message.ids else 0)
         if not message.ids:
             return
-        if queue is None or not _is_fitting(queue, message, blocks) or not self._executors.may_run(key, queue.node):
+        found = None if queue is None else read(queue, message, blocks, self._payloads)
+        if queue is None or found is None or not self._executors.may_run(key, queue.node):
             self._give_back(owner, message)
         else:
-            self._begin(owner, queue, message, blocks)
+            self._begin(owner, queue, message, found)
 
-    def _begin(self, owner: PeerId, queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> None:
+    def _begin(self, owner: PeerId, queue: Queue, message: Grant, found: Read) -> None:
         order, _ = self._state.leases.token()
         now_ms = self._state.now_ms
         max_exec_ms = min(max(message.max_exec_ms, 1), MAX_EXEC_MS_MAX)
@@ -311,7 +323,7 @@ class Borrowing:
             key=queue.key,
             plan=queue.plan,
             tasks=message.ids,
-            blocks=tuple(blocks.values()),
+            blocks=tuple(found.here),
             expires_ms=now_ms + max_exec_ms,
             ttl_ms=max(message.ttl_ms, TTL_MS_MIN),
         )
@@ -328,13 +340,22 @@ class Borrowing:
             node=queue.node,
             token=Token(self._members.incarnation(owner), owner, message.order),
             tasks=message.ids,
-            inputs={
-                name: tuple([(blocks[name], row) for row in range(len(message.ids))]) for name in sources_of(queue)
-            },
+            inputs=found.inputs,
             max_exec_ms=max_exec_ms,
             solo=message.solo,
         )
-        self._out.work(RunBatch(executor=message.executor, order=batch))
+        if found.lacking:
+            begins = partial(self._begins, loan, max_exec_ms)
+            self._fetches.run(message.executor, batch, found.lacking, begins, owner)
+        else:
+            self._out.work(RunBatch(executor=message.executor, order=batch))
+
+    def _begins(self, loan: _Loan, max_exec_ms: int, blocks: Iterable[Block]) -> None:
+        """A batch that has waited for its inputs begins to run."""
+        for block in blocks:
+            self._blocks.hold((block, 0))
+            loan.blocks += (block,)
+        loan.expires_ms = self._state.now_ms + max_exec_ms
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""
@@ -357,14 +378,17 @@ class Borrowing:
         if loan is None or loan.executor != event.executor:
             return False
         blocks = self._blocks.admit(blocks_of(event.emitted), kept=False)
+        needed = self._plans.needed(loan.plan)  # which may go with the batch
         self._executors.release(event.executor, event.loaded)
         self._end(loan)
         if loan.fenced:
             self.counters["borrowed_in_vain"] += 1
             self._blocks.settle(blocks)
         else:
-            message, values = commit_of(event, loan.number)
-            self._promise(loan, message, values, blocks)
+            node = loan.plan.queues[loan.key[1]]
+            told = commit_of(event, loan.number, loan.plan, node, needed, self._inline_bytes)
+            self._payloads.hold(loan.owner, told.stays)
+            self._promise(loan, told.message, told.values, blocks, told.stays)
             for queue, tasks in _lands_in(loan.plan, loan.key, event):
                 key = (loan.key[0], queue)
                 self._correct(loan.owner, key, self._believed(loan.owner, key) + tasks)
@@ -377,11 +401,12 @@ class Borrowing:
             self._undone(loan, reason, crashed=crashed)
 
     def _undone(self, loan: _Loan, reason: str, *, crashed: bool) -> None:
+        crashed = not self._fetches.forget(loan.order) and crashed  # it was not at work yet
         self._end(loan)
         if not loan.fenced:
             message = Surrender(executor=loan.executor, order=loan.number, reason=reason, crashed=crashed)
             self.counters["surrendered"] += 1
-            self._promise(loan, message, {}, [])
+            self._promise(loan, message, {}, [], [])
 
     def _end(self, loan: _Loan) -> None:
         del self._loans[loan.order]
@@ -389,10 +414,15 @@ class Borrowing:
         self._plans.leave(loan.plan)
 
     def _promise(
-        self, loan: _Loan, message: Commit | Surrender, values: Mapping[str, tuple[Value, ...]], blocks: list[Block]
+        self,
+        loan: _Loan,
+        message: Commit | Surrender,
+        values: Mapping[str, tuple[Value, ...]],
+        blocks: list[Block],
+        stays: list[Block],
     ) -> None:
         """Have an owner told, until it says that it knows."""
-        answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms)
+        answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms, stays)
         self._answers[loan.owner, loan.executor, loan.number] = answer
         self._unsent.append(answer)
 
@@ -401,6 +431,7 @@ class Borrowing:
         answer = self._answers.pop((owner, message.executor, message.order), None)
         if answer is not None:
             self._forget(answer)
+            self._payloads.answered(answer.stays, fenced=message.fenced)
             if isinstance(answer.message, Commit):
                 self.counters["borrowed_in_vain" if message.fenced else "returned"] += 1
 
@@ -430,15 +461,17 @@ class Borrowing:
         """A member is dead or has left."""
         for executor in [executor for executor, ask in self._asks.items() if ask.owner == owner]:
             del self._asks[executor]
-        for loan in self._loans.values():
-            if loan.owner == owner:
-                self._fence(loan)
+        for loan in [loan for loan in self._loans.values() if loan.owner == owner]:
+            self._fence(loan)
         for key in [key for key in self._answers if key[0] == owner]:
             self._drop_answer(key)
         self._since = {key: news for key, news in self._since.items() if key[0] != owner}
 
     def _fence(self, loan: _Loan) -> None:
-        if not loan.fenced:
+        if self._fetches.forget(loan.order):
+            self._end(loan)
+            self._executors.release(loan.executor, None)
+        elif not loan.fenced:
             loan.fenced = True
             rows = tuple(range(len(loan.tasks)))
             self._out.work(RowsCancelled(executor=loan.executor, order=loan.order, rows=rows))
@@ -447,6 +480,7 @@ class Borrowing:
         answer = self._answers.pop(key)
         self._unsent = [other for other in self._unsent if other is not answer]
         self._forget(answer)
+        self._payloads.answered(answer.stays, fenced=True)
         self.counters["borrowed_in_vain"] += isinstance(answer.message, Commit)
 
     # ---- time
@@ -455,6 +489,10 @@ class Borrowing:
         """Say again what was not answered, renew, and give up executors that ran past their time."""
         now_ms = self._state.now_ms
         for loan in [loan for loan in self._loans.values() if loan.expires_ms <= now_ms]:
+            if self._fetches.is_waiting(loan.order):
+                self._executors.release(loan.executor, None)
+                self._undone(loan, INPUTS_LATE, crashed=False)
+                continue
             self._executors.remove(loan.executor)
             self._out.work(AbandonExecutor(executor=loan.executor))
             self._out.report("tally.executor.reclaim", executor=loan.executor)
@@ -541,13 +579,6 @@ def _drawn(owners: list[tuple[PeerId, int]], lot: bytes) -> tuple[int, PeerId]:
     ends = list(accumulate(length for _, length in owners))
     owner, length = owners[bisect(ends, int.from_bytes(lot, "big") % ends[-1])]
     return length, owner
-
-
-def _is_fitting(queue: Queue, message: Grant, blocks: Mapping[str, Block]) -> bool:
-    """Whether a grant has a row of each input for each task. Their formats are looked at where the batch runs."""
-    if blocks.keys() != sources_of(queue).keys():
-        return False
-    return all(block.layout.rows == len(message.ids) for block in blocks.values())
 
 
 def _lands_in(plan: Plan, key: QueueKey, event: BatchFinished) -> Iterator[tuple[QueueId, int]]:

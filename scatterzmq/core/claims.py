@@ -7,12 +7,15 @@ Rules     1. An idle executor never stays idle while a queue has tasks (late bin
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 from ..ids import ExecutorId, QueueId
 from .actions import AbandonExecutor, BatchOrder, RunBatch
 from .batches import Batches
 from .events import BatchExpected, BatchFinished, Emitted
 from .executors import Executors
+from .fetches import Fetches
 from .leases import Lease
 from .ledger import Record
 from .queues import Queue, QueueKey
@@ -24,7 +27,7 @@ from .values import Block
 class Claims:
     """The executors of this peer and their leases on its tasks."""
 
-    def __init__(self, state: State, executors: Executors, batches: Batches) -> None:
+    def __init__(self, state: State, executors: Executors, batches: Batches, fetches: Fetches) -> None:
         self._state = state
         self._leases = state.leases
         self._plans = state.plans
@@ -32,6 +35,7 @@ class Claims:
         self._out = state.out
         self._executors = executors
         self._batches = batches
+        self._fetches = fetches
         self.counters = {"batches": 0, "fenced": 0}
 
     # ---- executors go
@@ -46,10 +50,15 @@ class Claims:
         lease = self._leases.of(executor)
         if lease is not None:
             self._leases.settle(lease.order, executor)
+            crashed = not self._fetches.forget(lease.order) and crashed  # it was not at work yet
             self._batches.take_back(lease, reason, crashed=crashed, counted=crashed)
 
     def expired(self, lease: Lease) -> None:
-        """An executor ran past its time: give it up."""
+        """An executor ran past its time: give it up. (What it waits for may come late, which is not its fault.)"""
+        if self._fetches.forget(lease.order):
+            self._executors.release(lease.executor, None)
+            self._batches.take_back(lease, INPUTS_LATE, crashed=False, counted=True)
+            return
         self._executors.remove(lease.executor)
         self._out.work(AbandonExecutor(executor=lease.executor))
         self._out.report("tally.executor.reclaim", executor=lease.executor)
@@ -102,17 +111,29 @@ class Claims:
         lease = self._batches.lend(queue, records, executor, expires_ms=until_ms, until_ms=until_ms)
         self._executors.occupy(executor, queue.key)
         self.counters["batches"] += 1
+        inputs = self._batches.inputs(queue, records)
         batch = BatchOrder(
             order=lease.order,
             plan=queue.plan,
             node=node,
             token=lease.token,
             tasks=lease.tasks,
-            inputs=self._batches.inputs(queue, records),
+            inputs=self._blocks.inputs(inputs),
             max_exec_ms=max_exec_ms,
             solo=records[0].solo,
         )
-        self._out.work(RunBatch(executor=executor, order=batch))
+        lacking = self._blocks.lacking(inputs)
+        if lacking:
+            self._fetches.run(executor, batch, lacking, partial(self._begins, lease.order, executor))
+        else:
+            self._out.work(RunBatch(executor=executor, order=batch))
+
+    def _begins(self, order: int, executor: ExecutorId, _: Iterable[Block]) -> None:
+        """A batch that has waited for its inputs begins to run; its driver sees to them while it does."""
+        lease = self._leases.held(order, executor)
+        assert lease is not None
+        until_ms = self._state.now_ms + self._batches.max_exec_ms(lease.queue.node)
+        self._leases.put(replace(lease, expires_ms=until_ms, until_ms=until_ms))
 
     def expected(self, event: BatchExpected) -> None:
         """A node knows better what will come of its batch."""
@@ -163,6 +184,7 @@ class Claims:
 
 
 RAN_TOO_LONG = "the node ran longer than its max_exec_s and its executor was given up"
+INPUTS_LATE = "its inputs lie with another peer and did not come within max_exec_s"
 
 
 def blocks_of(emitted: tuple[Emitted, ...]) -> dict[Block, None]:

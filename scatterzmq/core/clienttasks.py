@@ -223,7 +223,10 @@ class Tasks:
         found: dict[tuple[Place, int], list[TaskId]] = {}
         for task, owner in zip(message.ids, message.owners, strict=True):
             watch = self._watched.get(task)
-            if watch is not None and watch.place.owner != owner and self._peers.usable(owner):
+            ended = self._ended.get(task)
+            if ended is not None:  # whoever clears it has to know
+                self._ended[task] = replace(ended, place=ended.place.moved(owner))
+            elif watch is not None and watch.place.owner != owner and self._peers.usable(owner):
                 found.setdefault((watch.place.moved(owner), watch.hops + 1), []).append(task)
         for (place, hops), tasks in found.items():
             watch = self.accepted(tasks, place)

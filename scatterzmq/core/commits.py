@@ -7,41 +7,66 @@ Why     Executors check what nodes answer where it is answered. So a mistake in 
         and the task should not have to start over for ever because of it: it fails as if the node had raised.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import ErrorCode
 from ..graph.formats import FieldFormat, Format, Layout
-from ..graph.plan import GraphPlan, NodePlan
+from ..graph.plan import GraphPlan, NodePlan, Plan
+from ..ids import BlockId, GraphId, PeerId
+from .blocks import Blocks
 from .events import BatchFinished, Emitted, RowsFailed
 from .leases import Lease
+from .needed import ALL
+from .payloadmessages import Payload
 from .peermessages import Commit, FailedPart, Part
 from .values import Block, Value
+
+Needed = Collection[tuple[GraphId, str]]
+"""As core/needed.py finds it."""
 
 _NOT_FOR_OTHERS = frozenset((ErrorCode.POISON, ErrorCode.CANCELLED, ErrorCode.CONFLICT, ErrorCode.REFUSED))
 
 
 @dataclass(slots=True)
 class Checked:
-    """A commit as a batch is settled with. wrong: parts of it that could not be used as they were."""
+    """A commit as a batch is settled with. wrong: parts of it that could not be used as they were.
+
+    away: blocks that stay with whoever made them -> the copy that came with the commit, and where its rows begin.
+    """
 
     emitted: list[Emitted] = field(default_factory=list)
     failed: list[RowsFailed] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     wrong: int = 0
+    away: dict[Block, tuple[Block | None, int]] = field(default_factory=dict)
 
 
-def check(lease: Lease, message: Commit, blocks: Mapping[str, Block]) -> Checked:
-    """Sort out what a commit says. blocks: the columns beside it."""
+def check(
+    lease: Lease,
+    message: Commit,
+    blocks: Mapping[str, Block],
+    *,
+    needed: Needed = (),
+    uses: Blocks | None = None,
+) -> Checked:
+    """Sort out what a commit says. blocks: the columns beside it. needed: what must be beside it.
+
+    uses: knows of which blocks somebody has told already; None: of none.
+    """
     checked = Checked()
     node = lease.queue.node
     graph = lease.queue.plan.graphs[node.graph]
     graphs = lease.queue.plan.graphs
     open_rows = dict.fromkeys(range(len(lease.tasks)))
     for place, part in enumerate(message.parts):
-        columns = {name: blocks.get(f"{place}:{name}") for name in part.fields}
+        beside = {name: blocks.get(f"{place}:{name}") for name in part.fields}
+        stays = {name: [block_of(payload) for payload in payloads] for name, payloads in part.stays.items()}
+        columns = {name: [] if block is None else [block] for name, block in beside.items()} | stays
         called = None if part.call is None else graphs.get(part.call)
         problem = _problem(node, graph, part, called, columns)
+        if stays and not problem:
+            problem = _misnamed(lease, part, beside, stays, needed, checked.away, uses)
         # A row named out of turn spoils the order of the columns, but not the rows that are there.
         places = _taken(part.rows, open_rows)
         rows = tuple([part.rows[at] for at in places])
@@ -50,9 +75,18 @@ def check(lease: Lease, message: Commit, blocks: Mapping[str, Block]) -> Checked
             message_ = f"{lease.holder} answered what node {node.name} cannot have: {problem}"
             checked.failed.append(RowsFailed(rows=rows, code=ErrorCode.GENERAL_EXCEPTION, message=message_))
             continue
-        fields: dict[str, tuple[Value, ...]] = {
-            name: tuple([(block, at) for at in places]) for name, block in columns.items() if block is not None
-        }
+        fields: dict[str, tuple[Value, ...]] = {}
+        for name, column in columns.items():
+            if len(column) == 1:
+                fields[name] = tuple([(column[0], at) for at in places])
+            else:
+                rows_of = [(block, row) for block in column for row in range(block.layout.rows)]
+                fields[name] = tuple([rows_of[at] for at in places])
+        for name, column in stays.items():
+            start = 0
+            for block in column:
+                checked.away[block] = (beside.get(name), start)
+                start += block.layout.rows
         checked.emitted.append(Emitted(output=part.output, rows=rows, fields=fields, call=part.call))
     for failed in message.failed:
         places = _taken(failed.rows, open_rows)
@@ -85,11 +119,11 @@ def _taken(rows: tuple[int, ...], open_rows: dict[int, None]) -> list[int]:
 
 
 def _problem(
-    node: NodePlan, graph: GraphPlan, part: Part, called: GraphPlan | None, columns: Mapping[str, Block | None]
+    node: NodePlan, graph: GraphPlan, part: Part, called: GraphPlan | None, columns: Mapping[str, list[Block]]
 ) -> str:
     """What is wrong with a part; "" if nothing is."""
-    for name, block in columns.items():
-        if block is None or block.layout.rows != len(part.rows):
+    for name, column in columns.items():
+        if not column or sum([block.layout.rows for block in column]) != len(part.rows):
             return f"field {name!r} without a row for each"
     if graph.is_block:
         if part.output or part.call is not None:
@@ -108,16 +142,40 @@ def _problem(
     return _mismatch({name: _loose(form) for name, form in called.input_format.items()}, columns)
 
 
-def _misfit(formats: Format, names: Iterable[str], columns: Mapping[str, Block | None]) -> str:
+def _misnamed(
+    lease: Lease,
+    part: Part,
+    beside: Mapping[str, Block | None],
+    stays: Mapping[str, list[Block]],
+    needed: Needed,
+    others: Collection[Block],
+    uses: Blocks | None,
+) -> str:
+    """What is wrong with the blocks of a part that its maker keeps; "" if nothing is."""
+    named = [block.id for block in others] + [block.id for column in stays.values() for block in column]
+    for name, column in stays.items():
+        copy = beside.get(name)
+        if copy is None and frame_name(lease.queue.plan, lease.queue.node, part, name) in needed:
+            return f"field {name!r} only by name"
+        if copy is not None and copy.layout.rows != len(part.rows):
+            return f"field {name!r} without a row for each"
+        for block in column:
+            is_known = uses is not None and uses.is_used(block.id)
+            if block.id.maker != lease.holder or is_known or named.count(block.id) > 1:
+                return f"field {name!r} in a block that is not new"
+    return ""
+
+
+def _misfit(formats: Format, names: Iterable[str], columns: Mapping[str, list[Block]]) -> str:
     if columns.keys() != set(names):
         return f"fields {sorted(columns)}, expected {sorted(names)}"
     return _mismatch(formats, columns)
 
 
-def _mismatch(formats: Format, columns: Mapping[str, Block | None]) -> str:
-    for name, block in columns.items():
+def _mismatch(formats: Format, columns: Mapping[str, list[Block]]) -> str:
+    for name, column in columns.items():
         form = formats.get(name)
-        if block is not None and form is not None and not fits(form, block.layout):
+        if form is not None and not all(fits(form, block.layout) for block in column):
             return f"field {name!r} is no {form}"
     return ""
 
@@ -133,20 +191,40 @@ def _loose(form: FieldFormat) -> FieldFormat:
     return replace(form, shape=(None,) * len(form.shape))
 
 
-def commit_of(event: BatchFinished, order: int) -> tuple[Commit, dict[str, tuple[Value, ...]]]:
-    """What the owner of a batch is told of it, with the columns beside it."""
-    parts = tuple(
-        [
-            Part(
-                output=part.output,
-                rows=part.rows,
-                fields=tuple(part.fields),
-                call=part.call,
-                digests={name: known for name, values in part.fields.items() if (known := digests_of(values))},
-            )
-            for part in event.emitted
-        ]
-    )
+@dataclass(slots=True)
+class Told:
+    """A commit as its owner is told. values: columns beside it. stays: blocks that it names and does not carry."""
+
+    message: Commit
+    values: dict[str, tuple[Value, ...]]
+    stays: list[Block]
+
+
+def commit_of(
+    event: BatchFinished, order: int, plan: Plan, node: NodePlan, needed: Needed = (), inline_bytes: int | None = None
+) -> Told:
+    """What the owner of a batch is told of it.
+
+    needed: what it needs itself. inline_bytes: rows that are larger than that stay here, if they can; None: none do.
+    """
+    twice = (plan.graphs[node.graph].payload_copies or 1) > 1
+    parts = []
+    beside: dict[str, tuple[Value, ...]] = {}
+    stay: list[Block] = []
+    for place, part in enumerate(event.emitted):
+        stays: dict[str, tuple[Payload, ...]] = {}
+        for name, values in part.fields.items():
+            if inline_bytes is not None and frame_name(plan, node, part, name) not in needed:
+                blocks = _large(values, inline_bytes)
+                if blocks and not set(blocks) & set(stay):
+                    stays[name] = tuple([payload_of(block) for block in blocks])
+                    stay += blocks
+        fields = tuple([name for name in part.fields if twice or name not in stays])
+        digests = {name: known for name in fields if (known := digests_of(part.fields[name]))}
+        parts.append(
+            Part(output=part.output, rows=part.rows, fields=fields, call=part.call, digests=digests, stays=stays)
+        )
+        beside |= {f"{place}:{name}": part.fields[name] for name in fields}
     failed = tuple(
         [
             FailedPart(
@@ -160,10 +238,46 @@ def commit_of(event: BatchFinished, order: int) -> tuple[Commit, dict[str, tuple
             for failed in event.failed
         ]
     )
-    message = Commit(executor=event.executor, order=order, parts=parts, failed=failed, missing=event.missing)
-    return message, {
-        f"{place}:{name}": values for place, part in enumerate(event.emitted) for name, values in part.fields.items()
-    }
+    message = Commit(executor=event.executor, order=order, parts=tuple(parts), failed=failed, missing=event.missing)
+    return Told(message, beside, stay)
+
+
+def frame_name(plan: Plan, node: NodePlan, part: Part | Emitted, field: str) -> tuple[GraphId, str]:
+    """What a field of an answer becomes: a graph, and the field's name in its frame, as core/needed.py has them."""
+    if part.call is not None:
+        return part.call, f":{field}"
+    return node.graph, ALL if plan.graphs[node.graph].is_block else f"{node.name}:{field}"
+
+
+def _large(values: tuple[Value, ...], inline_bytes: int) -> list[Block]:
+    """The blocks of a column that is large enough to stay; [] if it is not, or not just these, or they cannot be
+    fetched."""
+    blocks = list(dict.fromkeys([block for block, _ in values]))
+    if sum([block.nbytes for block in blocks]) <= inline_bytes * len(values):
+        return []
+    if not all(block.checksum for block in blocks):
+        return []
+    whole = [(block, row) for block in blocks for row in range(block.layout.rows)]
+    return blocks if whole == list(values) else []
+
+
+def payload_of(block: Block) -> Payload:
+    """How others are told of a block."""
+    maker = block.id.maker
+    assert isinstance(maker, PeerId)
+    return Payload(
+        maker=maker,
+        counter=block.id.counter,
+        layout=block.layout,
+        checksum=block.checksum,
+        digests=block.digests,
+    )
+
+
+def block_of(payload: Payload) -> Block:
+    """A block that somebody has told us of."""
+    layout = payload.layout
+    return Block(BlockId(payload.maker, payload.counter), layout, layout.nbytes, payload.digests, payload.checksum)
 
 
 def digests_of(values: Iterable[Value]) -> tuple[bytes, ...]:

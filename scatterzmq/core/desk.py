@@ -267,8 +267,7 @@ class Desk:
         record, copy = self._ledger.record(task), self._copies.copy(task)
         if copy is not None:
             return copy.rset, self._known_copies(copy)
-        rset = (self._state.me,) if record is None else record.rset
-        return rset, len(rset)
+        return ((self._state.me,), 1) if record is None else (record.rset, record.copies)
 
     def _known_copies(self, copy: Copy) -> int:
         """A holder knows of its own copy and of the owner."""
@@ -465,7 +464,7 @@ class Desk:
                 continue
             groups: dict[tuple[bytes, int], list[Record]] = {}
             for record in records:
-                groups.setdefault((record.plan.digest, len(record.rset)), []).append(record)
+                groups.setdefault((record.plan.digest, record.copies), []).append(record)
             for group in groups.values():
                 durable = self._state.journal is not None and self._are_durable(group)
                 for chunk in chunks(group):  # what is too long for one message would never arrive

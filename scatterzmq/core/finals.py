@@ -49,7 +49,7 @@ def final_of_records(
         errors=tuple([record.error for record in records]),
         retries=tuple([record.retries for record in records]),
         durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
-        copies=len(records[0].rset),
+        copies=records[0].copies,
         durable=durable,
     )
     return final, {name: tuple([result[name] for result in results]) for name in names}

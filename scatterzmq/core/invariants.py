@@ -12,7 +12,7 @@ from .values import Block, Value
 def check_uses(state: State, waiting: Iterable[Block]) -> None:
     """Count every use of a block anew: what is counted is exactly what somebody has.
 
-    waiting: blocks of submissions that are not accepted yet, one use each.
+    waiting: blocks of submissions that are not accepted yet, of batches, and those kept for others, one use each.
     """
     found: Counter[BlockId] = Counter(block.id for block in waiting)
     for record in state.ledger:
@@ -23,6 +23,7 @@ def check_uses(state: State, waiting: Iterable[Block]) -> None:
         found.update(block.id for block, _ in state.journal.values_held())
     if state.cache is not None:
         found.update(block.id for block, _ in state.cache.values_held())
+    found.update(block.id for block in state.blocks.copies())
     assert dict(found) == state.blocks.uses()
 
 

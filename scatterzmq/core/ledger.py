@@ -128,7 +128,7 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
-    barriers: what waits for its copies (core/replicas.py).
+    barriers: what waits for its copies (core/replicas.py). moving: writes under way to holders that may be new.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
 
@@ -165,8 +165,14 @@ class Record:
     shown: bool = False
     durable: bool = False
     barriers: tuple["Barrier", ...] = ()
+    moving: int = 0
     story: tuple[str, ...] = ()
     story_ms: tuple[int, ...] = ()
+
+    @property
+    def copies(self) -> int:
+        """How many have it for sure: while others become its holders, one."""
+        return 1 if self.moving else len(self.rset)
 
     @property
     def retries(self) -> int:

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 
 from ..ids import ExecutorId, PeerId
 from .batches import Batches
-from .commits import check, digests_of
+from .commits import check
+from .grants import sent
 from .leases import Lease
 from .ledger import Record
 from .nudges import Nudges
 from .peermessages import Claim, Commit, Committed, Grant, Renew, Renewed, Surrender
 from .queues import Queue
 from .state import State
-from .travel import PURGED, Travel
+from .travel import Travel
 from .values import Block, Value
 
 BORROWERS_MAX = 1024
@@ -62,8 +63,17 @@ class Lending:
         self._nudges = nudges
         self._borrowers: dict[PeerId, dict[ExecutorId, _Borrower]] = {}
         self._asked: list[tuple[PeerId, Claim]] = []
+        self._put_back = False
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
-        self.counters = {"granted": 0, "committed": 0, "commits_fenced": 0, "commits_wrong": 0, "lapsed": 0}
+        self.counters = {
+            "granted": 0,
+            "committed": 0,
+            "commits_fenced": 0,
+            "commits_wrong": 0,
+            "lapsed": 0,
+            "rows_granted": 0,
+            "rows_granted_by_name": 0,
+        }
 
     # ---- claims
 
@@ -71,9 +81,10 @@ class Lending:
         """An executor of another peer wants tasks: answered by `answer`, when own executors have theirs."""
         self._asked.append((peer, message))
 
-    def answer(self) -> None:
-        """Grant what was claimed."""
+    def answer(self) -> bool:
+        """Grant what was claimed. True: tasks were found to lack something, and have gone back into queues."""
         asked, self._asked = self._asked, []
+        self._put_back = False
         for peer, message in asked:
             borrower = self._borrower(peer, message.executor)
             if message.claim < borrower.claim:
@@ -83,6 +94,7 @@ class Lending:
                 borrower.order = 0
                 self._lend(peer, borrower, message)
             self._grant(peer, borrower, message)
+        return self._put_back
 
     def _borrower(self, peer: PeerId, executor: ExecutorId) -> _Borrower:
         known = self._borrowers.setdefault(peer, {})
@@ -104,7 +116,7 @@ class Lending:
             return
         node = queue.node
         size = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
-        records = [record for record in self._batches.draw(queue, size) if self._is_whole(queue, record)]
+        records = [record for record in self._batches.draw(queue, size, near=peer) if self._is_whole(queue, record)]
         self._nudges.claimed(peer, granted=bool(records))
         if not records:
             return
@@ -124,9 +136,11 @@ class Lending:
     def _is_whole(self, queue: Queue, record: Record) -> bool:
         """Whether a task (just drawn) has all it needs; else it starts over. An executor here would find out itself."""
         values = [value for values in self._batches.inputs(queue, [record]).values() for value in values]
-        if not self._state.blocks.any_gone(values):
+        loss = self._state.blocks.loss(values)
+        if loss is None:
             return True
-        self._travel.failed(record, PURGED)
+        self._travel.lost(record, loss)
+        self._put_back = True
         return False
 
     def _grant(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
@@ -138,9 +152,9 @@ class Lending:
             return
         records, inputs = given
         queue = lease.queue
-        digests: dict[str, tuple[bytes, ...]] = {}
-        if queue.plan.digests:
-            digests = {name: known for name, values in inputs.items() if (known := digests_of(values))}
+        made = sent(self._state.blocks, peer, inputs, digests=queue.plan.digests)
+        self.counters["rows_granted"] += len(records) * len(inputs)
+        self.counters["rows_granted_by_name"] += made.named
         grant = Grant(
             claim=message.claim,
             executor=message.executor,
@@ -151,9 +165,11 @@ class Lending:
             ttl_ms=self._lease_ms,
             max_exec_ms=self._batches.max_exec_ms(queue.node),
             solo=records[0].solo,
-            digests=digests,
+            digests=made.digests,
+            payloads=tuple(made.payloads),
+            places=tuple(made.places),
         )
-        self._members.tell(peer, grant, inputs)
+        self._members.tell(peer, grant, made.beside)
 
     def _given(self, lease: Lease) -> tuple[list[Record], dict[str, tuple[Value, ...]]] | None:
         """The tasks of a lease, and their inputs; None if one of them has gone meanwhile: then all come back."""
@@ -165,6 +181,7 @@ class Lending:
                 return records, inputs
         self._settle(lease)
         self._batches.take_back(lease, "", crashed=False, counted=False)
+        self._put_back = True
         return None
 
     # ---- what comes back
@@ -176,10 +193,14 @@ class Lending:
         if lease is not None:
             borrower = self._settle(lease)
             borrower.done = (*borrower.done, lease.order)[-LOANS_MAX:]
-            checked = check(lease, message, blocks)
+            uses, plan = self._state.blocks, lease.queue.plan
+            checked = check(lease, message, blocks, needed=self._state.plans.needed(plan), uses=uses)
             self.counters["committed"] += 1
             self.counters["commits_wrong"] += checked.wrong
+            for block, (copy, start) in checked.away.items():
+                uses.admit_away(block, copy, start)
             self._batches.settle(lease, checked.emitted, checked.failed, checked.missing)
+            uses.settle(checked.away)
         else:
             known = self._borrowers.get(peer, {}).get(message.executor)
             fenced = known is None or message.order not in known.done

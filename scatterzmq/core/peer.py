@@ -40,6 +40,7 @@ from .events import (
     TimerFired,
 )
 from .executors import Executors
+from .fetches import Fetches
 from .gossip import Gossip
 from .invariants import check_uses
 from .leaving import Leaving
@@ -64,6 +65,8 @@ from .messages import (
     Submit,
 )
 from .nudges import Nudges
+from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
+from .payloads import Payloads
 from .peermessages import (
     KEPT_BESIDE,
     AskPlans,
@@ -135,10 +138,12 @@ class PeerCore:
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
-        self._claims = Claims(self._state, self._executors, self._batches)
+        self._payloads = Payloads(self._state)
+        self._fetches = Fetches(self._state, self._payloads)
+        self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
         self._nudges = Nudges(self._state)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
-        self._borrowing = Borrowing(self._state, self._executors, self._claims)
+        self._borrowing = Borrowing(self._state, self._executors, self._claims, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -158,6 +163,8 @@ class PeerCore:
             self._state.replicas,
             self._state.copies,
             self._borrowing,
+            self._payloads,
+            self._fetches,
             self._nudges,
             self._desk,
             self._takeover,
@@ -214,8 +221,15 @@ class PeerCore:
         """What a peer does for others, and has of them, after every event. A lone peer has nothing of it to do."""
         self._travel.flush()
         self._borrowing.dispatch(look=look)
+        self._fetches.flush()
+        self._payloads.flush()
         self._nudges.send()
         self._gossip.flush(self._state.now_ms)
+
+    @property
+    def payloads(self) -> Payloads:
+        """What is kept for others: for simulations to look at."""
+        return self._payloads
 
     @property
     def state(self) -> State:
@@ -231,6 +245,13 @@ class PeerCore:
                 earliest_ms = time_ms
         return earliest_ms
 
+    def counters(self) -> dict[str, int]:
+        """What has been counted since it started."""
+        counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
+        counters |= self._lending.counters | self._borrowing.counters
+        counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
+        return counters | self._payloads.counters | self._fetches.counters
+
     def check_invariants(self) -> None:
         """Assert everything that must hold between events. O(everything): for tests."""
         state = self._state
@@ -239,7 +260,10 @@ class PeerCore:
             machine.check_invariants()
         for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
             other.check_invariants()
-        check_uses(state, [*self._desk.waiting_blocks(), *self._borrowing.blocks_held()])
+        self._payloads.check_invariants()
+        self._fetches.check_invariants()
+        held = [*self._borrowing.blocks_held(), *self._payloads.blocks_held(), *self._fetches.blocks_held()]
+        check_uses(state, [*self._desk.waiting_blocks(), *held])
         if state.journal is not None:
             state.journal.check_invariants()
         if state.cache is not None:
@@ -257,8 +281,7 @@ class PeerCore:
                 self._desk.ended(ended)
             self._desk.admit_waiting()
             self._claims.dispatch()
-            self._lending.answer()
-            if not self._travel.busy:
+            if not self._lending.answer() and not self._travel.busy:
                 return
 
     def _network(self, event: PeerSeen | LinkDown) -> None:
@@ -307,6 +330,8 @@ class PeerCore:
             else:
                 self._lending.expired(lease)
         self._borrowing.expire()
+        self._payloads.expire()
+        self._fetches.expire()
         self._nudges.expire()
         self._travel.expire()
         self._definitions.expire()
@@ -347,6 +372,8 @@ class PeerCore:
                     self._takeover.gone(change.peer)
                     self._leaving.gone(change.peer)
                     self._lending.gone(change.peer, on_purpose=change.status is Status.LEFT)
+                    self._fetches.gone(change.peer, on_purpose=change.status is Status.LEFT)
+                    self._payloads.gone(change.peer)
                     self._borrowing.gone(change.peer)
                 case _:
                     raise AssertionError("nobody becomes unknown")
@@ -389,6 +416,7 @@ class PeerCore:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
         lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        payloads, fetches = self._payloads, self._fetches
         cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
         if owners is None:
             cache = {CacheAsk: lambda sender, message, _: decline(state.members, sender, message)}
@@ -430,6 +458,11 @@ class PeerCore:
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
             Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            Fetch: lambda sender, message, _: fetches.asked(sender, message),
+            Fetched: lambda sender, message, blocks: fetches.fetched(sender, message, blocks.get("rows")),
+            Gone: lambda sender, message, _: fetches.not_there(sender, message),
+            FreePayloads: lambda sender, message, _: payloads.freed(sender, message),
+            HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
 
     def _message(self, event: MessageReceived) -> None:
@@ -458,10 +491,7 @@ class PeerCore:
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
-                counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-                counters |= self._lending.counters | self._borrowing.counters
-                counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
-                self._state.out.send(sender, stats(mid, self._state, self._claims, counters))
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
             case AskMembers(mid=mid):
                 members = self._state.members
                 answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())

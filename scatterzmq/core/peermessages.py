@@ -13,8 +13,10 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
+from .blobmessages import BlobWord
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
 from .messages import Message, TaskStatus
+from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
 
@@ -345,8 +347,10 @@ class Claim:
 class Grant:
     """Answer to Claim: a batch on loan under the number `order`, or nothing (no ids).
 
-    ttl_ms: renew before it is over. digests: node's field -> content digest per task.
-    Beside it: field of the node (for a block: of the graph's input) -> column.
+    ttl_ms: renew before it is over.
+    payloads, places: inputs that lie with other peers, or with the receiver itself.
+    Beside it: field of the node (for a block: of the graph's input) -> column of all rows that `places` does not place.
+    digests: field -> content digest per row of its column.
     """
 
     claim: int
@@ -359,18 +363,25 @@ class Grant:
     max_exec_ms: int = 0
     solo: bool = False
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    payloads: tuple[Payload, ...] = ()
+    places: tuple[Places, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """As core/events.py Emitted. Its fields lie beside the message as columns "place:field", where place counts the
-    parts of a message, with one row per row of the part. digests: field -> per row."""
+    parts of a message, with one row per row of the part. digests: field -> per row.
+
+    stays: field -> blocks of the sender whose rows, one block after another, are those of the part; it keeps them for
+    the receiver. Such a field is in `fields`, too, if a second copy comes with the message.
+    """
 
     output: str
     rows: tuple[int, ...]
     fields: tuple[str, ...]
     call: GraphId | None = None
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    stays: Mapping[str, tuple[Payload, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -542,9 +553,14 @@ BetweenPeers: TypeAlias = (
     | CachePut
     | CacheAbort
     | CacheRenew
+    | Fetch
+    | Fetched
+    | Gone
+    | FreePayloads
+    | HeldPayloads
 )
 
-AnyMessage: TypeAlias = Message | BetweenPeers
+AnyMessage: TypeAlias = Message | BetweenPeers | BlobWord
 
 KEPT_BESIDE = (Replicate, CachePut, CacheTell)
 """Columns beside these are stored as kept, others may be evicted."""

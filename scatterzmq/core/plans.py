@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..graph.plan import NodePlan, Plan
-from ..ids import QueueId
+from ..ids import GraphId, QueueId
 from .actions import RetirePlan
 from .messages import NamespaceInfo
+from .needed import needed
 from .outbox import Outbox
 from .queues import Queue, QueueKey
 
@@ -25,6 +26,7 @@ class _Known:
     text: str | None = None
     plan: Plan | None = None
     checked: bool = False
+    needed: frozenset[tuple[GraphId, str]] = frozenset()
     queues: dict[QueueId, Queue] = field(default_factory=dict)
     uses: int = 0
 
@@ -87,6 +89,7 @@ class Plans:
         known.checked = True
         if known.plan is None:
             known.text, known.plan = plan.definition, plan
+            known.needed = needed(plan)
             known.queues = {queue: Queue(plan, node, self.touched) for queue, node in plan.queues.items()}
 
     def add_unusable(self, digest: bytes) -> None:
@@ -127,6 +130,10 @@ class Plans:
         self.release(plan.digest)
 
     # ---- queues
+
+    def needed(self, plan: Plan) -> frozenset[tuple[GraphId, str]]:
+        """What owners of its tasks need themselves (core/needed.py)."""
+        return self._known[plan.digest].needed
 
     def queue(self, plan: Plan, node: NodePlan) -> Queue:
         return self._known[plan.digest].queues[node.queue]

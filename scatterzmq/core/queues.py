@@ -5,6 +5,9 @@ Rules     1. A task waits in a queue at most once.
           3. With a budget of padded elements the first task decides, and tasks of similar length join it: the batch
              stays within the budget, and at least half of what is padded is data (one task always fits).
           4. The counters are exact at any time, and no operation looks at every waiting task.
+          5. Of tasks of equal priority, those whose inputs lie with whoever takes the batch go first, then those whose
+             inputs are here; but every few batches age alone counts, so that none waits for ever. Tasks are kept apart
+             by where their inputs lie, so it takes a look at the top of one heap per peer.
 Why       Removing from the middle of a heap costs a search, so `remove` only forgets the task: its entry turns
           stale and is skipped when it comes up. Stale entries never outnumber the waiting tasks.
           Adding and taking floats leaves crumbs; the counters are therefore whole numbers (of 2**-20).
@@ -17,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
-from ..ids import QueueId, TaskId
+from ..ids import PeerId, QueueId, TaskId
 
 QueueKey: TypeAlias = tuple[bytes, QueueId]
 """(digest of the plan, queue id)"""
@@ -29,6 +32,10 @@ _Entry: TypeAlias = tuple[float, int, TaskId, float, int, int]
 _WEIGHT_UNITS = float(1 << 20)
 _SOLO = -1
 """The bucket of tasks that are handed out alone."""
+_BY_AGE_EVERY = 8
+"""Every so many batches age alone counts."""
+_Bucket: TypeAlias = int | PeerId
+"""Where a task is kept: by its length, or with the peer that has its inputs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +48,9 @@ class Queue:
     key: QueueKey = field(init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
-    _heaps: dict[int, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
+    _heaps: dict[_Bucket, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
     _stale_count: int = field(default=0, init=False)
+    _batches: int = field(default=0, init=False)
     _weight: int = field(default=0, init=False)
     _pressure: int = field(default=0, init=False)
     _expected_weight: int = field(default=0, init=False)
@@ -75,12 +83,22 @@ class Queue:
         return task in self._waiting
 
     def push(
-        self, task: TaskId, *, priority: float, weight: float, nbytes: int, padded_length: int, solo: bool, seq: int
+        self,
+        task: TaskId,
+        *,
+        priority: float,
+        weight: float,
+        nbytes: int,
+        padded_length: int,
+        solo: bool,
+        seq: int,
+        lies_at: PeerId | None = None,
     ) -> None:
         """Let a task wait. O(log length).
 
         seq: its age; smaller is older. nbytes: of its newest fields.
         padded_length: its size along the dimension that batches are padded in; 0 if there is none.
+        lies_at: the peer that keeps its inputs; None if they are here.
         """
         assert task not in self._waiting, f"rule 1: {task} waits in {self.node.name} already"
         assert priority == priority, f"the priority of {task} is not a number, which no heap can order"
@@ -89,7 +107,7 @@ class Queue:
         self._waiting[task] = entry
         self._weight += units
         self._pressure += units * nbytes
-        bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else 0
+        bucket: _Bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else lies_at or 0
         heapq.heappush(self._heaps[bucket], entry)
         self.touched[self.key] = None
 
@@ -102,11 +120,12 @@ class Queue:
         self._forget([entry])
         return True
 
-    def pop_batch(self, max_tasks: int, max_tokens: int | None) -> tuple[TaskId, ...]:
+    def pop_batch(self, max_tasks: int, max_tokens: int | None, near: PeerId | None = None) -> tuple[TaskId, ...]:
         """The next batch, () if nothing waits. O(batch log length).
 
         max_tokens: bounds tasks * longest padded_length (rule 3). Only the queue of a node with `batch_tokens` is kept
             by length; any other fills its batches in order of priority, within the budget.
+        near: the peer that takes it; None: we do. (Where tasks are kept by length, that counts for more.)
         """
         assert max_tasks > 0, f"a batch of {max_tasks} tasks"
         first = self._first_bucket()
@@ -115,8 +134,9 @@ class Queue:
         if first == _SOLO:
             taken = [heapq.heappop(self._heaps[_SOLO])]
         elif max_tokens is None:
-            taken = self._take_by_priority(max_tasks)
+            taken = self._take_by_priority(max_tasks, near)
         else:
+            assert isinstance(first, int), "kept by where its inputs lie, and taken by length"
             taken = self._take_by_length(first, max_tasks, max_tokens)
         self._forget(taken)
         return tuple([entry[2] for entry in taken])
@@ -149,9 +169,10 @@ class Queue:
             assert all(heap[(at - 1) // 2] <= heap[at] for at in range(1, len(heap))), f"bucket {bucket} is no heap"
             assert bucket == _SOLO or not self._by_length or all(_bucket(entry[5]) == bucket for entry in heap)
 
-    def _first_bucket(self) -> int | None:
+    def _first_bucket(self) -> _Bucket | None:
         """The bucket with the most urgent task on top (no longer stale)."""
-        first, head = None, None
+        first: _Bucket | None = None
+        head: _Entry | None = None
         for bucket, heap in self._heaps.items():
             while heap and self._waiting.get(heap[0][2]) is not heap[0]:
                 self._drop_stale(heap)
@@ -159,12 +180,17 @@ class Queue:
                 first, head = bucket, heap[0]
         return first
 
-    def _take_by_priority(self, max_tasks: int) -> list[_Entry]:
+    def _take_by_priority(self, max_tasks: int, near: PeerId | None) -> list[_Entry]:
         waiting = self._waiting
         heaps = [heap for bucket, heap in self._heaps.items() if bucket != _SOLO and heap]
+        preferred: list[list[_Entry]] = []
+        if len(heaps) > 1 and not self._by_length:
+            self._batches += 1
+            if self._batches % _BY_AGE_EVERY:
+                preferred = [self._heaps[bucket] for bucket in (near or 0, 0) if bucket in self._heaps]
         taken: list[_Entry] = []
         while heaps and len(taken) < max_tasks:
-            heap = heaps[0] if len(heaps) == 1 else min(heaps)  # lists compare by their first entries, the tops
+            heap = heaps[0] if len(heaps) == 1 else self._next_heap(heaps, preferred)
             if waiting.get(heap[0][2]) is heap[0]:
                 taken.append(heapq.heappop(heap))
             else:
@@ -172,6 +198,11 @@ class Queue:
             if not heap:
                 heaps = [heap for heap in heaps if heap]
         return taken
+
+    def _next_heap(self, heaps: list[list[_Entry]], preferred: list[list[_Entry]]) -> list[_Entry]:
+        """The heap with the best task on top; among equally good ones a preferred one."""
+        best = min(heaps)  # lists compare by their first entries, the tops
+        return next((heap for heap in preferred if heap and heap[0][0] <= best[0][0]), best)
 
     def _take_by_length(self, first: int, max_tasks: int, max_tokens: int) -> list[_Entry]:
         taken: list[_Entry] = []
@@ -195,7 +226,8 @@ class Queue:
     def _nearest_heaps(self, first: int) -> Iterator[list[_Entry]]:
         """The first bucket's heap, then the others by distance, the shorter before the longer one."""
         yield self._heaps[first]
-        others = sorted(bucket for bucket in self._heaps if bucket not in (first, _SOLO))
+        lengths = [bucket for bucket in self._heaps if isinstance(bucket, int)]
+        others = sorted(bucket for bucket in lengths if bucket not in (first, _SOLO))
         for bucket in sorted(others, key=lambda other: abs(other - first)):
             yield self._heaps[bucket]
 

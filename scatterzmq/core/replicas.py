@@ -11,7 +11,7 @@ Rules     1. A write is over when every holder of the record's stored set has ke
 Why       Showing first and copying then shows results that the surviving copy does not have.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,7 @@ class Barrier:
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """One message on its way to the holders in `waiting`."""
+    """One message on its way to the holders in `waiting`. moved: records that some of these may not have yet."""
 
     records: Sequence[Record]
     message: Replicate
@@ -67,6 +67,7 @@ class _Write:
     sent_ms: int
     barrier: Barrier
     is_repair: bool
+    moved: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,10 @@ class Replicas:
                 self._blocks.hold(value)
         barrier.left += 1
         self.counters["writes"] += 1
-        self._writes[mid] = _Write(records, message, values, waiting, now_ms, now_ms, barrier, is_repair)
+        moved = tuple([record for record in records if record.change == 1 or record.moving])
+        for record in moved:
+            record.moving += 1
+        self._writes[mid] = _Write(records, message, values, waiting, now_ms, now_ms, barrier, is_repair, moved)
         self._repairing += is_repair
         for peer in waiting:
             self._members.tell(peer, message, values)
@@ -276,6 +280,8 @@ class Replicas:
         for column in write.values.values():
             self._blocks.release(column)
         self._repairing -= write.is_repair
+        for record in write.moved:
+            record.moving -= 1
         self._pass(write.barrier)
 
     def _pass(self, barrier: Barrier) -> None:
@@ -493,6 +499,9 @@ class Replicas:
             assert self.summed(peer) == (len(records), total(numbers))
         assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
+        # By record, not by task: one that was handed off may be here again while the old one's writes are under way.
+        moving = Counter(id(record) for write in self._writes.values() for record in write.moved)
+        assert all(record.moving == moving[id(record)] for record in self._ledger)
         assert all(write.waiting for write in self._writes.values())
 
 

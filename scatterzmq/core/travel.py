@@ -18,7 +18,8 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorContext, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan
-from ..ids import ExecutorId, GraphId, TaskId
+from ..ids import ExecutorId, GraphId, PeerId, TaskId
+from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
 from .ledger import CacheKey, Cause, Frame, Lead, Record
@@ -54,6 +55,9 @@ class Failure:
 PURGED = Failure(
     code=ErrorCode.MEMORY_PURGE,
     message="an intermediate tensor was evicted before it was used: the store is too small for what is under way",
+)
+KEEPER_GONE = Failure(
+    code=ErrorCode.MEMORY_PURGE, message="the peer that kept an intermediate tensor is gone, and the tensor with it"
 )
 
 
@@ -171,8 +175,13 @@ class Travel:
             padded_length=length,
             solo=record.solo,
             seq=record.seq,
+            lies_at=self._lies_at(record, node) if self._blocks.any_away else None,
         )
         self._plans.filled(queue)
+
+    def _lies_at(self, record: Record, node: NodePlan) -> PeerId | None:
+        values = record.stack[-1].values
+        return self._blocks.lies_at([values[source] for source in node.inputs.values() if source in values])
 
     def _priority(self, record: Record) -> float:
         try:
@@ -338,9 +347,14 @@ class Travel:
         """End the innermost graph with its outputs (held already)."""
         frame = record.stack[-1]
         wrong = _mismatch(frame.graph, outputs)
-        if wrong or self._blocks.any_gone(outputs.values()):
+        if wrong:
             self._blocks.release(outputs.values())
-            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=wrong) if wrong else PURGED)
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=wrong))
+            return
+        loss = self._blocks.loss(outputs.values())
+        if loss is not None:
+            self._blocks.release(outputs.values())
+            self.lost(record, loss)
             return
         record.stack.pop()
         if frame.graph_key is not None:
@@ -409,6 +423,23 @@ class Travel:
             self.give_up(record, Cause.FAIL)
         else:
             self.begin(record)
+
+    def lost(self, record: Record, loss: Loss) -> None:
+        """An input of its step is gone. The record must not be in a queue, nor hold a token."""
+        if loss is Loss.EVICTED:
+            self.failed(record, PURGED)
+            return
+        record.error = _error_info(record, KEEPER_GONE)
+        if loss is Loss.DIED:
+            if record.restarts >= RESTARTS_MAX:
+                self.give_up(record, Cause.FAIL)
+                return
+            record.restarts += 1
+            self.counters["restarts"] += 1
+        self._out.report("error.task.retry", task=record.id, code=KEEPER_GONE.code, message=KEEPER_GONE.message)
+        self._drop_frames(record)
+        record.tell(self._state.now_ms, "restart", KEEPER_GONE.code)
+        self.begin(record)
 
     def give_up(self, record: Record, cause: Cause) -> None:
         """End a task without a result; `record.error` says why."""

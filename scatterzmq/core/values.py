@@ -17,12 +17,14 @@ class Block:
 
     nbytes: of all rows.
     digests: per row blake2b-256 over dtype, shape and bytes, where something caches by content; else empty.
+    checksum: 16 bytes over all bytes, where others may come to fetch them; else empty.
     """
 
     id: BlockId
     layout: Layout
     nbytes: int
     digests: tuple[bytes, ...] = ()
+    checksum: bytes = b""
 
     def row_nbytes(self, row: int) -> int:
         layout = self.layout

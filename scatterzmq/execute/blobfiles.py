@@ -22,6 +22,7 @@ PACKAGE_PREFIX = "pkg"
 SCRATCH = ".scratch"
 PACKAGE_SUFFIXES = (".safetensors", ".json", ".txt", ".bin")
 NAME_BYTES_MAX = 255
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BlobError(ScatterError, ValueError):
@@ -70,10 +71,7 @@ def open_file(name: str, root: Path | None, packages: Sequence[str]) -> int:
 
 def create_file(name: str, root: Path) -> int:
     """A descriptor for writing a new blob; folders are made as needed. Raises BlobError if it is there already."""
-    parts = name_parts(name)
-    if parts[0] == PACKAGE_PREFIX:
-        raise BlobError(f"blob name {name!r} means a file of an installed package, which is only read")
-    return _open_below(name, root, parts, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    return _open_below(name, root, _own_parts(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
 def _package_file(name: str, parts: tuple[str, ...], packages: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
@@ -93,19 +91,33 @@ def _package_file(name: str, parts: tuple[str, ...], packages: Sequence[str]) ->
     return Path(next(iter(spec.submodule_search_locations))), parts[2:]
 
 
-def _open_below(name: str, root: Path, parts: tuple[str, ...], flags: int) -> int:
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+def place_file(name: str, root: Path, source: Path) -> None:
+    """Make a whole file of the same disk the blob of this name, at once. Raises BlobError as `create_file` does."""
+    parts = _own_parts(name)
     try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = _open_folder(root, parts[:-1], make=True)
         try:
-            for part in parts[:-1]:
-                if flags & os.O_CREAT:
-                    _make_folder(part, folder)
-                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | safe, dir_fd=folder)
-                os.close(folder)
-                folder = below
+            os.link(source, parts[-1], dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _explained(name, error) from None
+
+
+def _own_parts(name: str) -> tuple[str, ...]:
+    """Of a blob that may be written."""
+    parts = name_parts(name)
+    if parts[0] == PACKAGE_PREFIX:
+        raise BlobError(f"blob name {name!r} means a file of an installed package, which is only read")
+    return parts
+
+
+def _open_below(name: str, root: Path, parts: tuple[str, ...], flags: int) -> int:
+    try:
+        folder = _open_folder(root, parts[:-1], make=bool(flags & os.O_CREAT))
+        try:
             # Without O_NONBLOCK a named pipe would block here for ever.
-            handle = os.open(parts[-1], flags | os.O_NONBLOCK | safe, 0o644, dir_fd=folder)
+            handle = os.open(parts[-1], flags | os.O_NONBLOCK | _SAFE, 0o644, dir_fd=folder)
         finally:
             os.close(folder)
     except OSError as error:
@@ -114,6 +126,21 @@ def _open_below(name: str, root: Path, parts: tuple[str, ...], flags: int) -> in
         os.close(handle)
         raise BlobError(f"blob {name!r} is not a file")
     return handle
+
+
+def _open_folder(root: Path, parts: tuple[str, ...], *, make: bool) -> int:
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            if make:
+                _make_folder(part, folder)
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | _SAFE, dir_fd=folder)
+            os.close(folder)
+            folder = below
+    except OSError:
+        os.close(folder)
+        raise
+    return folder
 
 
 def _make_folder(part: str, parent: int) -> None:

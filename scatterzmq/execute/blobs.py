@@ -6,16 +6,16 @@ is closed; what is written can be read at once. Any file put into the folder by 
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 from ..graph.formats import FieldFormat
 from ..ids import NodeId
-from .blobfiles import SCRATCH, BlobError, MissingBlob, create_file, open_file
+from .blobfiles import PACKAGE_PREFIX, SCRATCH, BlobError, MissingBlob, create_file, open_file
 from .blobtensors import ALIGNMENT, decode_tensor, encode_tensor
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", "SafeTensors"]
+
+_Opened = TypeVar("_Opened")
 
 
 class Place(NamedTuple):
@@ -140,12 +142,17 @@ class BlobStore:
 
     root: folder of the blobs, made when something is written; None makes one for this run.
     packages: installed packages whose data files may be read as "pkg/<package>/<path>"; "*" allows all.
+    fetch: gets the name of a blob that is not there, and returns when it is, or raises MissingBlob. Called in whichever
+    thread needs it.
     """
 
-    def __init__(self, root: Path | None, packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path | None, packages: Sequence[str] = (), *, fetch: Callable[[str], None] | None = None
+    ) -> None:
         self._root = root
         self._is_temporary = root is None
         self._packages = tuple(packages)
+        self._fetch = fetch
         self._maps: dict[str, mmap] = {}
         self._lock = Lock()
 
@@ -169,7 +176,7 @@ class BlobStore:
 
     def open(self, name: str) -> BlobReader:
         """A reader. Raises MissingBlob if it is not there."""
-        self._map(name, 0)
+        self._fetched(name, lambda: self._map(name, 0))
         return BlobReader(self, name)
 
     def read(self, data: str) -> memoryview:
@@ -192,7 +199,7 @@ class BlobStore:
 
     def safetensors(self, name: str) -> SafeTensors:
         """The tensors of a safetensors file by name. Raises MissingBlob, or BlobError if it is none."""
-        handle = open_file(name, self._root, self._packages)
+        handle = self._fetched(name, lambda: open_file(name, self._root, self._packages))
         try:
             return SafeTensors(name, handle)
         finally:
@@ -222,11 +229,21 @@ class BlobStore:
 
     def _view(self, name: str, offset: int, length: int | None) -> memoryview:
         """Writable, because torch warns otherwise; what is written stays in this process (copy on write)."""
-        view = self._map(name, None if length is None else offset + length)
+        view = self._fetched(name, lambda: self._map(name, None if length is None else offset + length))
         end = len(view) if length is None else offset + length
         if offset < 0 or end < offset or end > len(view):
             raise MissingBlob(f"blob {name!r} has {len(view)} bytes; {offset} to {end} are not there")
         return view[offset:end]
+
+    def _fetched(self, name: str, open_it: Callable[[], _Opened]) -> _Opened:
+        """Open a blob; one that is not there is fetched, and nobody else who needs a blob waits for that."""
+        try:
+            return open_it()
+        except MissingBlob:
+            if self._fetch is None or name.startswith(f"{PACKAGE_PREFIX}/"):
+                raise
+            self._fetch(name)
+        return open_it()
 
     def _map(self, name: str, end: int | None) -> memoryview:
         """The blob up to `end` at least, else all there is by now: it may have grown since it was mapped."""

@@ -16,8 +16,10 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
@@ -26,13 +28,15 @@ from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
 from ..wire.columns import Column
-from .blobs import BlobStore
+from .blobs import BlobStore, MissingBlob
 from .childbatches import expected_of, finished_of, work_of
 from .childwire import (
     Begin,
+    BlobFetched,
     CancelRows,
     Describe,
     DropPlan,
+    FetchBlob,
     Manifest,
     Printed,
     Ready,
@@ -69,6 +73,8 @@ class Child:
         self._cancelled: dict[int, set[int]] = {}
         self._pool: Pool | None = None
         self._executor: ExecutorId | None = None
+        self._fetching: dict[int, Future[str]] = {}
+        self._requests = count(1)
         self._budget = LineBudget()
         self._output = NodeOutput(self._printed)
 
@@ -78,7 +84,8 @@ class Child:
         if not isinstance(begin, Begin):
             return 2
         sys.path[:] = begin.path
-        blobs = BlobStore(None if begin.blobs.dir is None else Path(begin.blobs.dir), begin.blobs.packages)
+        folder = None if begin.blobs.dir is None else Path(begin.blobs.dir)
+        blobs = BlobStore(folder, begin.blobs.packages, fetch=self._fetch)
         try:
             self._start(begin, blobs)
         except (ScatterError, ImportError, OSError, RuntimeError) as error:  # RuntimeErrors are torch's, of devices
@@ -197,11 +204,23 @@ class Child:
                 word, _ = opened(packet)
                 if isinstance(word, CancelRows):
                     self._cancel(word)
+                elif isinstance(word, BlobFetched):
+                    self._fetching.pop(word.request).set_result(word.problem)
                 elif isinstance(word, Describe):
                     # In a thread of its own: importing a plug-in may take any time.
                     threading.Thread(target=self._describe, args=(word,), daemon=True).start()
         finally:
             end_all()
+
+    def _fetch(self, name: str) -> None:
+        """Ask the control process for a blob and wait for it, in whichever thread needs it."""
+        request = next(self._requests)
+        answer: Future[str] = Future()
+        self._fetching[request] = answer
+        self._tell_aside(FetchBlob(request=request, name=name))
+        problem = answer.result()  # it comes, or this process is killed
+        if problem:
+            raise MissingBlob(problem)
 
     def _cancel(self, word: CancelRows) -> None:
         with self._marking:

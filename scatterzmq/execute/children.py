@@ -29,10 +29,12 @@ from .childbatches import done_of, event_of, run_of
 from .childprocess import ChildProcess, described_end
 from .childwire import (
     Begin,
+    BlobFetched,
     CancelRows,
     Describe,
     DropPlan,
     Expected,
+    FetchBlob,
     Finished,
     FromChild,
     Manifest,
@@ -52,6 +54,8 @@ __all__ = ["ChildPool", "Post", "Watcher"]
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked | ExecutorStarted | ExecutorLost], None]
 Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
 Output: TypeAlias = Callable[[ExecutorId, str, str], None]
+Fetch: TypeAlias = Callable[[str, Callable[[str], None]], None]
+"""(name of a blob, gets "" or why it is not there)"""
 
 _START_S = 300.0
 """How long a child may take to start: torch from a slow disk takes a minute."""
@@ -82,8 +86,8 @@ class ChildPool:
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
     blobs: their folder is the children's, too. report: gets warnings. output: gets what nodes print, as (executor,
-    place "ns:graph:node" or "" if that is not known, line). reserve_after_s: when one in reserve is started, after the
-    first that was ready.
+    place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their folder.
+    reserve_after_s: when one in reserve is started, after the first that was ready.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class ChildPool:
         report: Reporter | None = None,
         output: Output | None = None,
         reserve_after_s: float = _RESERVE_AFTER_S,
+        fetch: Fetch | None = None,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
             raise ConfigError("executor.kind: 'process' needs Linux; use 'thread'")
@@ -105,6 +110,7 @@ class ChildPool:
         self._blobs = blobs
         self._report = report
         self._output = output
+        self._fetch = fetch
         self._poller = Poller(self._due)
         self._executors: dict[ExecutorId, ChildProcess] = {}
         # All that are not given up, oldest first; and those that are, until their processes have ended.
@@ -208,8 +214,22 @@ class ChildPool:
                 self._tell_output(child, place, line)
             case Manifest():
                 self._described(child, word)
+            case FetchBlob(request=request, name=name):
+                self._fetch_blob(child, request, name)
             case _:
                 assert_never(word)
+
+    def _fetch_blob(self, child: ChildProcess, request: int, name: str) -> None:
+        def then(problem: str) -> None:
+            try:  # in vain if the child is gone
+                child.tell_aside(BlobFetched(request=request, problem=problem))
+            except OSError as error:
+                child.kill(f"there is no memory to tell it of a blob: {error}")
+
+        if self._fetch is None:
+            then(f"blob {name!r} is not there; put the file below blobs.dir or write it with open_blob()")
+        else:
+            self._fetch(name, then)
 
     def printed(self, child: ChildProcess, line: str, /) -> None:
         self._tell_output(child, "", line)

@@ -89,6 +89,14 @@ class Describe:
     definition: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobFetched:
+    """On `aside`. Answer to FetchBlob. problem: why it is not there; else ""."""
+
+    request: int
+    problem: str
+
+
 # ---- from a child
 
 
@@ -169,13 +177,22 @@ class Manifest:
     problem: str = ""
 
 
-ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe
-FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Manifest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchBlob:
+    """On `aside`. A node needs a blob that is not here."""
+
+    request: int
+    name: str
+
+
+ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched
+FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Manifest | FetchBlob
 Word: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
+    *(BlobFetched, FetchBlob),
 )
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
 

@@ -4,7 +4,8 @@ Rules     1. A kept block stays until it is freed. A volatile one may also be ev
              ones fit into `bytes` (modes "size" and "both"), or at the age of `ttl_s` (modes "time" and "both").
              Only `trim` and `expire` evict, and they say what: between a `put` and them, new blocks can be kept.
           2. A pinned block does not go; if it is freed meanwhile, it goes with the last `unpin`.
-          3. An id is never used twice, so whoever asks for a block that has gone learns just that.
+          3. An id is never used twice, not even by another life of the same maker, so whoever asks for a block that has
+             gone learns just that.
           4. Time comes in as `now_ms` and never goes back; one deadline comes out.
 Why       Too small a store costs tasks another try, never memory. Volatile columns that are large for the store become
           several blocks, so that it loses some rows of a batch and not all of them at once.
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+from xxhash import xxh3_128_digest
+
 from ..core.values import Block, Value
 from ..ids import BlockId, ClientId, PeerId
 from ..settings import StoreSettings
@@ -22,6 +25,12 @@ from ..wire.columns import Column, gather, split
 
 _PIECES_PER_STORE = 16
 """A volatile block of several rows takes at most this fraction of the store."""
+
+_FETCHED_BYTES_MAX = 4 << 20
+"""So large is a block of several rows that others may fetch: it goes in one message."""
+
+_LIFE_BITS = 40
+"""A maker stores so many blocks in one life."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,18 +44,18 @@ class _Stored:
 
 
 class PayloadStore:
-    """All blocks of one maker. Driven by one thread.
+    """All blocks of one maker. Driven by one thread. life: of the maker, where one may start again under its old id.
 
     volatile_bytes / kept_bytes: what the blocks of either sort hold.
     """
 
-    def __init__(self, settings: StoreSettings, maker: PeerId | ClientId) -> None:
+    def __init__(self, settings: StoreSettings, maker: PeerId | ClientId, life: int = 0) -> None:
         self.volatile_bytes = 0
         self.kept_bytes = 0
         self._maker = maker
         self._bytes_max = None if settings.mode == "time" else settings.bytes
         self._ttl_ms = None if settings.mode == "size" else max(int(settings.ttl_s * 1000), 1)
-        self._counter = 0
+        self._counter = life << _LIFE_BITS
         self._oversized: list[BlockId] = []
         self._blocks: dict[BlockId, _Stored] = {}
         # By age. Unlike a dict, it stays quick to ask for the oldest when the older ones have been taken out.
@@ -63,19 +72,25 @@ class PayloadStore:
         kept: bool = False,
         whole: bool = False,
         digests: tuple[bytes, ...] = (),
+        shared: bool = False,
     ) -> tuple[Value, ...]:
         """Store a column and return one Value per row, in order. Nobody may write to its memory any more.
 
         whole: as one block, however large. digests: content digest per row, or none at all.
+        shared: others may come to fetch it, or it was fetched: with a checksum.
         Call `trim` when it is clear what of it is to be kept.
         """
         assert len(digests) in (0, column.layout.rows), f"{len(digests)} digests for {column.layout.rows} rows"
         values: list[Value] = []
-        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept or whole):
+        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept or whole, shared):
             rows, start = piece.layout.rows, len(values)
             self._counter += 1
             block = Block(
-                BlockId(self._maker, self._counter), piece.layout, len(piece.data), digests[start : start + rows]
+                BlockId(self._maker, self._counter),
+                piece.layout,
+                len(piece.data),
+                digests[start : start + rows],
+                xxh3_128_digest(piece.data) if shared else b"",
             )
             values.extend(zip(repeat(block), range(rows)))
             stored = self._blocks[block.id] = _Stored(piece, block.nbytes, kept, now_ms)
@@ -202,12 +217,14 @@ class PayloadStore:
             assert stored.pins >= 0
             assert stored.pins or not stored.freed
 
-    def _pieces(self, column: Column, whole: bool) -> list[Column]:
+    def _pieces(self, column: Column, whole: bool, shared: bool) -> list[Column]:
         if not column.layout.rows:
             return []
-        if whole or self._bytes_max is None:
+        piece_nbytes = len(column.data) if self._bytes_max is None else self._bytes_max // _PIECES_PER_STORE
+        if whole:
             return [column]
-        piece_nbytes = self._bytes_max // _PIECES_PER_STORE
+        if shared:
+            piece_nbytes = min(piece_nbytes, _FETCHED_BYTES_MAX)
         return [column] if len(column.data) <= piece_nbytes else split(column, piece_nbytes)
 
     def _drop(self, block_id: BlockId) -> None:

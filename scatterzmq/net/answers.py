@@ -15,6 +15,7 @@ from itertools import count
 
 import zmq
 
+from ..core.blobmessages import BlobWord
 from ..core.messages import Contact, ToClient
 from ..driver import ClientJoined, ClientLeft
 from ..ids import ClientId
@@ -108,6 +109,12 @@ class Answers:
             self._look = self._reactor.later(LOOK_EVERY_S, self._look_around)
         self._post(ClientJoined(client=client, deliver=partial(self._deliver, joined)))
 
+    def say(self, client: ClientId, message: ToClient | BlobWord, columns: Mapping[str, Column]) -> None:
+        """Say something unasked by the core; nothing to a client that is not there."""
+        known = self._clients.get(client)
+        if known is not None:
+            self._deliver(known, message, columns)
+
     def tell_left(self) -> None:
         """Pass on who was let go. Not at once: that happens while the peer is in the middle of an answer."""
         left, self._left = self._left, []
@@ -121,7 +128,7 @@ class Answers:
 
     # ---- sending
 
-    def _deliver(self, client: _Client, message: ToClient, columns: Mapping[str, Column]) -> None:
+    def _deliver(self, client: _Client, message: ToClient | BlobWord, columns: Mapping[str, Column]) -> None:
         if self._clients.get(client.id) is not client:
             return
         number = next(self._numbers)

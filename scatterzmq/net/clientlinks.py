@@ -21,6 +21,7 @@ from itertools import count
 from typing import Protocol
 
 from ..client.link import Member
+from ..core.blobmessages import BlobWritten, WriteBlob
 from ..core.messages import AskMembers, Contact, MemberList, ToClient, ToPeer
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column
@@ -95,6 +96,7 @@ class ClientLinks:
         self._numbers = count(1)
         self._open_questions: dict[int, _Place] = {}
         self._when_through: Callable[[], None] | None = None
+        self._hear_of_blob: Callable[[BlobWritten], None] | None = None
 
     def start(self, driver: Told) -> None:
         """Nothing comes up before there is somebody to tell."""
@@ -117,6 +119,15 @@ class ClientLinks:
         elif not self.is_connected and len(self._places) < SEEDS_MAX:
             self._open(address, is_seed=True)
 
+    # ---- blobs, of which the client's core knows nothing
+
+    def home(self) -> PeerId | None:
+        """A peer that can be reached."""
+        return next(iter(self._links), None)
+
+    def hear_of_blobs(self, heard: Callable[[BlobWritten], None]) -> None:
+        self._hear_of_blob = heard
+
     # ---- as the driver wants them
 
     def connect(self, contact: Contact, /) -> None:
@@ -134,7 +145,7 @@ class ClientLinks:
                 self._close_unwanted(place)
         self._note_members()
 
-    def send(self, peer: PeerId, message: ToPeer, columns: Mapping[str, Column], /) -> None:
+    def send(self, peer: PeerId, message: ToPeer | WriteBlob, columns: Mapping[str, Column], /) -> None:
         place = self._links.get(peer)
         if place is None:
             self.counters["unlinked"] += 1
@@ -235,7 +246,7 @@ class ClientLinks:
         if self._is_open(place):
             self._ask(place)
 
-    def _say(self, place: _Place, message: ToPeer, columns: Mapping[str, Column]) -> None:
+    def _say(self, place: _Place, message: ToPeer | WriteBlob, columns: Mapping[str, Column]) -> None:
         to, life = place.who or (None, 0)
         envelope = Envelope(src=place.client, dst=to, dst_incarnation=life, seq=next(self._numbers))
         assert place.lanes is not None
@@ -274,6 +285,8 @@ class ClientLinks:
             return
         if envelope.dst != place.client or not isinstance(envelope.src, PeerId):
             self.counters["receiver"] += 1
+        elif isinstance(message, BlobWritten) and self._hear_of_blob is not None:
+            self._hear_of_blob(message)  # it names the blob that it is about by a number that nobody can guess
         elif not isinstance(message, ToClient):
             self.counters["role"] += 1
         else:

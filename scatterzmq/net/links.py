@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
+from typing import TypeAlias
 
 import zmq
 
+from ..core.blobmessages import BlobBetweenPeers, BlobWord, WriteBlob
 from ..core.events import LinkDown
 from ..core.messages import Contact, ToPeer
 from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome, Welcome
@@ -54,6 +56,8 @@ GREETED_MAX = 1024
 OPEN_AGAIN_S = 1.0
 """Where there was no file left for a link."""
 
+BlobHeard: TypeAlias = Callable[[PeerId | ClientId, BlobWord, Mapping[str, Column]], None]
+
 
 class _Link:
     """To one peer. publishes: the endpoint where it does, "" if it does not."""
@@ -88,6 +92,7 @@ class PeerLinks:
         self._me = me
         self._take = take
         self._left = left
+        self._hear_of_blob: BlobHeard | None = None
         self._limits = limits or Limits()
         self._outbox_bytes = settings.network.outbox_bytes
         self._dials_max = 2 * settings.cluster.peers_max
@@ -118,9 +123,27 @@ class PeerLinks:
         """Of messages that have not left yet."""
         return self._answers.waiting_bytes + sum([link.lanes.waiting_bytes for link in self._links.values()])
 
+    # ---- blobs, of which the core knows nothing
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """To whom there is a link."""
+        return tuple(self._links)
+
+    def hear_of_blobs(self, heard: BlobHeard) -> None:
+        """Who gets the words about blobs: of linked peers, and of clients."""
+        self._hear_of_blob = heard
+
+    def say_of_blob(self, to: PeerId | ClientId, word: BlobWord, columns: Mapping[str, Column], /) -> None:
+        if isinstance(to, ClientId):
+            self._answers.say(to, word, columns)
+        else:
+            self.send(to, 0, word, columns)
+
     # ---- the network
 
-    def send(self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column], /) -> None:
+    def send(
+        self, peer: PeerId, incarnation: int, message: BetweenPeers | BlobWord, columns: Mapping[str, Column], /
+    ) -> None:
         link = self._links.get(peer)
         if link is None:
             self.counters["unlinked"] += 1
@@ -323,11 +346,19 @@ class PeerLinks:
         if isinstance(origin.id, ClientId):
             if not is_me or envelope.dst_incarnation not in (0, self._me.incarnation):
                 self.rejected["receiver"] += 1
+            elif isinstance(message, WriteBlob) and self._hear_of_blob is not None:
+                self._answers.heard(origin.id)
+                self._hear_of_blob(origin.id, message, columns)
             elif not isinstance(message, ToPeer):
                 self.rejected["role"] += 1
             else:
                 self._answers.heard(origin.id)
                 self._take(Incoming(sender=origin.id, message=message, columns=columns))
+        elif isinstance(message, BlobBetweenPeers):
+            if is_me and origin.id in self._links and self._hear_of_blob is not None:
+                self._hear_of_blob(origin.id, message, columns)
+            else:
+                self.rejected["receiver"] += 1
         elif not isinstance(message, BetweenPeers):
             self.rejected["role"] += 1
         else:

@@ -8,6 +8,7 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
         5. The store holds what the core uses, no more and no less.
         6. When nothing goes wrong any more, everything drains.
         7. What is called durable is on disk, and survives a loss of power everywhere.
+        8. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
 """
 
 from collections import Counter
@@ -19,13 +20,13 @@ from ..core.actions import BatchOrder
 from ..core.ledger import TRANSITIONS, Cause, Phase, Record, check_record
 from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
-from ..ids import ClientId, PeerId, TaskId
+from ..ids import BlockId, ClientId, PeerId, TaskId
 from ..wire.columns import Column
 from .oracle import Expected
-from .payload import values_of
+from .payload import LIFE_BITS, values_of
 
 if TYPE_CHECKING:
-    from .clients import Handle, SimClient
+    from .clients import Handle, Outcome, SimClient
     from .process import Process
     from .world import World
 
@@ -85,6 +86,7 @@ class Checkers:
         self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
+        self.left_over: dict[TaskId, None] = {}
         self.failures: list[tuple[int, str]] = []
 
     # ---- cores
@@ -120,13 +122,25 @@ class Checkers:
     def _store(self, process: "Process") -> None:
         """Rule 5."""
         held = process.store.held()
-        used = process.state.blocks.uses().keys()
+        away = process.state.blocks.all_away()
+        used = process.state.blocks.uses().keys() - away
         gone = process.state.blocks.gone()
         if used - gone != used & held:
             raise Violation(f"{process.name}: freed too early: {sorted(used - gone - held)[:5]}")
         pinned = {block.id for running in process.executors.values() if running is not None for block in running.pinned}
         if held - used - pinned:
             raise Violation(f"{process.name}: not freed: {sorted(held - used - pinned)[:5]}")
+        for block in away:
+            if process.state.blocks.away(block) is not None:
+                self._kept(process, block)
+
+    def _kept(self, owner: "Process", block: BlockId) -> None:
+        """Rule 8."""
+        maker = next((other for other in self.world.alive() if other.id == block.maker), None)
+        if maker is None or block.counter >> LIFE_BITS != maker.me.incarnation or owner.id in maker.buried:
+            return
+        if block.counter not in maker.core.payloads.kept_for(owner.id):
+            raise Violation(f"{maker.name} does not keep {block.counter} for {owner.name}, and has not said so")
 
     def moved(self, process: "Process", record: Record, cause: Cause, before: Phase) -> None:
         """A record has changed its phase."""
@@ -161,12 +175,13 @@ class Checkers:
         owner = order.token.owner
         for task in order.tasks:
             self.deaths[task] += 1
-            self.killed[owner, task] += 1
+            if process.id == owner or self.world.network.is_through(process.address, self.world.address(owner)):
+                self.killed[owner, task] += 1
         if len(order.tasks) == 1 and order.solo:
             self._poison(owner, order.tasks[0])
 
     def _poison(self, owner: PeerId, task: TaskId) -> None:
-        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it."""
+        """A task that kills executors does so 1 + 3 times at most each time that a peer owns it, as far as it hears."""
         killed = self.killed[owner, task]
         limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
         if killed > limit and "jump" not in self.world.options.faults:
@@ -250,6 +265,12 @@ class Checkers:
             for task in message.ids:
                 self.facts[task].is_deleted = True
 
+    def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
+        """A client is told an end of a task of which it was told one before, and has not asked for it since."""
+        before = handle.outcome
+        assert before is not None
+        raise Violation(f"{client.name}: {handle.id} ended as {before.status}, and now as {outcome.status}", handle.id)
+
     def latched(self, client: "SimClient", handle: "Handle") -> None:
         """A client takes an outcome for good."""
         outcome = handle.outcome
@@ -319,9 +340,13 @@ class Checkers:
             if seen != ids:
                 names = [sorted(map(self.world.trace.name, some)) for some in (seen - ids, ids - seen)]
                 raise Violation(f"{process.name}: sees {names[0]}, which are gone, and does not see {names[1]}")
+        self.left_over.clear()
         for task, facts in self.facts.items():
             if facts.copies and not facts.is_cleared and not facts.lost:
                 self._has_owner(task)
+            elif facts.is_deleted and any(self.world.holds(process, task) for process in alive):
+                # Whoever was asked had handed it to somebody else.
+                self.left_over[task] = None
 
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
@@ -349,6 +374,7 @@ class Checkers:
 
     def drained(self) -> None:
         """Rule 6, after all tasks have been cleared."""
+        self.counters["cleared for a client, and still somewhere"] = len(self.left_over)
         for process in self.world.alive():
             self._look(process)
             state = process.state

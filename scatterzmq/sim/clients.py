@@ -1,22 +1,42 @@
-"""Clients of a simulation: submit, repeat, attach, and take the first end they hear of.
+"""Clients of a simulation: the real core of a client, a driver for it, and a user who counts on what it is told.
 
-`SimClient` is what a client must do at least; core/client.py will do it here when it can.
+Rules   1. Each handle is told one end. Whatever else is told of it is a violation, not a matter of taste.
+        2. A link is up when whoever is at an address has said who it is; an address alone says nothing.
+        3. A user does what a library would do for him: submits again what was refused because a namespace was not
+           known yet, and connects again when the cluster was out of reach.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, assert_never, cast
 
+from ..core.client import ClientCore
+from ..core.clientevents import (
+    ClientAction,
+    ClientEvent,
+    Connect,
+    Deliver,
+    Disconnect,
+    GiveUp,
+    Heard,
+    LetGo,
+    PeerDown,
+    PeerUp,
+    Said,
+    SayTo,
+)
+from ..core.events import TimerFired
 from ..core.messages import (
     Accepted,
+    AskMembers,
     Attach,
     Cancel,
     Cancelled,
     Clear,
     Cleared,
     Final,
-    Goodbye,
-    Moved,
+    MemberList,
     Refused,
     Submit,
     TaskStatus,
@@ -24,9 +44,9 @@ from ..core.messages import (
     ToPeer,
 )
 from ..errors import ErrorCode
-from ..ids import ClientId, TaskId
-from ..wire.columns import Column, fingerprint, row_digests
-from ..wire.frames import Envelope, decode, encode
+from ..ids import ClientId, PeerId, TaskId
+from ..wire.columns import Column, fingerprint, gather, row_digests
+from ..wire.frames import Envelope, decode, encode, open_envelope
 from ..wire.refusal import WireError
 from .network import LIMITS, Frames, Link
 from .payload import column_of, values_of
@@ -34,17 +54,17 @@ from .payload import column_of, values_of
 if TYPE_CHECKING:
     from .world import World
 
-REPEAT_US = 1_000_000
-ATTACH_US = 5_000_000
-MOVE_ON = 4
-"""Unanswered repetitions before a client tries the next peer."""
-DENIALS = 3
-"""Rounds in which no peer knows a task before a client believes that it is gone."""
+LOOK_US = 1_000_000
+"""Between two questions who is at an address."""
+AGAIN_US = 1_000_000
+"""Before a user tries again."""
+CHECK_EVERY = 20
+"""Events of a client between looks at everything that it holds."""
 
 
 @dataclass(slots=True, eq=False)
 class Outcome:
-    """How a task ended, as one client saw it first. status UNKNOWN: nobody knows it."""
+    """How a task ended, as one client was told. status UNKNOWN: nobody knows it."""
 
     status: TaskStatus
     code: ErrorCode | None = None
@@ -53,64 +73,79 @@ class Outcome:
 
 @dataclass(slots=True, eq=False)
 class Handle:
-    """One task of one client. at: the address where it was accepted. denied: addresses that do not know it, in this
-    round of asking; denials: rounds in a row in which nobody knew it.
-    """
+    """One task of one client."""
 
     id: TaskId
-    at: str = ""
     is_accepted: bool = False
     outcome: Outcome | None = None
-    denied: set[str] = field(default_factory=set)
-    denials: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One submission under way. open: tasks neither accepted nor refused. tries: since it came to this address."""
+    """One submission under way. open: tasks neither accepted nor refused."""
 
-    ns: str
     message: Submit
     columns: dict[str, Column]
     open: dict[TaskId, None]
-    at: str
-    tries: int = 0
+
+    def rest(self, mid: int) -> "Batch":
+        """What is open, as a submission of its own under the same nonce."""
+        message = self.message
+        rows = [row for row, task in enumerate(message.ids) if task in self.open]
+        part = replace(
+            message,
+            mid=mid,
+            ids=tuple([message.ids[row] for row in rows]),
+            submit_digests=tuple([message.submit_digests[row] for row in rows]),
+            digests={name: tuple([known[row] for row in rows]) for name, known in message.digests.items()},
+        )
+        columns = {name: gather([(column, row) for row in rows]) for name, column in self.columns.items()}
+        return Batch(part, columns, dict.fromkeys(part.ids))
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
-    """Clear or cancel, to be repeated until everybody asked has answered."""
+class _Place:
+    """One address. who: the peer that has answered there; None if nobody has since its link broke."""
 
-    message: Clear | Cancel
-    open: set[str]
+    link: Link
+    who: PeerId | None = None
+    is_wanted: bool = False
 
 
 class SimClient:
-    """One client."""
+    """One client. first: where it looks for a peer at first; later anywhere."""
 
-    def __init__(self, world: "World", number: int, handles: dict[TaskId, Handle] | None = None) -> None:
+    def __init__(
+        self, world: "World", number: int, handles: dict[TaskId, Handle] | None = None, first: str = ""
+    ) -> None:
         self.world = world
         self.id = ClientId(f"C{number:032x}")
         self.name = f"c{number}"
         self.address: str = self.id
+        self.first = first or world.addresses[(number - 1) % len(world.addresses)]
         self.handles = handles or {}
         self.is_dead = False
-        self._links: dict[str, Link] = {}
+        self.core = ClientCore(world.settings.timing)
+        self._events: deque[ClientEvent] = deque()
+        self._count = 0
+        self._timer_us: int | None = None
+        self._places: dict[str, _Place] = {}
+        self._links: dict[PeerId, str] = {}
+        self._parcels: dict[int, Mapping[str, Column]] = {}
         self._batches: dict[int, Batch] = {}
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[int, Clear | Cancel] = {}
         self._postponed: list[tuple[tuple[TaskId, ...], Callable[[tuple[TaskId, ...]], None]]] = []
         self._mids = 0
         self._seq = 0
 
     # ---- what its user does
 
-    def submit(self, ns: str, tasks: dict[TaskId, int], *, cache: bool = True, at: str | None = None) -> None:
+    def submit(self, ns: str, tasks: dict[TaskId, int], *, cache: bool = True) -> None:
         """Give tasks away; every one of them comes to an end, or else this run fails."""
         plan = self.world.plan(ns)
         columns = {"value": column_of(list(tasks.values()))}
-        mid = self._mid()
         message = Submit(
-            mid=mid,
+            mid=self._mid(),
             ns=ns,
             digest=plan.digest,
             nonce=self.world.nonce(),
@@ -120,39 +155,20 @@ class SimClient:
             cache=cache,
         )
         self.handles |= {task: Handle(task) for task in tasks}
-        batch = Batch(ns, message, columns, dict.fromkeys(tasks), at or self.world.some_address())
-        self._batches[mid] = batch
-        self._try(batch)
+        self._submit(Batch(message, columns, dict.fromkeys(tasks)))
 
     def clear(self, tasks: tuple[TaskId, ...]) -> None:
-        """Ask for it as soon as their submission is over: what is still being repeated cannot be taken back."""
-        self._when_settled(tasks, self._clear)
+        """Ask for it as soon as their submission is over."""
+        self._when_settled(tasks, lambda ids: self._ask(Clear(mid=self._mid(), ids=ids)))
 
     def cancel(self, tasks: tuple[TaskId, ...]) -> None:
-        self._when_settled(tasks, self._cancel)
-
-    def _when_settled(self, tasks: tuple[TaskId, ...], then: Callable[[tuple[TaskId, ...]], None]) -> None:
-        if any(task in batch.open for task in tasks for batch in self._batches.values()):
-            self._postponed.append((tasks, then))
-        else:
-            then(tasks)
-
-    def _clear(self, tasks: tuple[TaskId, ...]) -> None:
-        self._ask(Clear(mid=self._mid(), ids=tasks))
-
-    def _cancel(self, tasks: tuple[TaskId, ...]) -> None:
-        self._ask(Cancel(mid=self._mid(), ids=tasks))
+        self._when_settled(tasks, lambda ids: self._ask(Cancel(mid=self._mid(), ids=ids)))
 
     def watch(self) -> None:
-        """Ask again where all open tasks are."""
-        by_address: dict[str, list[TaskId]] = {}
-        for handle in self.handles.values():
-            if handle.is_accepted and handle.outcome is None:
-                handle.denied.clear()
-                for address in self._holders(handle):
-                    by_address.setdefault(address, []).append(handle.id)
-        for address, tasks in by_address.items():
-            self._say(address, Attach(ids=tuple(tasks)))
+        """Want to know how all open tasks end."""
+        ids = tuple([handle.id for handle in self.handles.values() if handle.is_accepted and handle.outcome is None])
+        if ids:
+            self._tell(Said(message=Attach(ids=ids)))
 
     def unfinished(self) -> list[Handle]:
         return [handle for handle in self.handles.values() if handle.outcome is None]
@@ -161,186 +177,268 @@ class SimClient:
         """Whether it waits for nothing."""
         return not (self._batches or self._asked or self._postponed or self.unfinished())
 
-    # ---- time
+    def _submit(self, batch: Batch) -> None:
+        mid = batch.message.mid
+        self._batches[mid] = batch
+        self._parcels[mid] = batch.columns
+        self._tell(Said(message=batch.message, parcel=mid))
 
-    def start(self) -> None:
-        self.world.network.settle(self)
-        self.world.at(self.world.now_us + REPEAT_US, self._repeat)
-        self.world.at(self.world.now_us + ATTACH_US, self._attach)
-        self.watch()
-
-    def _repeat(self) -> None:
-        if self.is_dead:
-            return
-        for batch in list(self._batches.values()):
-            batch.tries += 1
-            if batch.tries > MOVE_ON:
-                self._move_on(batch)
-            self._try(batch)
-        for asked in self._asked.values():
-            for address in sorted(asked.open):
-                self._say(address, asked.message)
-        self.world.at(self.world.now_us + REPEAT_US, self._repeat)
-
-    def _attach(self) -> None:
+    def _submit_again(self, batch: Batch) -> None:
         if not self.is_dead:
-            self.watch()
-            self.world.at(self.world.now_us + ATTACH_US, self._attach)
+            self._submit(batch.rest(self._mid()))
 
-    # ---- talking
-
-    def _say(self, address: str, message: ToPeer, columns: dict[str, Column] | None = None) -> None:
-        link = self._links.get(address)
-        if link is None:
-            link = self._links[address] = self.world.network.link(self.address, address)
-        self._seq += 1
-        frames = encode(message, columns or {}, Envelope(src=self.id, seq=self._seq))
-        self.world.network.send(link, frames)
-
-    def _try(self, batch: Batch) -> None:
-        self.world.checkers.submitted(batch.message.ids, batch.at)
-        self._say(batch.at, batch.message, batch.columns)
-
-    def _move_on(self, batch: Batch) -> None:
-        addresses = self.world.addresses
-        batch.at = addresses[(addresses.index(batch.at) + 1) % len(addresses)]
-        batch.tries = 0
+    def _when_settled(self, tasks: tuple[TaskId, ...], then: Callable[[tuple[TaskId, ...]], None]) -> None:
+        if any(task in batch.open for task in tasks for batch in self._batches.values()):
+            self._postponed.append((tasks, then))
+        else:
+            then(tasks)
 
     def _ask(self, message: Clear | Cancel) -> None:
-        self._asked[message.mid] = asked = Asked(message, set(self.world.addresses))
-        for address in sorted(asked.open):
-            self._say(address, message)
-
-    def _holders(self, handle: Handle) -> list[str]:
-        """Where to ask for a task: everywhere, as far as anybody is there."""
-        return [address for address in self.world.addresses if address in self.world.network.stations]
+        self._asked[message.mid] = message
+        self._tell(Said(message=message))
 
     def _mid(self) -> int:
         self._mids += 1
         return self._mids
 
-    # ---- hearing
+    # ---- what its user is told
 
-    def broken(self, address: str, *, refused: bool) -> None:
-        """A peer is gone, or only the link to it is."""
-        if refused:
-            self._gone(address)
-        self.watch()
-
-    def _gone(self, address: str) -> None:
-        """Nothing more is to be had there."""
-        for batch in self._batches.values():
-            if batch.at == address:
-                self._move_on(batch)
-
-    def arrive(self, frames: Frames) -> None:
-        try:
-            message, columns = decode(frames, LIMITS)
-        except WireError as error:
-            self.world.rejected[error.reason] += 1
-            return
-        source = self.world.address_of(frames)
-        self._heard(source, cast(ToClient, message), columns)
-
-    def _heard(self, source: str, message: ToClient, columns: dict[str, Column]) -> None:
+    def _deliver(self, message: ToClient, columns: Mapping[str, Column], rows: tuple[int, ...] | None) -> None:
         match message:
             case Accepted(mid=mid, ids=ids):
-                self._accepted(source, mid, message, ids)
+                for task in ids:
+                    self.handles[task].is_accepted = True
+                    self.world.checkers.accepted(task, message.copies, durable=message.durable)
+                self._settled(mid, ids)
             case Refused():
-                self._refused(source, message)
-            case Goodbye():
-                self._gone(source)
-            case Moved():
-                self._moved(message)
+                self._refused(message)
             case Final():
-                self._final(source, message, columns)
+                values = values_of(columns["value"]) if "value" in columns else []
+                self._final(message, values if rows is None else [values[row] for row in rows])
             case Cleared(mid=mid) | Cancelled(mid=mid):
-                asked = self._asked.get(mid)
+                asked = self._asked.pop(mid, None)
                 if asked is not None:
-                    asked.open.discard(source)
-                    if not asked.open:
-                        del self._asked[mid]
-                        self.world.checkers.applied(self, asked.message)
+                    self.world.checkers.applied(self, asked)
             case _:
                 pass
 
-    def _accepted(self, source: str, mid: int, message: Accepted, ids: tuple[TaskId, ...]) -> None:
-        for task in ids:
-            handle = self.handles.get(task)
-            if handle is not None:
-                handle.is_accepted = True
-                handle.at = source
-                handle.denied.clear()
-                handle.denials = 0
-                self.world.checkers.accepted(task, message.copies, durable=message.durable)
-        self._settled(mid, ids)
-
-    def _refused(self, source: str, message: Refused) -> None:
-        """Of what was accepted elsewhere meanwhile a refusal says nothing; from the same peer it must not come."""
+    def _refused(self, message: Refused) -> None:
         batch = self._batches.get(message.mid)
-        if message.message.startswith("stale:"):
-            if batch is not None:
-                self._move_on(batch)
+        if batch is not None and message.message.startswith("stale:"):
+            rest = replace(batch, open=dict.fromkeys(message.ids))
+            again = self._batches[-message.mid] = rest  # so that it counts as open meanwhile
+            self._settled(message.mid, message.ids)
+            self.world.at(self.world.now_us + AGAIN_US, self._try_again, -message.mid, again)
             return
         for task in message.ids:
-            handle = self.handles.get(task)
-            is_open = batch is not None and task in batch.open
-            if is_open or (handle is not None and handle.is_accepted and handle.at == source):
-                self._latch(task, Outcome(TaskStatus.ERROR, message.code))
+            self._latch(task, Outcome(TaskStatus.ERROR, message.code))
         self._settled(message.mid, message.ids)
 
-    def _settled(self, mid: int, ids: tuple[TaskId, ...]) -> None:
-        batch = self._batches.get(mid)
-        if batch is not None:
-            batch.tries = 0
-            for task in ids:
-                batch.open.pop(task, None)
-            if not batch.open:
-                del self._batches[mid]
-                postponed, self._postponed = self._postponed, []
-                for tasks, then in postponed:
-                    self._when_settled(tasks, then)
+    def _try_again(self, mid: int, batch: Batch) -> None:
+        if self._batches.get(mid) is batch:
+            del self._batches[mid]
+            self._submit_again(batch)
 
-    def _moved(self, message: Moved) -> None:
-        by_address: dict[str, list[TaskId]] = {}
-        for task, owner in zip(message.ids, message.owners, strict=True):
-            handle = self.handles.get(task)
-            address = self.world.address(owner)
-            if handle is not None and handle.outcome is None and address:
-                handle.denials = 0
-                by_address.setdefault(address, []).append(task)
-        for address, tasks in by_address.items():
-            self._say(address, Attach(ids=tuple(tasks)))
-
-    def _final(self, source: str, message: Final, columns: dict[str, Column]) -> None:
-        rows = iter(values_of(columns["value"]) if "value" in columns else ())
+    def _final(self, message: Final, values: Iterable[object]) -> None:
+        rows = iter(values)
+        again: list[TaskId] = []
         for task, status, error in zip(message.ids, message.statuses, message.errors, strict=True):
             has_value = status in (TaskStatus.READY, TaskStatus.DONE)
             value = next(rows) if has_value else None
             handle = self.handles.get(task)
             if handle is None:
                 continue
-            if status is TaskStatus.UNKNOWN:
-                self._unknown(handle, source)
+            if status is TaskStatus.UNKNOWN and self._may_come_back(handle):
+                again.append(task)
                 continue
             assert value is None or isinstance(value, int)
-            self._latch(task, Outcome(status, None if error is None or has_value else error.code, value))
+            handle.is_accepted = True  # an end says it, if nothing else has
+            self._no_longer_open(task)
+            if not (status is TaskStatus.UNKNOWN and handle.outcome is not None):  # cleared after it had ended
+                self._latch(task, Outcome(status, None if error is None or has_value else error.code, value))
+        if again:
+            self.world.counters["asked again for the unknown"] += len(again)
+            self.world.at(self.world.now_us + AGAIN_US, self._attach_again, tuple(again))
 
-    def _unknown(self, handle: Handle, source: str) -> None:
-        """One peer does not know the task. It is gone when all say so, again and again; with journals also those that
-        are down now: they come back, and remember.
-        """
-        handle.denied.add(source)
-        remember = self.world.settings.journal.mode != "off"
-        holders = self.world.addresses if remember else self._holders(handle)
-        if handle.is_accepted and handle.denied.issuperset(holders):
-            handle.denied.clear()
-            handle.denials += 1
-            if handle.denials >= DENIALS:
-                self._latch(handle.id, Outcome(TaskStatus.UNKNOWN))
+    def _may_come_back(self, handle: Handle) -> bool:
+        """Whether somebody may remember the task who is not there now."""
+        is_open = handle.is_accepted and handle.outcome is None and not self.world.checkers.facts[handle.id].is_cleared
+        return is_open and self.world.settings.journal.mode != "off" and self.world.is_on_disk(handle.id)
+
+    def _attach_again(self, tasks: tuple[TaskId, ...]) -> None:
+        if not self.is_dead:
+            self._tell(Said(message=Attach(ids=tasks)))
+
+    def _settled(self, mid: int, ids: Iterable[TaskId]) -> None:
+        batch = self._batches.get(mid)
+        if batch is None:
+            return
+        for task in ids:
+            batch.open.pop(task, None)
+        if not batch.open:
+            del self._batches[mid]
+            postponed, self._postponed = self._postponed, []
+            for tasks, then in postponed:
+                self._when_settled(tasks, then)
+
+    def _no_longer_open(self, task: TaskId) -> None:
+        for mid, batch in list(self._batches.items()):
+            if task in batch.open:
+                self._settled(mid, (task,))
 
     def _latch(self, task: TaskId, outcome: Outcome) -> None:
-        handle = self.handles.get(task)
-        if handle is not None and handle.outcome is None:
-            handle.outcome = outcome
-            self.world.checkers.latched(self, handle)
+        handle = self.handles[task]
+        if handle.outcome is not None:
+            self.world.checkers.told_twice(self, handle, outcome)
+        handle.outcome = outcome
+        self.world.checkers.latched(self, handle)
+
+    # ---- the core
+
+    def start(self) -> None:
+        self.world.network.settle(self)
+        self._look(self.first)
+        self.world.at(self.world.now_us + LOOK_US, self._look_around)
+        self.watch()
+
+    def _tell(self, event: ClientEvent) -> None:
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events and not self.is_dead:
+            event = self._events[0]
+            actions = self.core.handle(event, self.world.now_us // 1000)
+            self.world.trace.event(self.world.now_us, self.name, event, actions)
+            for action in actions:
+                self._perform(action)
+            self._count += 1
+            if self._count % CHECK_EVERY == 0:
+                self.core.check_invariants()
+            self._events.popleft()
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline_ms = self.core.deadline_ms()
+        if deadline_ms is None or self.is_dead:
+            return
+        at_us = max(deadline_ms * 1000, self.world.now_us)
+        if self._timer_us is None or at_us < self._timer_us:
+            self._timer_us = at_us
+            self.world.at(at_us, self._timer_due, at_us)
+
+    def _timer_due(self, at_us: int) -> None:
+        if self._timer_us == at_us and not self.is_dead:
+            self._timer_us = None
+            deadline_ms = self.core.deadline_ms()
+            if deadline_ms is not None and deadline_ms * 1000 <= self.world.now_us:
+                self._tell(TimerFired())
+            else:
+                self._arm()
+
+    def _perform(self, action: ClientAction) -> None:
+        match action:
+            case SayTo(peer=peer, message=message, parcel=parcel):
+                address = self._links.get(peer)
+                if address is not None:
+                    self._say(address, message, self._parcels.get(parcel, {}))
+            case Deliver(message=message, parcel=parcel, rows=rows):
+                self._deliver(message, self._parcels.get(parcel, {}), rows)
+            case LetGo(parcel=parcel):
+                self._parcels.pop(parcel, None)
+            case Connect(contact=contact):
+                self._place(contact.address).is_wanted = True
+                self._look(contact.address)
+            case Disconnect(peer=peer):
+                address = self._links.pop(peer, None)
+                if address is not None:
+                    self._places[address].who = None
+            case GiveUp():
+                self._begin_again()
+            case _:
+                assert_never(action)
+
+    def _begin_again(self) -> None:
+        """The cluster was out of reach: a user connects again and goes on with what is open."""
+        self.world.counters["clients that gave up"] += 1
+        self.core = ClientCore(self.world.settings.timing)
+        self._timer_us = None
+        self._parcels.clear()
+        batches, self._batches = self._batches, {}
+        for batch in batches.values():
+            self.world.at(self.world.now_us, self._submit_again, batch)
+        for message in self._asked.values():
+            self._events.append(Said(message=message))
+        ids = tuple([handle.id for handle in self.unfinished() if handle.is_accepted])
+        if ids:
+            self._events.append(Said(message=Attach(ids=ids)))
+
+    # ---- links
+
+    def _place(self, address: str) -> _Place:
+        place = self._places.get(address)
+        if place is None:
+            place = self._places[address] = _Place(self.world.network.link(self.address, address))
+        return place
+
+    def _look(self, address: str) -> None:
+        """Ask who is there, unless that is known."""
+        if self._place(address).who is None:
+            self._say(address, AskMembers(mid=0), {})
+
+    def _look_around(self) -> None:
+        if self.is_dead:
+            return
+        for address in self.world.addresses:
+            place = self._places.get(address)
+            if not self._links or (place is not None and place.is_wanted):
+                self._look(address)
+        self.world.at(self.world.now_us + LOOK_US, self._look_around)
+
+    def _say(self, address: str, message: ToPeer, columns: Mapping[str, Column]) -> None:
+        if isinstance(message, Submit):
+            self.world.checkers.submitted(message.ids, address)
+        self._seq += 1
+        frames = encode(message, columns, Envelope(src=self.id, seq=self._seq))
+        self.world.network.send(self._place(address).link, frames)
+
+    def broken(self, address: str, *, refused: bool) -> None:
+        """A peer is gone, or only the link to it is."""
+        place = self._places.get(address)
+        if place is not None and place.who is not None:
+            self._down(place)
+            if not refused:
+                self._look(address)
+
+    def _down(self, place: _Place) -> None:
+        assert place.who is not None
+        who, place.who = place.who, None
+        del self._links[who]
+        self._tell(PeerDown(peer=who))
+
+    def arrive(self, frames: Frames) -> None:
+        try:
+            source = open_envelope(frames, LIMITS).src
+            message, columns = decode(frames, LIMITS)
+        except WireError as error:
+            self.world.rejected[error.reason] += 1
+            return
+        place = self._places.get(self.world.address(source))
+        if place is None or not isinstance(source, PeerId):
+            return
+        if place.who != source:
+            if not isinstance(message, MemberList):
+                return
+            if place.who is not None:
+                self._down(place)
+            place.who = source
+            self._links[source] = place.link.way[1]
+            self._tell(PeerUp(peer=source))
+        self._hear(source, cast(ToClient, message), columns)
+
+    def _hear(self, peer: PeerId, message: ToClient, columns: dict[str, Column]) -> None:
+        parcel = 0
+        if columns:
+            parcel = -self._mid()
+            self._parcels[parcel] = columns
+        self._tell(Heard(peer=peer, message=message, parcel=parcel))
+        self._parcels.pop(parcel, None)

@@ -119,13 +119,19 @@ def _recursion() -> list[dict[str, Any]]:
 
 
 def _calls() -> list[dict[str, Any]]:
+    """What two of the graphs make is to be at two places."""
     top = [
         node("first", "call", ":value", "second", graph="inner"),
         node("second", "call", "first:value", "last", graph="middle"),
         node("last", "sum", {"left": "first:value", "right": "second:value"}, None),
     ]
     middle = [node("there", "mix", ":value", "back", by=6), node("back", "call", "there:value", None, graph="inner")]
-    return [graph("calls", "last:value", top), graph("middle", "back:value", middle), chain(2, "inner")]
+    twice: dict[str, Any] = {"payload_copies": 2}
+    return [
+        graph("calls", "last:value", top, **twice),
+        graph("middle", "back:value", middle),
+        chain(2, "inner", **twice),
+    ]
 
 
 def _shared() -> list[dict[str, Any]]:

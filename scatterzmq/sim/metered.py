@@ -45,7 +45,7 @@ def on_the_wire(frames: Frames) -> int:
 
 
 class Meter(Network):
-    """Counts what every peer sends, by address: whatever is sent to many counts for each. kinds: bytes by message."""
+    """Counts what peers send to each other, by address: what goes to many counts for each. kinds: bytes by message."""
 
     def __init__(self, world: World, seed: int) -> None:
         super().__init__(world, seed, {})
@@ -62,8 +62,8 @@ class Meter(Network):
 
     def send(self, link: Link, frames: Frames) -> None:
         super().send(link, frames)
-        source = link.way[0]
-        if source.startswith("peer"):
+        source, target = link.way
+        if source.startswith("peer") and target.startswith("peer"):
             if self._last[0] is not frames:
                 self._last = (frames, on_the_wire(frames), _NAMES[open_envelope(frames, LIMITS).kind])
             _, nbytes, kind = self._last
@@ -110,13 +110,6 @@ class Watch(Checkers):
         self.done_us = self.world.now_us
 
 
-class Trusting(SimClient):
-    """A client that does not ask again and again: nothing gets lost here."""
-
-    def watch(self) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Out of each peer, per second. kinds: share of the bytes by message, the largest first."""
@@ -160,12 +153,6 @@ class Cluster(World):
         seed = next((other for other in self.alive() if other is not process), None)
         if seed is not None:
             process.post(1_000, process.seen, seed.address)
-
-    def add_client(self) -> SimClient:
-        client = Trusting(self, 1)
-        self.clients.append(client)
-        client.start()
-        return client
 
     # ---- looking
 

@@ -199,6 +199,10 @@ class Network:
         if station is not None and not self._deaf(way) and not (refused and target in self.stations):
             station.broken(target, refused=refused)
 
+    def is_through(self, source: str, target: str) -> bool:
+        """Whether what one says reaches the other."""
+        return not self._deaf((source, target))
+
     def _deaf(self, way: Way) -> bool:
         """Cut off, whichever way: then nobody can tell death from silence."""
         return bool(self.cuts[way] or self.cuts[way[1], way[0]] or way in self.clogged)

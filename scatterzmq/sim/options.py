@@ -48,6 +48,8 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "disk_tail": "what dies loses what its disk has not synced",
         "disk_full": "disks are full from some moment until the next start",
         "power": "all processes lose power at once",
+        # tensors
+        "damage": "what is fetched arrives with a wrong bit now and then",
     }
 )
 """Kind of fault -> what it does."""
@@ -208,19 +210,21 @@ _RATES = {
     "exec_slow": (0.005, 0.1),
     "exec_raise": (0.005, 0.1),
     "evict": (2.0, 60.0),
+    "damage": (0.02, 0.5),
     "stale_seen": (2.0, 60.0),
 }
 
 
 def _draw_sections(seed: int, chance: Random, faults: Mapping[str, float]) -> dict[str, dict[str, object]]:
     tasks: dict[str, object] = {}
-    if faults.keys() & {"evict", "exec_raise"}:
+    if faults.keys() & {"evict", "exec_raise", "damage"}:
         tasks["max_retries"] = 1000  # what a simulated accident does to a good task must never be its end
     if "jump" in faults:
         tasks["result_ttl_s"] = 1e8
     mode = Random(f"{seed}:journal").choice(("batch", "sync")) if faults.keys() & DISK_FAULTS else "off"
     return {
         "journal": {"mode": mode},
+        "store": {"inline_bytes": Random(f"{seed}:payload").choice((0, 0, 8, 16384))},
         "executor": {
             "batch_size": chance.choice((1, 4, 32)),
             "max_exec_s": chance.choice((5.0, 20.0)) if faults.keys() & {"exec_hang"} else 600.0,

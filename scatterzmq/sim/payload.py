@@ -3,6 +3,8 @@
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
 
 from ..core.values import Block, Value
 from ..graph.formats import DTYPES, Layout
@@ -11,6 +13,8 @@ from ..wire.columns import Column, gather, row_digests
 from .corpus import Data
 
 _LONG = DTYPES["int64"]
+LIFE_BITS = 32
+"""So many blocks are stored in one life of a process."""
 
 
 def column_of(values: Sequence[Data]) -> Column:
@@ -34,6 +38,13 @@ def values_of(column: Column) -> list[Data]:
     return [struct.unpack(f"<{len(row) // 8}q", row) for row in map(column.row, range(layout.rows))]
 
 
+def damaged(column: Column, chance: Random) -> Column:
+    """The same with one wrong bit."""
+    data = bytearray(column.data)
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return Column(column.layout, memoryview(data))
+
+
 @dataclass(slots=True, eq=False)
 class _Stored:
     column: Column
@@ -45,20 +56,28 @@ class _Stored:
 class Store:
     """The blocks of one process. As execute/store.py, but what goes is chosen from outside (`volatile`, `evict`)."""
 
-    def __init__(self, maker: PeerId) -> None:
+    def __init__(self, maker: PeerId, life: int) -> None:
         self._maker = maker
-        self._counter = 0
+        self._counter = life << LIFE_BITS
         self._blocks: dict[BlockId, _Stored] = {}
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def put(self, column: Column, *, kept: bool = False, digests: tuple[bytes, ...] | None = None) -> Block:
-        """digests: None computes them."""
+    def put(
+        self,
+        column: Column,
+        *,
+        kept: bool = False,
+        digests: tuple[bytes, ...] | None = None,
+        shared: bool = False,
+    ) -> Block:
+        """digests: None computes them. shared: with a checksum."""
         self._counter += 1
         if digests is None:
             digests = row_digests(column)
-        block = Block(BlockId(self._maker, self._counter), column.layout, len(column.data), digests)
+        checksum = blake2b(column.data, digest_size=16).digest() if shared else b""
+        block = Block(BlockId(self._maker, self._counter), column.layout, len(column.data), digests, checksum)
         self._blocks[block.id] = _Stored(column, kept)
         return block
 

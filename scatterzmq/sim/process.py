@@ -48,6 +48,7 @@ from ..core.events import (
 )
 from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
+from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
 from ..core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
@@ -62,7 +63,7 @@ from .corpus import Data
 from .disk import Disk
 from .network import Frames, Link
 from .oracle import NodeFailed, Step, called, run_graph, run_node
-from .payload import Store, column_of, values_of
+from .payload import Store, column_of, damaged, values_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -112,7 +113,8 @@ class Process:
     """One life at one address.
 
     events: handled by the core. touched: records that the event under way has moved.
-    executors: what runs on each; None if it is idle. reports: what the core had to say, by name.
+    executors: what runs on each; None if it is idle. reports: what the core had to say, by name. buried: peers that
+    it has held to be gone.
     disk: None without a journal. has_failed: a write to it has.
     """
 
@@ -135,8 +137,9 @@ class Process:
         self.links: dict[PeerId, Link] = {}
         self.clients: dict[ClientId, Link] = {}
         self.reports: Counter[str] = Counter()
+        self.buried: set[str] = set()
         self.rejected: Counter[str] = Counter()
-        self.store = Store(me.id)
+        self.store = Store(me.id, me.incarnation)
         self.core = PeerCore(
             me,
             world.settings,
@@ -270,9 +273,15 @@ class Process:
     def _from_peer(
         self, peer: PeerId, envelope: Envelope, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
+        is_fetched = isinstance(message, Fetched)
         kept = isinstance(message, Replicate | CachePut | CacheTell)
         blocks = {
-            name: self.store.put(column, kept=kept, digests=_digests_beside(message, name))
+            name: self.store.put(
+                damaged(column, self._work) if is_fetched and self.world.faults.happens("damage") else column,
+                kept=kept,
+                digests=_digests_beside(message, name),
+                shared=is_fetched,
+            )
             for name, column in columns.items()
         }
         is_me = envelope.dst is None or envelope.dst == self.id
@@ -352,8 +361,10 @@ class Process:
                 self.tell(self.world.checked(request, definition))
             case Persist():
                 self._persist(action)
-            case Report(name=name):
+            case Report(name=name, context=context):
                 self.reports[name] += 1
+                if name in ("peer.dead", "peer.leave"):
+                    self.buried.add(str(context["peer"]))
             case Left(lost=lost):
                 self.has_left = True
                 self.world.left(self, lost)
@@ -560,7 +571,8 @@ class Process:
         fields: dict[str, tuple[Value, ...]] = {}
         for name in rows[0][1]:
             column = column_of([values[name] for _, values in rows])
-            block = self.store.put(column, digests=None if order.plan.digests else ())
+            is_borrowed = order.token.owner != self.id
+            block = self.store.put(column, digests=None if order.plan.digests else (), shared=is_borrowed)
             fields[name] = tuple([(block, row) for row in range(len(rows))])
         return Emitted(
             output=output,

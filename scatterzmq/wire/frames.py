@@ -4,28 +4,27 @@
     [1] body       msgpack list: the message's fields by position (wire/schema.py), the heads of the columns
     [2...]         the bytes of each column, little-endian, contiguous
 
-A column's head is [name, dtype code, rows, frame index, shape] if its rows are alike, else
-[name, dtype code, rows, frame index, nil, ranks, sizes] with the rank of all rows or of each, and all sizes in a row.
+A column's head is [name, dtype code, rows, frame index, shape, ...], its layout (wire/layouts.py) with the index of its
+frame in between.
 
 Rules   1. Every check comes before the memory it protects: counts and sizes of frames first, then the envelope, the
-           body, the heads, and the bytes last. Products of sizes are Python's whole numbers, which do not overflow.
+           body, the heads, and the bytes last.
         2. Whatever bytes come, `decode` returns a message or raises WireError.
         3. Columns are views of their frames: whoever keeps a column keeps its frame.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from math import prod
 from types import MappingProxyType
 from typing import TypeAlias
 
 import msgpack
 
 from ..core.peermessages import AnyMessage
-from ..graph.formats import DTYPE_BY_CODE, DType, Layout, Shape
+from ..graph.formats import Layout
 from ..ids import ClientId, PeerId
-from .columns import Column, alike
+from .columns import Column
+from .layouts import pack_layout, read_layout
 from .refusal import Limits, Reject, WireError
 from .rows import check_rows
 from .schema import INT_MAX, check_depth, knows, pack, unpack
@@ -39,8 +38,6 @@ MAJOR = 1
 MINOR = 0
 """Grows with every field or kind that is added."""
 ENVELOPE_BYTES = 256
-_ELEMENTS_MAX = 1 << 40
-"""Of one row, counting empty dimensions as one: torch multiplies all sizes and must not overflow."""
 _NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
 
 
@@ -196,74 +193,23 @@ def _unpack_address(raw: object) -> PeerId | ClientId | None:
 
 def head_of(name: str, layout: Layout, index: int) -> tuple[object, ...]:
     """The head of a column whose bytes are this frame."""
-    start = (name, layout.dtype.code, layout.rows, index)
-    if layout.shape is not None:
-        return (*start, layout.shape)
-    ranks = [len(shape) for shape in layout.shapes]
-    same = not ranks or ranks.count(ranks[0]) == len(ranks)
-    sizes = [size for shape in layout.shapes for size in shape]
-    return (*start, None, (ranks[0] if ranks else 0) if same else ranks, sizes)
+    code, rows, *shape = pack_layout(layout)
+    return (name, code, rows, index, *shape)
 
 
 def read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[str, Layout]:
     """Name and layout of the column that this frame holds. Raises WireError unless head and frame fit together."""
     if type(head) is not tuple or len(head) < 5:
         raise WireError(Reject.COLUMN, "expected [name, dtype, rows, frame, shape, ...]")
-    name, code, rows, place, shape = head[:5]
+    name, code, rows, place, *shape = head
     if type(name) is not str or not 0 < len(name) <= limits.name_chars:
         raise WireError(Reject.NAME, f"expected a text of 1 to {limits.name_chars} characters")
-    if type(code) is not int or code not in DTYPE_BY_CODE:
-        raise WireError(Reject.DTYPE, f"unknown dtype of {name!r}")
-    dtype = DTYPE_BY_CODE[code]
-    if type(rows) is not int or not 0 <= rows <= limits.rows:
-        raise WireError(Reject.ROWS, f"{name!r}: expected at most {limits.rows} rows")
     if type(place) is not int or place != index:
         raise WireError(Reject.FRAME_INDEX, f"{name!r}: expected frame {index}")
-    if shape is None:
-        layout, nbytes, known = _read_ragged(head, rows, dtype, limits)
-    else:
-        dims = _checked_sizes(shape, limits.rank)
-        _check_elements(dims)
-        layout, nbytes, known = Layout(dtype, rows, dims), rows * prod(dims) * dtype.itemsize, 5
+    layout, nbytes, known = read_layout((code, rows, *shape), limits, name)
     if nbytes != _nbytes(frame):
         raise WireError(Reject.NBYTES, f"{name!r}: {_nbytes(frame)} bytes, its shape needs {nbytes}")
-    if dtype.name == "bool" and not only_bools(frame):
+    if layout.dtype.name == "bool" and not only_bools(frame):
         raise WireError(Reject.BOOL, f"{name!r} holds bytes other than 0 and 1")
-    check_depth(head[known:], limits)
+    check_depth(head[known + 2 :], limits)
     return name, layout
-
-
-def _read_ragged(head: tuple[object, ...], rows: int, dtype: DType, limits: Limits) -> tuple[Layout, int, int]:
-    """Layout, bytes, and the number of fields of the head."""
-    if len(head) < 7:
-        raise WireError(Reject.COLUMN, "expected ranks and sizes")
-    ranks = (head[5],) * rows if type(head[5]) is int else _checked_sizes(head[5], limits.items)
-    if len(ranks) != rows or any(not 0 <= rank <= limits.rank for rank in set(ranks)):
-        raise WireError(Reject.RANK, f"expected {rows} ranks of at most {limits.rank}")
-    sizes = _checked_sizes(head[6], limits.items)
-    if len(sizes) != sum(ranks):
-        raise WireError(Reject.SHAPE, f"{len(sizes)} sizes, the ranks need {sum(ranks)}")
-    shapes: list[Shape]
-    if set(ranks) == {1}:
-        shapes = list(zip(sizes, strict=True))
-        _check_elements((max(sizes),))
-        return alike(dtype, shapes), sum(sizes) * dtype.itemsize, 7
-    shapes = [sizes[start:end] for start, end in pairwise(accumulate(ranks, initial=0))]
-    for shape in set(shapes):
-        _check_elements(shape)
-    return alike(dtype, shapes), sum(map(prod, shapes)) * dtype.itemsize, 7
-
-
-def _checked_sizes(raw: object, count_max: int) -> Shape:
-    if type(raw) is not tuple or set(map(type, raw)) - {int}:
-        raise WireError(Reject.SHAPE, "expected a list of whole numbers")
-    if len(raw) > count_max:
-        raise WireError(Reject.RANK, f"{len(raw)} dimensions, allowed are {count_max}")
-    if raw and min(raw) < 0:
-        raise WireError(Reject.SHAPE, "a negative dimension")
-    return raw
-
-
-def _check_elements(shape: Shape) -> None:
-    if prod(size or 1 for size in shape) > _ELEMENTS_MAX:
-        raise WireError(Reject.SHAPE, "dimensions beyond every memory")

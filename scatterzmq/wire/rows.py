@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
 from ..core.messages import Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
+from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -34,7 +36,7 @@ from ..core.peermessages import (
 )
 from .refusal import Reject, WireError
 
-NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS = 8, 16, 32, 8, 16, 8
+NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS, CHECKSUM, WRITER = 8, 16, 32, 8, 16, 8, 16, 16
 """Lengths of the byte strings that identify something. POINTERS: of the digest over all of a peer's pointers."""
 
 Lists: TypeAlias = dict[str, tuple[int, int]]
@@ -45,6 +47,7 @@ Sizes: TypeAlias = list[tuple[Iterable[bytes], int]]
 class Shape:
     """lists: name -> its length, and what that must be. sizes: byte strings, and the length each must have.
     columns: how many rows each column has, or name -> rows of exactly these columns; None: there may be none.
+    others: columns (with `columns` a number) that have another number of rows; those of 0 are not there.
     digested: columns with content digests, which must be there.
     problem: what else does not fit; "" if all does.
     """
@@ -52,6 +55,7 @@ class Shape:
     lists: Lists = field(default_factory=dict)
     sizes: Sizes = field(default_factory=list)
     columns: int | Mapping[str, int] | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
     digested: Iterable[str] = ()
     problem: str = ""
 
@@ -75,7 +79,7 @@ def _submit(message: Submit) -> Shape:
     tasks = len(message.ids)
     lists, sizes = _digests(message.digests, tasks)
     sizes += [((message.digest,), DIGEST), ((message.nonce,), NONCE), (message.submit_digests, SUBMIT_DIGEST)]
-    return Shape(lists | _lengths(message, tasks, "submit_digests"), sizes, tasks, message.digests)
+    return Shape(lists | _lengths(message, tasks, "submit_digests"), sizes, tasks, digested=message.digests)
 
 
 def _final(message: Final) -> Shape:
@@ -106,12 +110,45 @@ def _replicate(message: Replicate) -> Shape:
         problem = f"{len(message.rset)} holders of copies, expected the owner and others, each once"
     elif not _ENDED.issuperset(message.statuses):
         problem = "a result of a task that has not ended"
-    return Shape(lists | contents, sizes, columns, message.digests, problem)
+    return Shape(lists | contents, sizes, columns, digested=message.digests, problem=problem)
 
 
 def _grant(message: Grant) -> Shape:
-    lists, sizes = _digests(message.digests, len(message.ids))
-    return Shape(lists, [*sizes, ((message.digest,), DIGEST)], len(message.ids), message.digests)
+    tasks, payloads = len(message.ids), len(message.payloads)
+    lists, sizes = _named(message.payloads)
+    others: dict[str, int] = {}
+    problem = ""
+    for places in message.places:
+        lists |= {
+            f"payloads of {places.field}": (len(places.payloads), tasks),
+            f"rows of {places.field}": (len(places.rows), tasks),
+        }
+        others[places.field] = places.payloads.count(payloads)
+        layouts = [payload.layout.rows for payload in message.payloads] + [others[places.field]]
+        if any(
+            source >= len(layouts) or row >= layouts[source]
+            for source, row in zip(places.payloads, places.rows, strict=False)
+        ):
+            problem = f"a row of {places.field!r} that is nowhere"
+    for name, values in message.digests.items():
+        contents, digests = _digests({name: values}, others.get(name, tasks))
+        lists |= contents
+        sizes += digests
+    sizes.append(((message.digest,), DIGEST))
+    if len(others) < len(message.places):
+        problem = "the places of a field twice"
+    return Shape(lists, sizes, tasks, others=others, digested=message.digests, problem=problem)
+
+
+def _named(payloads: Iterable[Payload]) -> tuple[Lists, Sizes]:
+    """Blocks that do not come along."""
+    lists: Lists = {}
+    sizes: Sizes = []
+    for payload in payloads:
+        sizes += [(payload.digests, DIGEST), ((payload.checksum,), CHECKSUM)]
+        if payload.digests:
+            lists[f"digests of block {payload.counter}"] = len(payload.digests), payload.layout.rows
+    return lists, sizes
 
 
 def _commit(message: Commit) -> Shape:
@@ -127,18 +164,31 @@ def _commit(message: Commit) -> Shape:
         lists |= part_lists
         sizes += part_sizes
         digested += named
-    return Shape(lists, sizes, columns, digested)
+        for name, payloads in part.stays.items():
+            rows = sum([payload.layout.rows for payload in payloads])
+            stay_lists, stay_sizes = _named(payloads)
+            lists |= {f"rows of {place}:{name}": (rows, len(part.rows))} | stay_lists
+            sizes += stay_sizes
+    return Shape(lists, sizes, columns, digested=digested)
 
 
 def _value(message: CacheTell | CachePut) -> Shape:
     hit = not isinstance(message, CacheTell) or message.answer is CacheAnswer.HIT
     lists, sizes = _digests(message.digests, 1)
-    return Shape(lists, [*sizes, ((message.key,), DIGEST)], 1 if hit else None, message.digests)
+    return Shape(lists, [*sizes, ((message.key,), DIGEST)], 1 if hit else None, digested=message.digests)
 
 
 def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
     names = ("keys", "may_wait") if isinstance(message, CacheAsk) else ("keys",)
     return Shape(_lengths(message, len(message.ids), *names), [(message.keys, DIGEST)])
+
+
+def _blob(message: BlobPiece | WriteBlob) -> Shape:
+    """A digest may be missing, and there may be no bytes in the column."""
+    sizes: Sizes = [((message.digest,), DIGEST_BYTES)] if message.digest else []
+    if isinstance(message, WriteBlob):
+        sizes.append(((message.writer,), WRITER))
+    return Shape(sizes=sizes, columns={"data": 1})
 
 
 def _greeting(message: Hello | Welcome) -> Shape:
@@ -169,12 +219,16 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         Claim: lambda message: _plan(message.digest),
         Grant: _grant,
         Commit: _commit,
+        Fetched: lambda message: Shape(columns={"rows": message.rows}),
         Renew: lambda message: Shape(_lengths(message, len(message.orders), "executors")),
         CacheAsk: _keys,
         CacheTell: _value,
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
+        BlobPiece: _blob,
+        WriteBlob: _blob,
+        BlobWritten: lambda message: Shape(sizes=[((message.writer,), WRITER)]),
         Moved: lambda message: Shape(_lengths(message, len(message.ids), "owners")),
     }
 )
@@ -210,9 +264,10 @@ def _misplaced(shape: Shape, rows: Mapping[str, int]) -> str:
         if rows:
             return f"columns {sorted(rows)}, expected none"
     elif isinstance(shape.columns, int):
-        for name, length in rows.items():
-            if length != shape.columns:
-                return f"{length} rows of {name!r}, expected {shape.columns}"
+        for name, length in (dict.fromkeys(shape.others, 0) | dict(rows)).items():
+            expected = shape.others.get(name, shape.columns)
+            if length != expected:
+                return f"{length} rows of {name!r}, expected {expected}"
     elif rows != shape.columns:
         return f"columns {dict(rows)}, expected {dict(shape.columns)}"
     lacking = [name for name in shape.digested if name not in rows]

@@ -15,6 +15,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from ..core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -44,6 +45,7 @@ from ..core.messages import (
     Submit,
     TaskReports,
 )
+from ..core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from ..core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -85,8 +87,9 @@ from ..core.peermessages import (
     Welcome,
     WrongIncarnation,
 )
-from ..graph.formats import FieldFormat
+from ..graph.formats import FieldFormat, Layout
 from ..ids import Id
+from .layouts import pack_layout, read_layout
 from .refusal import Limits, Reject, WireError
 
 INT_MAX = (1 << 63) - 1
@@ -104,6 +107,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     10: AskStats,
     11: AskMembers,
     12: Release,
+    13: WriteBlob,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -120,6 +124,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     45: Goodbye,
     46: Moved,
     47: Released,
+    48: BlobWritten,
     # peer -> peer
     65: Hello,
     66: Welcome,
@@ -159,6 +164,16 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     100: CachePut,
     101: CacheAbort,
     102: CacheRenew,
+    103: Fetch,
+    104: Fetched,
+    105: Gone,
+    106: FreePayloads,
+    107: HeldPayloads,
+    108: AskBlob,
+    109: BlobPiece,
+    110: NoBlob,
+    111: KeepBlob,
+    112: BlobKept,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
@@ -253,6 +268,14 @@ def _unpack_format(raw: object, limits: Limits) -> FieldFormat:
         raise WireError(Reject.FIELD, "a format with an unknown dtype") from None
 
 
+def _unpack_layout(raw: object, limits: Limits) -> Layout:
+    if type(raw) is not tuple or len(raw) < 3:
+        raise _bad("[dtype, rows, shape, ...]", raw)
+    layout, _, known = read_layout(raw, limits, "a layout")
+    check_depth(raw[known:], limits)
+    return layout
+
+
 _SINGLE: Mapping[object, Codec] = {
     int: Codec(_same, _unpack_int),
     float: Codec(float, _unpack_float),
@@ -260,6 +283,7 @@ _SINGLE: Mapping[object, Codec] = {
     str: Codec(_same, _unpack_str),
     bytes: Codec(_same, _unpack_bytes),
     FieldFormat: Codec(FieldFormat.to_json, _unpack_format),
+    Layout: Codec(pack_layout, _unpack_layout),
 }
 
 

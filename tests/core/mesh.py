@@ -33,6 +33,7 @@ from scatterzmq.core.events import (
 )
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import LoadGraph
+from scatterzmq.core.payloadmessages import Fetched
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import KEPT_BESIDE, AskQueues, BetweenPeers, Commit, Contact, QueueState, QueueStates
 from scatterzmq.core.queues import QueueKey
@@ -46,7 +47,7 @@ from scatterzmq.settings import Settings
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, Frame, decode, encode, open_envelope
 from scatterzmq.wire.refusal import Limits
-from tests.core.conftest import ALICE, Outcome, World, describe
+from tests.core.conftest import ALICE, Outcome, World, checksum_of, describe
 from tests.core.disks import Disk
 
 LIMITS = Limits()
@@ -228,10 +229,13 @@ class Peer(World):
 
     def store(self, message: Any, name: str, column: Column, *, kept: bool) -> Block:
         """As a driver does: content digests come with the message."""
-        digests = message.digests if not isinstance(message, Commit) else _part_digests(message)
+        digests = _part_digests(message) if isinstance(message, Commit) else getattr(message, "digests", {})
         self.counter += 1
-        block = Block(BlockId(self.me, self.counter), column.layout, len(column.data), tuple(digests.get(name, ())))
-        self.stored[block.id] = _numbers(column)
+        numbers = _numbers(column)
+        checksum = checksum_of(numbers) if isinstance(message, Fetched) else b""
+        layout = column.layout
+        block = Block(BlockId(self.me, self.counter), layout, len(column.data), tuple(digests.get(name, ())), checksum)
+        self.stored[block.id] = numbers
         if kept:
             self.kept.add(block.id)
         return block

@@ -29,6 +29,7 @@ from scatterzmq.core.messages import (
     Namespaces,
     QueueStats,
     Refused,
+    Released,
     ResultRead,
     Stats,
     Submit,
@@ -954,3 +955,21 @@ def test_a_peer_in_time_is_in_time() -> None:
     world.up(A)
     world.wait(100_000)
     assert not world.take()
+
+
+def test_a_word_to_who_asked_a_peer_to_go_is_none_for_the_user() -> None:
+    world = ClientWorld(A)
+    world.take()
+    world.hear(A, Released(mid=1))
+    assert not world.take()
+
+
+def test_a_task_that_has_ended_is_cleared_where_it_went() -> None:
+    """Found by simulation: its owner had handed it over, and answered that it had cleared what it did not have."""
+    world = ClientWorld(A, B, C)
+    (task,) = world.accepted(A, 1, rset=(A, C))
+    world.hear(A, final((task, READY)))
+    world.hear(A, Moved(ids=(task,), owners=(B,)))
+    world.take()
+    world.say(Clear(mid=9, ids=(task,)))
+    assert (B, (task,)) in world.targets(Clear)

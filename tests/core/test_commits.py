@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.commits import check, commit_of, digests_of, fits
 from scatterzmq.core.events import BatchFinished, Emitted, RowsFailed
 from scatterzmq.core.leases import Lease
+from scatterzmq.core.needed import needed
+from scatterzmq.core.outbox import Outbox
+from scatterzmq.core.payloadmessages import Payload
 from scatterzmq.core.peermessages import Commit, FailedPart, Part
 from scatterzmq.core.queues import Queue
 from scatterzmq.core.values import Block
@@ -193,13 +197,13 @@ def test_there_and_back() -> None:
         failed=(RowsFailed(rows=(1,), code=ErrorCode.OUT_OF_MEMORY, message="m", traceback="t", final=True, node="n"),),
         missing=(3,),
     )
-    message, values = commit_of(event, 9)
+    lease = lease_of(plan_of(chain(1)), "n0", tasks=4)
+    told = commit_of(event, 9, lease.queue.plan, lease.queue.node)
+    message, values = told.message, told.values
     assert (message.order, message.executor, message.missing, message.claim) == (9, EXECUTOR, (3,), None)
     assert message.parts[0].digests == {"value": (b"b" * 32, b"a" * 32)}
     assert values == {"0:value": ((column, 1), (column, 0))}
-    found = check(
-        lease_of(plan_of(chain(1)), "n0", tasks=4), replace(message, parts=message.parts[:1]), {"0:value": column}
-    )
+    found = check(lease, replace(message, parts=message.parts[:1]), {"0:value": column})
     assert found.emitted[0].rows == (2, 0)
     assert found.failed == list(event.failed)
     assert found.missing == [3]
@@ -209,3 +213,115 @@ def test_content_is_known_for_all_rows_or_for_none() -> None:
     known = replace(block(1), digests=(b"a" * 32,))
     assert digests_of([(known, 0), (known, 0)]) == (b"a" * 32, b"a" * 32)
     assert digests_of([(known, 0), (block(1), 0)]) == ()
+
+
+# ---- columns that stay with who made them
+
+
+def payload(counter: int, rows: int = 3, maker: PeerId = HOLDER, dtype: str = "int64") -> Payload:
+    return Payload(maker=maker, counter=counter, layout=Layout(DTYPES[dtype], rows, ()), checksum=b"c" * 16)
+
+
+def named(lease: Lease, *stays: Payload, fields: tuple[str, ...] = (), **how: Any) -> Any:
+    part = Part(output="out", rows=ROWS, fields=fields, stays={"value": stays})
+    return check(lease, commit(part), {f"0:{name}": block(3) for name in fields}, **how)
+
+
+def test_a_column_may_stay_in_several_blocks() -> None:
+    lease = lease_of(plan_of(chain(2)), "n0")
+    found = named(lease, payload(1, 2), payload(2, 1))
+    one, two = found.away
+    assert found.emitted[0].fields == {"value": ((one, 0), (one, 1), (two, 0))}
+    assert (one.id, two.id) == (BlockId(HOLDER, 1), BlockId(HOLDER, 2))
+    assert (one.nbytes, one.checksum) == (16, b"c" * 16)
+    assert list(found.away.values()) == [(None, 0), (None, 2)]
+
+
+def test_a_second_copy_of_it_may_come_along() -> None:
+    lease = lease_of(plan_of(chain(2)), "n0")
+    found = named(lease, payload(1, 2), payload(2, 1), fields=VALUE)
+    copies = list(found.away.values())
+    assert [start for _, start in copies] == [0, 2]
+    assert all(copy is not None and copy.layout.rows == 3 for copy, _ in copies)
+
+
+@pytest.mark.parametrize(
+    "stays",
+    [
+        (payload(1, 2),),
+        (payload(1, maker=PeerId("P" + "9" * 32)),),
+        (payload(1, 2), payload(1, 1)),
+        (payload(1, dtype="float32"),),
+        (),
+    ],
+)
+def test_what_cannot_be_kept_elsewhere_fails(stays: tuple[Payload, ...]) -> None:
+    lease = lease_of(plan_of(chain(2)), "n0")
+    found = named(lease, *stays)
+    assert (len(found.failed), found.wrong, found.away) == (1, 1, {})
+
+
+def test_a_block_that_is_known_already_is_no_new_one() -> None:
+    lease = lease_of(plan_of(chain(2)), "n0")
+    uses = Blocks(Outbox())
+    uses.admit_away(Block(BlockId(HOLDER, 1), Layout(DTYPES["int64"], 3, ()), 24))
+    assert named(lease, payload(1), uses=uses).failed
+    assert not named(lease, payload(2), uses=uses).failed
+
+
+def test_a_copy_without_a_row_for_each_is_none() -> None:
+    lease = lease_of(plan_of(chain(2)), "n0")
+    part = Part(output="out", rows=ROWS, fields=VALUE, stays={"value": (payload(1),)})
+    assert check(lease, commit(part), {"0:value": block(2)}).failed
+
+
+def test_what_its_owner_needs_itself_must_come_along() -> None:
+    plan = plan_of(chain(1))
+    lease = lease_of(plan, "n0")
+    part = Part(output="out", rows=ROWS, fields=VALUE, stays={"value": (payload(1),)})
+    assert check(lease, commit(part), {}, needed=needed(plan)).failed, "it says so, and does not"
+    assert named(lease, payload(1), needed=needed(plan)).failed
+    assert not named(lease, payload(1), fields=VALUE, needed=needed(plan)).failed
+
+
+def large(rows: int, counter: int = 1) -> Block:
+    made = block(rows)
+    return replace(made, id=BlockId(HOLDER, counter), checksum=b"c" * 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "stay"),
+    [
+        ([(1, 0), (1, 1), (1, 2)], [1]),
+        ([(2, 0), (2, 1), (1, 0), (1, 1), (1, 2)], [2, 1]),
+        ([(1, 0), (1, 1)], []),
+        ([(1, 1), (1, 0), (1, 2)], []),
+        ([(3, 0)], []),
+    ],
+)
+def test_whole_blocks_stay(values: list[tuple[int, int]], stay: list[int]) -> None:
+    """The third one has no checksum."""
+    blocks = {1: large(3), 2: large(2, 2), 3: replace(block(1), id=BlockId(HOLDER, 3))}
+    column = tuple((blocks[number], row) for number, row in values)
+    event = BatchFinished(
+        executor=EXECUTOR, order=1, emitted=(Emitted(output="out", rows=ROWS, fields={"value": column}),)
+    )
+    plan = plan_of(chain(2))
+    lease = lease_of(plan, "n0")
+    told = commit_of(event, 9, plan, lease.queue.node, needed(plan), 0)
+    assert [made.id.counter for made in told.stays] == stay
+    assert (told.values == {}) == bool(stay)
+    assert commit_of(event, 9, plan, lease.queue.node, needed(plan), 8).stays == []
+
+
+def test_a_block_stays_once() -> None:
+    column = tuple((large(3), row) for row in range(3))
+    column = tuple((column[0][0], row) for row in range(3))
+    event = BatchFinished(
+        executor=EXECUTOR,
+        order=1,
+        emitted=(Emitted(output="out", rows=ROWS, fields={"value": column, "other": column}),),
+    )
+    plan = plan_of(chain(2))
+    told = commit_of(event, 9, plan, lease_of(plan, "n0").queue.node, needed(plan), 0)
+    assert (list(told.message.parts[0].stays), list(told.values)) == (["value"], ["0:other"])

@@ -1,7 +1,7 @@
 """A peer leaves: what it had goes to others, and its clients with it."""
 
 from scatterzmq.core.members import Status
-from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, TaskStatus
+from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
 from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
 from tests.core.conftest import BOB, chain
 from tests.core.mesh import Mesh
@@ -215,3 +215,28 @@ def test_of_three_two_leave_and_the_third_has_everything() -> None:
     left = [peer.left for peer in mesh.peers[:2]]
     assert [one is not None and one.lost for one in left] == [0, 0]
     assert records(mesh, 2).keys() == set(tasks)
+
+
+def test_a_client_lets_a_peer_go() -> None:
+    mesh = Mesh(2, executors=0, static=False)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.peers[0].say(Release(mid=3))
+    mesh.deliver()
+    assert mesh.peers[0].last(Released).mid == 3
+    assert mesh.peers[0].has_left
+    assert records(mesh, 1).keys() == {task}
+
+
+def test_who_was_handed_nothing_gets_nothing() -> None:
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.leave(0)  # the word to its holder is under way
+    mid = mesh.said(Handover)[-1].mid
+    mesh.links.clear()
+    mesh.speak(1, 0, HandedOver(mid=mid + 1, lacking=()))
+    assert records(mesh, 0).keys() == {task}
+    assert not mesh.peers[0].has_left

@@ -6,7 +6,7 @@ import pytest
 
 from scatterzmq.core.queues import Queue, _bucket
 from scatterzmq.graph.plan import NodePlan, Plan
-from scatterzmq.ids import GraphId, NodeId, QueueId, TaskId
+from scatterzmq.ids import GraphId, NodeId, PeerId, QueueId, TaskId
 
 
 def make_queue(batch_tokens: int | None) -> Queue:
@@ -319,3 +319,67 @@ def test_a_long_queue_is_not_looked_through(queue: Queue, monkeypatch: pytest.Mo
     assert pop(queue, max_tasks=10) == list(range(10))
     assert queue._heaps[0] is heap
     assert len(heap) == 1990
+
+
+# ---- where inputs lie
+
+HERE, THERE = (PeerId(f"P{number:032x}") for number in (1, 2))
+
+
+def push_at(queue: Queue, at: PeerId | None, *numbers: int, priority: float = 1.0) -> None:
+    for number in numbers:
+        queue.push(
+            task(number),
+            priority=priority,
+            weight=1.0,
+            nbytes=1,
+            padded_length=0,
+            solo=False,
+            seq=number,
+            lies_at=at,
+        )
+
+
+def take(queue: Queue, count: int, near: PeerId | None = None) -> list[int]:
+    return [int(popped[1:], 16) for popped in queue.pop_batch(count, None, near)]
+
+
+def test_tasks_go_first_to_who_has_their_inputs(queue: Queue) -> None:
+    push_at(queue, HERE, 0, 3, 6)
+    push_at(queue, THERE, 1, 4, 7)
+    push_at(queue, None, 2, 5, 8)
+    assert take(queue, 2, THERE) == [1, 4]
+    assert take(queue, 2) == [2, 5], "our own executors first get what is here"
+    assert take(queue, 2, THERE) == [7, 8], "then what is here, which needs no third one"
+    assert take(queue, 5, THERE) == [0, 3, 6]
+
+
+def test_priority_counts_for_more(queue: Queue) -> None:
+    push_at(queue, HERE, 1, 2)
+    push_at(queue, THERE, 3, priority=2.0)
+    push_at(queue, None, 4, priority=0.5)
+    assert take(queue, 4, HERE) == [3, 1, 2, 4]
+
+
+def test_tasks_that_lie_elsewhere_do_not_wait_for_ever(queue: Queue) -> None:
+    push_at(queue, HERE, 0)
+    push_at(queue, None, *range(1, 20))
+    taken = [take(queue, 1)[0] for _ in range(8)]
+    assert taken == [1, 2, 3, 4, 5, 6, 7, 0], "every eighth batch goes by age"
+
+
+def test_tasks_that_are_taken_out_leave_nothing_behind_at_their_peer(queue: Queue) -> None:
+    push_at(queue, HERE, 0, 1, 2)
+    push_at(queue, None, 3)
+    assert queue.remove(task(0))
+    assert take(queue, 1, HERE) == [1]
+    assert queue.remove(task(2))
+    assert take(queue, 9, HERE) == [3]
+    assert take(queue, 9, HERE) == []
+
+
+def test_solo_tasks_go_alone_wherever_their_inputs_lie(queue: Queue) -> None:
+    push_at(queue, HERE, 1)
+    queue.push(task(0), priority=1.0, weight=1.0, nbytes=1, padded_length=0, solo=True, seq=0, lies_at=HERE)
+    assert take(queue, 5, HERE) == [0]
+    assert take(queue, 5, HERE) == [1]

@@ -464,3 +464,23 @@ def test_ends_with_fewer_copies_are_told_apart_from_others() -> None:
     mesh.peers[0].say(Attach(ids=(safe, alone)), BOB)
     told = [send.message for send in mesh.peers[0].sent if send.to == BOB]
     assert [(final.ids, final.copies) for final in told if isinstance(final, Final)] == [((safe,), 2), ((alone,), 1)]
+
+
+def test_a_copy_that_is_on_its_way_does_not_count() -> None:
+    """Found by simulation: who asked while a record got its first copy was told that it had two."""
+    mesh = Mesh(2, executors=[1, 0])
+    mesh.load(chain(1))
+    mesh.drop(Replicate)
+    (task,) = mesh.submit(0, 1)
+    mesh.run()
+    mesh.wait(4000)
+    mesh.heal()
+    mesh.hold(Replicate)
+    mesh.wait(8_500)
+    assert len(mesh.peers[0].core.state.ledger.record(task).rset) == 2  # type: ignore[union-attr]
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    assert mesh.peers[0].last(Final).copies == 1
+    mesh.heal()
+    mesh.deliver()
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    assert mesh.peers[0].last(Final).copies == 2

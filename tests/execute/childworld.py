@@ -13,7 +13,7 @@ from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.events import BatchExpected, ExecutorLost, ExecutorStarted, GraphChecked
 from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.execute.childprocess import ChildProcess
-from scatterzmq.execute.children import ChildPool
+from scatterzmq.execute.children import ChildPool, Fetch
 from scatterzmq.execute.work import Done, Work
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.graph.plan import NodePlan, Plan
@@ -158,7 +158,7 @@ class Loop:
 class World:
     """A pool with its loop. posted, reports, lines (place, line): all that came, in order."""
 
-    def __init__(self, blobs: BlobStore, **sections: Mapping[str, object]) -> None:
+    def __init__(self, blobs: BlobStore, fetch: Fetch | None = None, **sections: Mapping[str, object]) -> None:
         self.loop = Loop()
         self.posted: list[Posted] = []
         self.reports: list[tuple[str, Mapping[str, str | int | float]]] = []
@@ -172,6 +172,7 @@ class World:
             report=lambda name, context: self.reports.append((name, context)),
             output=lambda _, place, line: self.lines.append((place, line)),
             reserve_after_s=0.0,
+            fetch=fetch,
         )
         self._numbers = 0
         self._plans: dict[str, Plan] = {}
@@ -256,10 +257,10 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, **sections: Mapping[str, object]) -> Iterator[World]:
+def world(folder: Path, fetch: Fetch | None = None, **sections: Mapping[str, object]) -> Iterator[World]:
     """A pool that has been started."""
     with BlobStore(folder) as blobs:
-        made = World(blobs, **sections)
+        made = World(blobs, fetch, **sections)
         made.pool.start()
         try:
             yield made

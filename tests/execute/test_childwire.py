@@ -18,10 +18,12 @@ from scatterzmq.execute.childbatches import done_of, finished_of, run_of, work_o
 from scatterzmq.execute.childwire import (
     IN_LINE_NBYTES_MAX,
     Begin,
+    BlobFetched,
     CancelRows,
     Described,
     DropPlan,
     Expected,
+    FetchBlob,
     Finished,
     Guess,
     LoadedNode,
@@ -111,6 +113,8 @@ WORDS: list[Word] = [
         nodes=(Described(place="ns:main:n", info=INFO), Described(place="p", info=None, error="e", unknown=True)),
         problem="",
     ),
+    BlobFetched(request=2, problem="p"),
+    FetchBlob(request=2, name="a/b"),
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from xxhash import xxh3_128_digest
 
 from scatterzmq.core.values import Block, Value
 from scatterzmq.execute.store import PayloadStore
@@ -55,8 +56,9 @@ class TrimmedStore(PayloadStore):
         kept: bool = False,
         whole: bool = False,
         digests: tuple[bytes, ...] = (),
+        shared: bool = False,
     ) -> tuple[Value, ...]:
-        values = super().put(column, now_ms, kept=kept, whole=whole, digests=digests)
+        values = super().put(column, now_ms, kept=kept, whole=whole, digests=digests, shared=shared)
         self.trim()
         return values
 
@@ -526,3 +528,30 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreModel = StoreMachine.TestCase
 TestStoreModel.settings = settings(max_examples=30, stateful_step_count=30, derandomize=True, deadline=None)
+
+
+# ---- what others may fetch
+
+
+def test_what_is_shared_has_a_checksum_and_fits_into_one_message() -> None:
+    store = PayloadStore(StoreSettings(mode="time", ttl_s=5.0), PEER)
+    rows = [bytes([at]) * (3 << 20) for at in range(3)]
+    values = store.put(column(*rows), 0, shared=True)
+    assert [block.layout.rows for block, _ in values] == [1, 1, 1], "no two rows are within 4 MiB"
+    assert [block.checksum for block, _ in values] == [xxh3_128_digest(row) for row in rows]
+    (value, _) = store.put(column(b"ab", b"cd"), 0, shared=True)
+    assert value[0].checksum == xxh3_128_digest(b"abcd")
+    assert store.put(column(b"ab"), 0)[0][0].checksum == b""
+    store.check_invariants()
+
+
+def test_what_is_shared_is_also_small_for_the_store() -> None:
+    store = PayloadStore(StoreSettings(mode="size", bytes=64), PEER)
+    assert len(ids(store.put(column(*[b"abcd"] * 4), 0, shared=True))) == 4
+    assert len(ids(store.put(column(*[b"abcd"] * 4), 0, shared=True, whole=True))) == 1
+
+
+def test_another_life_uses_other_ids() -> None:
+    first, second = (PayloadStore(StoreSettings(), PEER, life) for life in (1, 2))
+    counters = [store.put(one(1), 0)[0][0].id.counter for store in (first, second, second)]
+    assert counters == [(1 << 40) + 1, (2 << 40) + 1, (2 << 40) + 2]

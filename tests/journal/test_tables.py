@@ -230,8 +230,8 @@ def value_in(store: Store, dtype: str, shape: tuple[int, ...], rows: int, has_di
 def test_it_holds_what_the_simulated_disk_holds(lives: list[list[list[Any]]], mode: Mode) -> None:
     disk, known = Disk(), set[TaskId]()
     with tempfile.TemporaryDirectory() as folder:
-        for life in [*lives, []]:
-            writer, store, rows = Writer(Path(folder), mode), Store(ME), Rows()
+        for number, life in enumerate([*lives, []]):
+            writer, store, rows = Writer(Path(folder), mode), Store(ME, number), Rows()
             try:
                 expected = disk.restored(store)
                 rows.columns = {

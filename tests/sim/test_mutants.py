@@ -17,19 +17,23 @@ from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.copies import Copies
 from scatterzmq.core.desk import Desk
+from scatterzmq.core.fetches import Fetches
 from scatterzmq.core.leases import Lease, Leases
 from scatterzmq.core.lending import Lending
 from scatterzmq.core.members import Members
+from scatterzmq.core.payloads import Payloads
 from scatterzmq.core.punctual import Punctual
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.state import State
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
+from scatterzmq.ids import BlockId
 from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.runs import run
 from tests.core import test_restoring as restoring
+from tests.sim import test_payloads as payloads
 from tests.sim import test_rows as rows
 from tests.sim import test_scenarios as scenarios
 
@@ -119,6 +123,24 @@ def _never_again(self: Any, _: int, write: Any, __: int) -> None:
     self._due(write.since_ms + self._copy_ms)
 
 
+def _free_when_answered(self: Payloads, blocks: Any, *, fenced: bool) -> None:
+    assert isinstance(fenced, bool)
+    for block in blocks:
+        if self.held(block.id.counter) is not None:
+            self._drop(block.id.counter)
+
+
+def _never_free(made: pytest.MonkeyPatch) -> None:
+    made.setattr(Blocks, "_let_go", lambda _, away: setattr(away, "is_held", False))
+    made.setattr(Payloads, "still_held", nothing)
+
+
+def _take_anything(self: Fetches, _: Any, message: Any, block: Any) -> None:
+    fetch = self._fetches.get(BlockId(message.maker, message.counter))
+    if fetch is not None and block is not None:
+        self._end(fetch, block)
+
+
 write, take_back, from_member = Replicas.write, Batches.take_back, Members._from_member
 
 BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
@@ -176,6 +198,24 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "no epoch is used again by who has forgotten it": (
         instead(state, "LIFE_BITS", 0),
         restoring.test_a_copy_here_gives_way_to_what_this_peer_owned_itself_and_has_forgotten,
+    ),
+    # 10: payloads
+    "who keeps something does not free it": (
+        instead(Payloads, "answered", _free_when_answered),
+        payloads.test_what_is_large_stays_where_it_was_made,
+    ),
+    "an owner frees what it does not need": (_never_free, payloads.test_what_is_large_stays_where_it_was_made),
+    "what a dead peer kept is lost": (
+        instead(Blocks, "maker_gone"),
+        payloads.test_row_19_half_of_what_is_under_way_dies_with_a_peer,
+    ),
+    "what is fetched is compared with what its owner was told": (
+        instead(Fetches, "fetched", _take_anything),
+        payloads.test_row_29_what_is_fetched_comes_with_wrong_bits,
+    ),
+    "the owner is asked where the maker does not help": (
+        instead(Fetches, "_whom", lambda _, fetch: fetch.block.id.maker),
+        payloads.test_a_maker_that_only_its_owner_reaches_stops_nobody,
     ),
     # 11: crashes
     "who kills executors is poison": (

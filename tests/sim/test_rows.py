@@ -35,6 +35,7 @@ tests/e2e/test_hangs.py and the tests of the drivers; here stands what the core 
     18   a task kills whoever runs it               sim.test_scenarios:test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not
     19   who has tensors of a task dies             sim.test_rows:test_row_19_the_tensors_of_half_the_tasks_die_with_a_peer
          also                                       core.test_lending:test_restarts_for_holders_that_vanish_are_bounded
+         also                                       sim.test_payloads:test_row_19_half_of_what_is_under_way_dies_with_a_peer
     20   the owner of a cache key dies              core.test_cache_owners:test_an_owner_that_dies_is_replaced_at_once
     21   who computes for others gives up           core.test_cache_owners:test_when_the_leader_is_given_up_the_next_one_leads
          also                                       core.test_cache_owners:test_errors_are_not_passed_on_and_two_leaders_are_enough
@@ -56,6 +57,7 @@ tests/e2e/test_hangs.py and the tests of the drivers; here stands what the core 
          also                                       wire.test_frames:test_limits_are_inclusive
     29   wrong bytes                                sim.test_rows:test_row_29_broken_frames_come_between_all_others
          also                                       wire.test_columns:test_row_digests_tell_dtype_shape_and_bytes_apart
+         also                                       sim.test_payloads:test_row_29_what_is_fetched_comes_with_wrong_bits
     30   a peer comes and goes                      sim.test_rows:test_row_30_a_peer_comes_and_goes
          also                                       core.test_members:test_probation_grows_with_each_time_and_ends_growing
     31   a graph changes while tasks run            core.test_definitions:test_tasks_go_on_with_the_definition_they_came_with
@@ -367,7 +369,7 @@ def test_row_17_an_executor_is_killed_and_its_peer_lives_on() -> None:
 
 def test_row_19_the_tensors_of_half_the_tasks_die_with_a_peer() -> None:
     """A worker dies with what it has computed and not handed over. Its tasks are lent again, that is counted apart
-    from their own errors, and all of them end. (Tensors between two steps lie at the owner, and nowhere else.)
+    from their own errors, and all of them end. (Small tensors between two steps lie at the owner, and nowhere else.)
     """
     world = new_world(3, executors=(0, 2, 2), exec_ms=2_000.0, sections={"executor": {"batch_size": 1}})
     tasks = [task for value in range(8) for task in world.submit("chain", value, at=0)]
@@ -403,7 +405,8 @@ def test_row_22_a_client_dies_and_another_one_asks() -> None:
 def test_row_29_broken_frames_come_between_all_others() -> None:
     """Every other message is followed by a broken copy of itself. Each of those is refused before a core sees it, or
     is the same message once more; results are right. (Bytes that were changed on their way are found by the
-    encryption of a link, and content by its digest where a key of the cache depends on it.)
+    encryption of a link, content by its digest where a key of the cache depends on it, and what was fetched by its
+    checksum.)
     """
     world = new_world(2, faults={"garbage": 0.5}, namespaces=("cached", "lists"))
     tasks = [task for ns in ("cached", "lists") for value in range(8) for task in world.submit(ns, value, at=0)]

@@ -33,7 +33,7 @@ def make() -> Make:
 
 
 def ends(world: World, tasks: list[TaskId]) -> list[TaskStatus | None]:
-    handles = [world.clients[0].handles[task] for task in tasks]
+    handles = [world.handle(task) for task in tasks]
     return [None if handle.outcome is None else handle.outcome.status for handle in handles]
 
 

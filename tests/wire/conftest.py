@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 
+from scatterzmq.core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -44,6 +45,7 @@ from scatterzmq.core.messages import (
     TaskReports,
     TaskStatus,
 )
+from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 from scatterzmq.core.peermessages import (
     AnyMessage,
     AskPlans,
@@ -111,6 +113,19 @@ CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_
 VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
 CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
+PAYLOAD = Payload(
+    maker=THERE,
+    counter=1 << 40,
+    layout=Layout(DTYPES["float32"], 2, (3, 1)),
+    checksum=b"c" * 16,
+    digests=X_DIGESTS,
+)
+RAGGED = Payload(
+    maker=HERE,
+    counter=7,
+    layout=Layout(DTYPES["uint8"], 2, None, ((2,), (5,))),
+    checksum=b"d" * 16,
+)
 INFO = NamespaceInfo(
     ns="n",
     digest=b"d" * 32,
@@ -314,6 +329,7 @@ def _claims() -> list[Example]:
         Part(output="o", rows=(2, 0), fields=("x", "text"), digests={"x": X_DIGESTS}),
         Part(output="p", rows=(5,), fields=("y",), call=GRAPH),
         Part(output="q", rows=(7, 8), fields=()),
+        Part(output="r", rows=(9, 10), fields=(), stays={"z": (PAYLOAD,)}),
     )
     failed = FailedPart(
         rows=(1, 3), code=ErrorCode.GENERAL_EXCEPTION, message="boom", traceback="line", final=True, node="node_0"
@@ -336,6 +352,22 @@ def _claims() -> list[Example]:
             _columns(),
         ),
         (nothing, {}),
+        (
+            replace(
+                nothing,
+                order=12,
+                ids=(ONE, TWO),
+                ttl_ms=15000,
+                max_exec_ms=600000,
+                digests={"y": (b"y" * 32,)},
+                payloads=(PAYLOAD, RAGGED),
+                places=(
+                    Places(field="x", payloads=(0, 1), rows=(1, 0)),
+                    Places(field="y", payloads=(2, 0), rows=(0, 0)),
+                ),
+            ),
+            _one_row(),
+        ),
         (
             Commit(executor=EXECUTOR, order=11, parts=parts, failed=(failed,), missing=(4, 6), claim=CLAIM),
             beside,
@@ -364,6 +396,30 @@ def _cache() -> list[Example]:
     ]
 
 
+def _payloads() -> list[Example]:
+    return [
+        (Fetch(maker=THERE, counters=(1, 300)), {}),
+        (Fetched(maker=THERE, counter=300, rows=2), {"rows": _columns()["x"]}),
+        (Gone(maker=THERE, counters=(1,)), {}),
+        (FreePayloads(counters=(1, 1 << 40)), {}),
+        (HeldPayloads(counters=(300,)), {}),
+    ]
+
+
+def _blobs() -> list[Example]:
+    writer, digest = b"w" * 16, b"d" * 32
+    data = {"data": Column(Layout(DTYPES["uint8"], 1, (3,)), memoryview(bytearray(b"abc")))}
+    return [
+        (AskBlob(name="a/b", offset=3, bytes_max=9), {}),
+        (BlobPiece(name="a/b", offset=3, blob_bytes=6, digest=digest), data),
+        (NoBlob(name="a/b"), {}),
+        (KeepBlob(name="a/b"), {}),
+        (BlobKept(name="a/b", is_kept=False, problem="full"), {}),
+        (WriteBlob(writer=writer, name="a/b", offset=3, last=True, digest=digest), data),
+        (BlobWritten(writer=writer, blob_bytes=6, is_sealed=True, copies=2, problem="p"), {}),
+    ]
+
+
 def _shape(message: AnyMessage) -> str:
     """What tells apart the examples of one kind."""
     match message:
@@ -373,6 +429,8 @@ def _shape(message: AnyMessage) -> str:
             return message.answer
         case Grant(ids=()):
             return "of nothing"
+        case Grant(payloads=(_, *_)):
+            return "by name"
         case Commit(parts=()):
             return "of failures"
     return ""
@@ -380,7 +438,8 @@ def _shape(message: AnyMessage) -> str:
 
 def _examples() -> dict[str, Example]:
     examples: dict[str, Example] = {}
-    for message, columns in _with_clients() + _membership() + _copies() + _claims() + _cache():
+    groups = (_with_clients, _membership, _copies, _claims, _cache, _payloads, _blobs)
+    for message, columns in [example for group in groups for example in group()]:
         kind = type(message).__name__
         examples[f"{kind} {_shape(message)}" if kind in examples else kind] = message, columns
     return examples

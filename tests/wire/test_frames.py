@@ -10,6 +10,7 @@ import pytest
 
 from scatterzmq.core.messages import Definition, ExecutorStats, LoadGraph, Stats, Submit, TaskStatus
 from scatterzmq.core.peermessages import AnyMessage
+from scatterzmq.core.versions import Rank, Version
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPE_BY_CODE, DTYPES, Layout
 from scatterzmq.ids import ClientId, PeerId, TaskId
@@ -17,7 +18,7 @@ from scatterzmq.wire import frames as wire
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, encode, open_envelope
 from scatterzmq.wire.refusal import Limits, Reject, WireError
-from scatterzmq.wire.schema import NUMBERS, _codec
+from scatterzmq.wire.schema import NUMBERS, _codec, record
 
 LIMITS = Limits()
 PEER, CLIENT = PeerId("P" + "ab" * 16), ClientId("C" + "cd" * 16)
@@ -457,3 +458,15 @@ def test_an_error_says_where_and_why() -> None:
 def test_a_field_that_cannot_be_sent_is_found_at_import(hint: object) -> None:
     with pytest.raises((AssertionError, ValueError)):
         _codec(hint)
+
+
+def test_a_named_tuple_is_packed_like_a_record_and_may_gain_fields() -> None:
+    codec = record(Version)
+    version = Version(int(Rank.READY), 3, PeerId("P" + "0" * 32), 7)
+    packed = codec.pack(version)
+    assert isinstance(packed, list)
+    read = msgpack.unpackb(msgpack.packb(packed), use_list=False)
+    assert codec.unpack(read, Limits()) == version
+    assert codec.unpack((*read, "later"), Limits()) == version
+    with pytest.raises(WireError):
+        codec.unpack(read[:-1], Limits())

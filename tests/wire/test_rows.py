@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatterzmq.core.messages import TaskStatus
-from scatterzmq.core.peermessages import CacheAnswer, CopyKind, Part
+from scatterzmq.core.peermessages import CacheAnswer, CopyKind, Grant, Part
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.ids import PeerId, TaskId
@@ -94,13 +94,15 @@ def test_content_digests_are_of_columns(label: str, examples: Any) -> None:
 
 # ---- columns
 
-WITH_COLUMNS = {"Submit", "Final", "Replicate", "Replicate final", "Grant", "Grant of nothing", "CacheTell", "CachePut"}
+WITH_COLUMNS = {"Submit", "Final", "Replicate", "Replicate final", "Grant", "Grant of nothing", "Grant by name"}
+WITH_COLUMNS |= {"CacheTell", "CachePut"}
 
 
 def test_only_some_kinds_have_columns(label: str, examples: Any) -> None:
     message, columns = examples[label]
     if label in WITH_COLUMNS:
         rows = next(iter(columns.values())).layout.rows if columns else 0
+        rows = len(message.ids) if isinstance(message, Grant) else rows
         assert accepted(message, {**columns, "z": column(rows)})
         for other in {rows + 1, abs(rows - 1)}:
             error = refused(message, {**columns, "z": column(other)})
@@ -238,6 +240,69 @@ def test_a_heartbeat_may_say_nothing_of_definitions(examples: Any) -> None:
     assert accepted(replace(examples["Heartbeat"][0], pointers=b""), {})
 
 
+# ---- blocks that do not come along
+
+
+def test_places_have_an_entry_per_task(examples: Any) -> None:
+    grant, columns = examples["Grant by name"]
+    x, y = grant.places
+    assert accepted(replace(grant, places=(replace(x, rows=(0, 0)), y)), columns)
+    for places, detail in (
+        ((replace(x, payloads=(0,)), y), "1 payloads of x, expected 2"),
+        ((replace(x, rows=(0, 0, 0)), y), "3 rows of x, expected 2"),
+        ((replace(x, rows=(2, 0)), y), "a row of 'x' that is nowhere"),
+        ((replace(x, payloads=(0, 3)), y), "a row of 'x' that is nowhere"),
+        ((x, replace(y, rows=(1, 0))), "a row of 'y' that is nowhere"),
+        ((x, replace(y, payloads=(2, 2))), "1 rows of 'y', expected 2"),
+        ((x, replace(y, payloads=(0, 1))), "1 rows of 'y', expected 0"),
+        ((x, x, y), "the places of a field twice"),
+    ):
+        assert detail in refused(replace(grant, digests={}, places=places), columns).detail
+    assert "0 rows of 'y', expected 1" in refused(replace(grant, digests={}), {}).detail
+    assert "2 rows of 'x', expected 0" in refused(grant, {**columns, "x": column(2)}).detail
+
+
+def test_digests_of_what_is_named(examples: Any) -> None:
+    grant, columns = examples["Grant by name"]
+    one, two = grant.payloads
+    digest = b"x" * 32
+    assert accepted(replace(grant, payloads=(replace(one, digests=()), two)), columns)
+    for payloads in ((replace(one, digests=(digest,)), two), (one, replace(two, digests=(digest,) * 3))):
+        assert "digests of block" in refused(replace(grant, payloads=payloads), columns).detail
+    assert "2 digests of y" in refused(replace(grant, digests={"y": (digest, digest)}), columns).detail
+
+
+def test_what_stays_has_a_row_for_each(examples: Any) -> None:
+    commit, columns = examples["Commit"]
+    (payload,) = commit.parts[3].stays["z"]
+    assert accepted(part_of(commit, 3, stays={}), columns)
+    for rows, stays in (((9,), (payload,)), ((9, 10), ()), ((9, 10), (payload, payload))):
+        assert "rows of 3:z" in refused(part_of(commit, 3, rows=rows, stays={"z": stays}), columns).detail
+    both = part_of(commit, 3, fields=("z",))
+    assert accepted(both, {**columns, "3:z": column(2)})
+    assert "columns {" in refused(both, columns).detail
+
+
+def test_a_block_comes_alone(examples: Any) -> None:
+    fetched, columns = examples["Fetched"]
+    for beside in ({}, {"z": columns["rows"]}, {"rows": column(3)}):
+        assert "expected {'rows': 2}" in refused(fetched, beside).detail
+
+
+@pytest.mark.parametrize("layout", [3, (), (6, 2), (6, 2, (1,), (7,)), (99, 2, ()), (6, -1, ()), (6, 2, None, 1)])
+def test_layouts_are_checked(layout: Any, forged: Any) -> None:
+    def edit(body: Any) -> None:
+        body[0][10][0][2] = layout
+
+    frames = forged("Grant by name", body=edit)
+    if layout == (6, 2, (1,), (7,)):
+        message, _ = decode(frames, Limits())
+        assert message.payloads[0].layout == Layout(DTYPES["int64"], 2, (1,))  # type: ignore[union-attr]
+    else:
+        with pytest.raises(WireError):
+            decode(frames, Limits())
+
+
 # ---- what holds for every field of every kind
 
 
@@ -253,7 +318,7 @@ def changed(value: Any, kind: type, new: Any) -> Iterator[Any]:
         for key, entry in value.items():
             for other in changed(entry, kind, new):
                 yield {**value, key: other}
-    elif is_dataclass(value) and not isinstance(value, FieldFormat):
+    elif is_dataclass(value) and not isinstance(value, FieldFormat | Layout):
         for entry in fields(value):
             for other in changed(getattr(value, entry.name), kind, new):
                 yield replace(value, **{entry.name: other})  # type: ignore[type-var]
@@ -287,8 +352,9 @@ def test_no_number_is_infinite(label: str, examples: Any) -> None:
 
 def test_these_look_at_something(examples: Any) -> None:
     commit = examples["Commit"][0]
-    assert len(list(changed(commit, bytes, lambda _: b""))) == 3  # two content digests, and the claim's definition
-    assert len(list(changed(commit, int, lambda _: 0))) == 12  # order, nine rows, claim, tasks_max
+    # four content digests, a checksum, and the claim's definition
+    assert len(list(changed(commit, bytes, lambda _: b""))) == 6
+    assert len(list(changed(commit, int, lambda _: 0))) == 15  # order, eleven rows, claim, tasks_max, a counter
     assert len(list(changed(examples["QueueStates"][0], float, lambda _: 0.0))) == 3
     assert next(changed(commit, int, lambda _: 77)).order == 77
 

@@ -1,0 +1,220 @@
+"""Blobs that clients write over the network, and nodes that load them at other peers: real peers and sockets."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import scatterzmq
+from scatterzmq.blobs import exchange, sender
+from scatterzmq.errors import ClusterError, ErrorCode
+from scatterzmq.execute.blobfiles import BlobError
+from tests.test_remote import LONG_S, Peer, until
+
+ANY = {"value": ["float", [1]]}
+
+
+def constant(data: str, size: int) -> dict[str, Any]:
+    """A graph whose result is what lies there."""
+    ret = ["float", [size]]
+    node = {"name": "n", "kind": "load_constant", "args": {"data": data, "ret": ret}, "vmap": {}, "outs": {"out": None}}
+    graph = {
+        "name": "main",
+        "input": "n",
+        "input_format": ANY,
+        "output_format": {"value": ret},
+        "vmap": {"value": "n:value"},
+        "nodes": [node],
+    }
+    return {"ns": "main", "entry": "main", "graphs": [graph]}
+
+
+class BlobPeer(Peer):
+    """With a folder of its own. blob: what is there, once it is all there."""
+
+    def __init__(self, folder: Path, *join: str, **sections: Any) -> None:
+        self.folder = folder
+        super().__init__(*join, blobs={"dir": str(folder)}, **sections)
+
+    def blob(self, name: str) -> bytes | None:
+        path = self.folder / name
+        return path.read_bytes() if path.exists() else None
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Callable[..., BlobPeer]]:
+    """Starts a peer; the second one and those after it know the first."""
+    with ExitStack() as started:
+        made: list[BlobPeer] = []
+
+        def start(**sections: Any) -> BlobPeer:
+            join = [made[0].address] if made else []
+            peer = BlobPeer(tmp_path / f"{len(made)}", *join, **sections)
+            started.callback(peer.stop)
+            made.append(peer)
+            until(lambda: len(made) == 1 or len(peer.peer.links.peers()) == len(made) - 1)
+            until(lambda: all(len(one.peer.links.peers()) == len(made) - 1 for one in made))
+            return peer
+
+        yield start
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scatterzmq-blobs")]
+
+
+def test_a_blob_written_through_one_peer_is_loaded_at_another(peers: Callable[..., BlobPeer]) -> None:
+    first, second = peers(cluster={"replicas": 1}), peers(cluster={"replicas": 1})
+    tensor = torch.arange(1 << 20, dtype=torch.float32)
+    with scatterzmq.connect(first.address) as client, client.open_blob("model/weights") as blob:
+        assert blob.write(b"head") == "0:4:model/weights"
+        place = blob.write_tensor(tensor)
+        assert place == f"64:{64 + 4 * (1 << 20)}:model/weights"
+        assert first.blob("model/weights") is None
+    assert first.blob("model/weights") is not None
+    assert second.blob("model/weights") is None
+    with scatterzmq.connect(second.address) as client:
+        ns = client.load_graph(constant(place, 1 << 20))
+        first_home = client.submit(ns, value=[1]).result(LONG_S)
+        assert torch.equal(first_home["value"], tensor)
+        until(lambda: client.submit(ns, value=[1]).result(LONG_S) and second.blob("model/weights"))
+        assert first.blob("model/weights") == second.blob("model/weights")
+
+
+def test_a_new_blob_is_at_as_many_peers_as_there_should_be(peers: Callable[..., BlobPeer]) -> None:
+    three = [peers(cluster={"replicas": 2}) for _ in range(3)]
+    with scatterzmq.connect(three[0].address) as client:
+        with client.open_blob("a") as blob:
+            place = blob.write_tensor(torch.ones(5))
+        assert sum(peer.blob("a") is not None for peer in three) == 2
+        # One dead peer loses nothing.
+        three[0].stop()
+        ns = client.load_graph(constant(place, 5))
+        assert client.submit(ns, value=[1]).result(LONG_S)["value"].tolist() == [1.0] * 5
+
+
+def test_what_nobody_has_ends_the_task(peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "GRACE_S", 0.2)
+    peer, other = peers(), peers()
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(constant("0:4:nowhere", 1))
+        task = client.enqueue_task(ns, {"value": [1]})
+        ((_, response),) = client.wait_for([task], timeout=LONG_S)
+        assert response.error is not None
+        assert response.error.code is ErrorCode.MISSING_BLOB
+        assert "blob 'nowhere' is not here, nor at any of 1 other peers" in response.error.message
+        # It is not remembered.
+        other.folder.mkdir(exist_ok=True)
+        (other.folder / "nowhere").write_bytes(b"\0\0\x80\x3f")
+        assert client.submit(ns, value=[1]).result(LONG_S)["value"].tolist() == [1.0]
+
+
+def test_names_that_may_not_be_written(peers: Callable[..., BlobPeer]) -> None:
+    first, second = peers(cluster={"replicas": 1}), peers()
+    with scatterzmq.connect(first.address) as client:
+        with client.open_blob("a") as blob:
+            blob.write(b"one")
+        with pytest.raises(BlobError, match="blob 'a' is there already and blobs are written once"):
+            client.open_blob("a")
+        with pytest.raises(BlobError, match="is not a plain relative name"):
+            client.open_blob("../a")
+        with pytest.raises(BlobError, match="is sealed"):
+            blob.write(b"more")
+    with scatterzmq.connect(second.address) as client:
+        with pytest.raises(BlobError, match="blob 'a' is there already"):
+            client.open_blob("a")
+        with client.open_blob("b"), pytest.raises(BlobError, match="blob 'b' is being written by somebody"):
+            client.open_blob("b")
+    assert second.blob("b") == b""
+
+
+def test_what_an_error_has_left_is_nowhere(peers: Callable[..., BlobPeer]) -> None:
+    peer = peers()
+    with scatterzmq.connect(peer.address) as client:
+        with suppress(ZeroDivisionError), client.open_blob("a") as blob:
+            blob.write(bytes(3 << 20))
+            _ = 1 / 0
+
+        def again() -> bool:
+            try:
+                with client.open_blob("a") as blob:
+                    blob.write(b"again")
+            except BlobError:
+                return False  # it may not have heard yet
+            return True
+
+        until(again)
+        assert peer.blob("a") == b"again"
+        assert not list((peer.folder / ".scratch" / "arriving").iterdir())
+
+
+def test_the_peer_goes_while_a_blob_is_written(peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "SILENT_S", 0.5)
+    peer = peers()
+    with scatterzmq.connect(peer.address) as client:
+        blob = client.open_blob("a")
+        peer.stop()
+        blob.write(b"data")
+        with pytest.raises(ClusterError, match=r"blob 'a': the peer has not answered for 0.5 s"):
+            blob.close()
+        assert peer.blob("a") is None
+        assert not list((peer.folder / ".scratch" / "arriving").iterdir())
+
+
+def test_the_client_is_closed_while_a_blob_is_written(peers: Callable[..., BlobPeer]) -> None:
+    peer = peers()
+    client = scatterzmq.connect(peer.address)
+    blob = client.open_blob("a")
+    client.close()
+    with pytest.raises(ClusterError, match="closed"):
+        blob.close()
+
+
+def test_the_client_is_closed_while_somebody_waits_for_a_blob(
+    peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AGAIN_S", "SILENT_S"):
+        monkeypatch.setattr(sender, name, 2 * LONG_S)
+    peer = peers()
+    client = scatterzmq.connect(peer.address)
+    blob = client.open_blob("a")
+    peer.stop()
+    told: list[ClusterError] = []
+    waits = threading.Event()
+
+    def write() -> None:
+        try:
+            blob.write(b"data")
+            waits.set()
+            blob.close()
+        except ClusterError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert waits.wait(LONG_S)
+    client.close()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+    assert "closed" in str(told[0])
+
+
+def test_callbacks_may_not_wait(peers: Callable[..., BlobPeer]) -> None:
+    peer = peers()
+    with scatterzmq.connect(peer.address) as client:
+        told: list[BaseException] = []
+        done = threading.Event()
+
+        def callback(_: object) -> None:
+            try:
+                client.open_blob("a")
+            except ClusterError as error:
+                told.append(error)
+            done.set()
+
+        with client.open_blob("b") as blob:
+            place = blob.write_tensor(torch.ones(1))
+        client.submit(client.load_graph(constant(place, 1)), value=[1]).add_done_callback(callback)
+        assert done.wait(LONG_S)
+        assert "in a thread of your own" in str(told[0])
