@@ -25,6 +25,7 @@ from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
+from .execute.device import named_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
@@ -229,6 +230,7 @@ class PeerProcess:
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""
         settings = self._settings
+        named_device(settings.executor.device)  # whether it is here is for whoever has torch
         folder = None if settings.blobs.dir is None else Path(settings.blobs.dir)
         blobs = BlobStore(folder, settings.blobs.packages, fetch=lambda name: service.fetch(name))
         started.callback(blobs.close)

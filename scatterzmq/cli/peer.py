@@ -144,16 +144,25 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _graphs(path: Path) -> list["GraphFile"]:
-    """The definitions of a file, or of all .json files of a folder. Raises ConfigError for what is not there."""
+    """The definitions of a file, or of all .json files of a folder. Raises ConfigError for what is not there, or is no
+    definition; what its kinds say to it comes later, from an executor.
+    """
+    from ..graph.reading import parse
     from ..runtime import GraphFile
 
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"--graph {path}: there is no .json file in this folder")
     try:
-        return [GraphFile(source=str(file), definition=file.read_text(encoding="utf-8")) for file in files]
+        graphs = [GraphFile(source=str(file), definition=file.read_text(encoding="utf-8")) for file in files]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--graph {path}: cannot be read: {error}") from error
+    for graph in graphs:
+        problems = parse(graph.definition).problems
+        if problems:
+            more = f" (and {len(problems) - 1} more: scatterzmq graph check {graph.source})" if problems[1:] else ""
+            raise ConfigError(f"--graph {graph.source}: {problems[0]}{more}")
+    return graphs
 
 
 def _welcome(peer: "PeerProcess", settings: "Settings") -> None:

@@ -11,14 +11,19 @@ if TYPE_CHECKING:
 _KINDS = ("cpu", "cuda", "mps")
 
 
-def parse_device(text: str) -> "torch.device":
-    """The device that "cpu", "cuda", "cuda:1" or "mps" names. Raises ConfigError if it is none or not here."""
-    import torch
-
+def named_device(text: str) -> tuple[str, int]:
+    """Kind and number of the device that "cpu", "cuda", "cuda:1" or "mps" names, wherever it is. Raises ConfigError."""
     kind, colon, digits = text.partition(":")
     if kind not in _KINDS or (colon and not (kind == "cuda" and digits.isascii() and digits.isdecimal())):
         raise ConfigError(f"executor.device: expected cpu, cuda, cuda:N or mps, got {text!r}")
-    index = int(digits or "0")
+    return kind, int(digits or "0")
+
+
+def parse_device(text: str) -> "torch.device":
+    """The device that is named so. Raises ConfigError if it is none or not here."""
+    import torch
+
+    kind, index = named_device(text)
     if kind == "cuda":
         count = torch.cuda.device_count()
         if index >= count:
