@@ -151,6 +151,13 @@ def test_options_for_peers_of_this_process_are_for_none_elsewhere(
     assert ran.err.startswith(f"scatterzmq: {option.split(maxsplit=1)[0]} is for peers in this process")
 
 
+INTERRUPTIBLE = (
+    "import signal, sys; from scatterzmq.cli import main; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+)
+"""The command, also where whoever started the tests has it ignore interrupts, as a shell does in the background."""
+
+
 def test_an_interrupt_takes_the_tasks_back(
     running: Callable[..., Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +171,7 @@ def test_an_interrupt_takes_the_tasks_back(
     with scatterzmq.connect(peer.address) as client:
         client.load_graph(graph)
         (tmp_path / "in.jsonl").write_text('{"value": [1]}\n' * 50)
-        command = [sys.executable, "-m", "scatterzmq", "submit", "main", "--join", peer.address]
+        command = [sys.executable, "-c", INTERRUPTIBLE, "submit", "main", "--join", peer.address]
         submitting = subprocess.Popen(
             [*command, "--input", str(tmp_path / "in.jsonl")],
             stdout=subprocess.PIPE,
@@ -180,4 +187,5 @@ def test_an_interrupt_takes_the_tasks_back(
         finally:
             (tmp_path / "open").touch()
             submitting.kill()
+            submitting.communicate()
         until(lambda: not client.has_any_tasks())
