@@ -389,6 +389,10 @@ def test_closing_from_within_a_delivery(peer: Peer) -> None:
     until(lambda: not ours())
 
 
+def _nothing(_: object) -> None:
+    pass
+
+
 def test_a_callback_that_exits_ends_the_client(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     client = scatterzmq.connect(peer.address)
@@ -397,7 +401,13 @@ def test_a_callback_that_exits_ends_the_client(peer: Peer, monkeypatch: pytest.M
     def callback(_: object) -> None:
         raise SystemExit(3)
 
+    added = threading.Event()
+    connection = client._session.link
+    assert isinstance(connection, remote.Connection)
+    # Else the task may end before anybody looks, and the callback run in here.
+    connection._reactor.call(lambda: _nothing(added.wait(LONG_S)))
     client.submit(ns, value=[1]).add_done_callback(callback)
+    added.set()
     until(lambda: not ours())
     with pytest.raises(ClusterError, match="the client's thread failed: SystemExit: 3"):
         client.namespaces()
