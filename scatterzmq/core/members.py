@@ -120,10 +120,8 @@ class Members:
         return member is not None and member.is_linked and not member.leaving
 
     def leaves(self, peer: PeerId) -> None:
-        """A member has said that it is about to leave: it gets no more copies."""
-        member = self._here.get(peer)
-        if member is not None:
-            member.leaving = True
+        """A member has just said that it is about to leave: it gets no more copies."""
+        self._here[peer].leaving = True
 
     def contacts(self) -> tuple[Contact, ...]:
         """This peer and everybody that is alive or suspect."""

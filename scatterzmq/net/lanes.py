@@ -119,7 +119,7 @@ class Lane:
         self._is_closed = False
         self._monitor = None
         with ExitStack() as failing:
-            self._socket = failing.enter_context(dealer(reactor.context, name, bulk=bulk))
+            self._socket = failing.enter_context(dealer(reactor.context, name, bulk=bulk, is_heard=heard is not None))
             if changed is not None:
                 self._monitor = Monitor(reactor, self._socket, address, self._change)
                 failing.callback(self._monitor.close)

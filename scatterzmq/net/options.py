@@ -58,6 +58,11 @@ ROUTER: Mapping[int, int] = {
 }
 CONTROL: Mapping[int, int] = {**COMMON, **CONNECTING, **CUT, zmq.SNDHWM: 256, zmq.RCVHWM: 256}
 BULK: Mapping[int, int] = {**COMMON, **CONNECTING, **CUT, zmq.SNDHWM: 16, zmq.RCVHWM: 16}  # of up to 1 MiB
+HEARD: Mapping[int, int] = {
+    # libzmq 4.3.5 ends the process ("Assertion failed: !_more") if a connection breaks between two frames that are read
+    # from a socket with 1. What waits here for another process is told from what is for it by its envelope.
+    zmq.IMMEDIATE: 0,
+}
 PUBLISHER: Mapping[int, int] = {
     **COMMON,
     **CUT,
@@ -102,9 +107,10 @@ def router(context: Context) -> Socket:
     return _made(context, zmq.ROUTER, ROUTER)
 
 
-def dealer(context: Context, routing_id: bytes, *, bulk: bool) -> Socket:
-    """One lane to one peer. routing_id: what its ROUTER knows us by."""
-    socket = _made(context, zmq.DEALER, BULK if bulk else CONTROL)
+def dealer(context: Context, routing_id: bytes, *, bulk: bool, is_heard: bool = False) -> Socket:
+    """One lane to one peer. routing_id: what its ROUTER knows us by. is_heard: whether it is read, too."""
+    options = BULK if bulk else CONTROL
+    socket = _made(context, zmq.DEALER, {**options, **HEARD} if is_heard else options)
     socket.set(zmq.ROUTING_ID, routing_id)
     return socket
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scatterzmq.core.leases import Lease, Leases
 from scatterzmq.core.queues import Queue
-from scatterzmq.ids import ExecutorId, PeerId
+from scatterzmq.ids import ExecutorId, PeerId, TaskId
 
 ME, OTHER = PeerId(f"P{1:032x}"), PeerId(f"P{2:032x}")
 
@@ -131,3 +131,13 @@ def test_the_deadline_is_that_of_a_plain_search(steps: list[tuple[str, int]]) ->
             assert held.expires_ms == min(now_ms + number, chosen.until_ms)
         assert leases.deadline_ms() == min((lease.expires_ms for lease in plain.values()), default=None)
         leases.check_invariants()
+
+
+def test_a_task_is_on_loan_with_its_batch() -> None:
+    leases = Leases(ME, 1)
+    task, another = TaskId(f"T{1:032x}"), TaskId(f"T{2:032x}")
+    lease = lend(leases)
+    leases.put(replace(lease, tasks=(task,)))
+    assert leases.is_lent(lease.order, task)
+    assert not leases.is_lent(lease.order, another)
+    assert not leases.is_lent(lease.order + 1, task)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from scatterzmq.net import options
 
@@ -12,6 +13,12 @@ KINDS: list[tuple[str, Callable[[Any], Any], Mapping[int, int], int]] = [
     ("router", options.router, options.ROUTER, zmq.ROUTER),
     ("control", lambda context: options.dealer(context, b"me", bulk=False), options.CONTROL, zmq.DEALER),
     ("bulk", lambda context: options.dealer(context, b"me", bulk=True), options.BULK, zmq.DEALER),
+    (
+        "heard",
+        lambda context: options.dealer(context, b"me", bulk=True, is_heard=True),
+        {**options.BULK, **options.HEARD},
+        zmq.DEALER,
+    ),
     ("publisher", options.publisher, options.PUBLISHER, zmq.PUB),
     ("subscriber", options.subscriber, options.SUBSCRIBER, zmq.SUB),
 ]
@@ -53,3 +60,21 @@ def test_a_lane_is_known_by_its_routing_id(context: options.Context) -> None:
 
 def test_a_context_has_room_for_the_sockets_of_all_peers(context: options.Context) -> None:
     assert context.get(zmq.MAX_SOCKETS) == options.SOCKETS_MAX
+
+
+def test_a_connection_may_break_between_two_frames(context: options.Context) -> None:
+    """Without `is_heard` this ends the process."""
+    with options.router(context) as router, options.dealer(context, b"me", bulk=False, is_heard=True) as socket:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        events = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        socket.send(b"here")
+        assert router.recv_multipart()[0] == b"me"
+        router.send_multipart([b"me", b"first", b"second"])
+        assert socket.recv() == b"first"
+        router.close(0)
+        assert recv_monitor_message(events)["event"] == zmq.EVENT_DISCONNECTED
+        assert socket.poll(1000)
+        assert socket.recv(zmq.NOBLOCK) == b"second"
+        socket.disable_monitor()
+        events.close(0)
