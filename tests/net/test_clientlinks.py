@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import zmq
 
 from scatterzmq.core.messages import AskNamespaces, Contact, MemberList, Namespaces, ToClient
 from scatterzmq.core.peermessages import Bye
@@ -193,7 +194,7 @@ def test_that_nobody_listens_is_told(world: World) -> None:
     assert world.told[0] == ("b", False)
 
 
-def test_the_driver_is_not_called_from_within_what_it_asks_for(world: World) -> None:
+def test_the_driver_is_not_called_from_within_what_it_asks_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = world.peer("a")
     world.links.seed(peer.address)
     world.until_told(("a", True))
@@ -203,6 +204,11 @@ def test_the_driver_is_not_called_from_within_what_it_asks_for(world: World) -> 
     assert lanes is not None
     assert lanes._control._monitor is not None
     assert lanes._control._monitor._events.poll(int(LONG_S * 1000)), "the loss can be seen now"
+
+    def full(_: object) -> None:
+        raise zmq.Again
+
+    monkeypatch.setattr(lanes._control, "_put", full)
     world.links.send(peer.id, AskNamespaces(mid=1), {})
     assert not lanes.is_up, "and has been seen"
     assert world.told == []
