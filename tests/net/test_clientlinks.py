@@ -274,8 +274,7 @@ def test_who_is_told_to_be_gone_is_not_tried_any_more(world: World) -> None:
     world.links.seed(peer.address)
     world.until_told(("a", True))  # else the seed may be dropped, as there is a link to the other one
     world.links.connect(other.contact)
-    world.until(lambda: len(world.told) == 2)
-    world.told.clear()
+    world.until_told(("b", True))
     other.close()
     world.until(lambda: world.told)
     world.links.disconnect(other.id)
