@@ -1,4 +1,4 @@
-"""A node for kill_demo.py: sleeps for a while per task, and writes down when it began each of them."""
+"""A node for demonstrations and tests: takes a while per task, and writes down when each began, in which process."""
 
 import os
 import time
@@ -15,7 +15,7 @@ class Nap(Node):
 
     def __init__(self, args: NodeArgs) -> None:
         self._nap_ms = args.float("nap_ms", default=1.0)
-        self._diary = args.str("diary")
+        self._diary = args.str("diary", default="")
 
     def inputs(self) -> dict[str, FieldFormat]:
         return VALUE
@@ -25,8 +25,9 @@ class Nap(Node):
 
     def execute(self, batch: Batch) -> None:
         value = batch.uniform("value")
-        lines = [f"{time.monotonic()} {number} {os.getpid()}\n" for number in value.tolist()]
-        with open(self._diary, "a") as diary:  # in one write: several processes do so
-            diary.write("".join(lines))
+        if self._diary:
+            lines = [f"{time.monotonic()} {number} {os.getpid()}\n" for number in value.tolist()]
+            with open(self._diary, "a") as diary:  # in one write: several processes do so
+                diary.write("".join(lines))
         time.sleep(self._nap_ms / 1000 * len(batch))
         batch.emit("out", value=value + 1)

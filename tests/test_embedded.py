@@ -1,7 +1,6 @@
 """The embedded peer's own life: who may close it and when, what happens when it breaks, and who waits for what."""
 
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from scatterzmq.core.messages import AskStats
 from scatterzmq.driver import Driver
 from scatterzmq.errors import ClusterError, GraphError
 from scatterzmq.graph import check
+from tests.forks import told_in_a_fork
 
 INFO = ["float", [1]]
 TIMEOUT_S = 30.0
@@ -258,21 +258,7 @@ def test_a_forked_process_is_told_that_the_peer_is_not_its_own() -> None:
         with client.open_blob("one") as blob:
             blob.write(b"1")
         folder = peer_of(client).blobs._root
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                try:
-                    client.namespaces()
-                except ClusterError as error:
-                    os.write(writing, str(error).encode())
-                client.close()
-            finally:
-                os._exit(0)
-        os.close(writing)
-        os.waitpid(child, 0)
-        told = os.read(reading, 10_000).decode()
-        os.close(reading)
+        told = told_in_a_fork(client.namespaces, client.close)
         assert "fork" in told
         assert folder.exists()
         assert client.namespaces() == {"main"}

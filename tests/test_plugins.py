@@ -1,9 +1,7 @@
 """Strategies by name: the built-in ones, and those in modules that the configuration allows."""
 
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from textwrap import dedent
+from collections.abc import Callable
 
 import pytest
 
@@ -19,8 +17,8 @@ from scatterzmq.core.strategy import (
 from scatterzmq.errors import ConfigError
 from scatterzmq.plugins import is_allowed, node_strategy, queue_strategy
 from scatterzmq.settings import Settings
+from tests.conftest import PLUGINS
 
-PACKAGE = "strategies_of_a_test"
 QUEUE = """
     from scatterzmq.core.strategy import QueueStrategy, SimpleQueueStrategy
 
@@ -42,23 +40,6 @@ NODE = """
 Make = Callable[[], NodeStrategy | QueueStrategy]
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Writes a module of the package; returns its name."""
-    folder = tmp_path / PACKAGE
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def written(text: str) -> str:
-        (folder / "mine.py").write_text(dedent(text), encoding="utf-8")
-        return f"{PACKAGE}.mine"
-
-    yield written
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
-
-
 def settings(kind: str, name: str, *allow: str) -> Settings:
     return Settings.of({"strategy": {kind: name}, "plugins": {"allow": allow}})
 
@@ -73,13 +54,13 @@ def test_the_built_in_ones() -> None:
         queue_strategy(settings("queue", name))
 
 
-def test_a_strategy_of_ones_own(write: Callable[[str], str]) -> None:
-    queue = queue_strategy(settings("queue", write(QUEUE), PACKAGE))
+def test_a_strategy_of_ones_own(write_plugin: Callable[[str], str]) -> None:
+    queue = queue_strategy(settings("queue", write_plugin(QUEUE), PLUGINS))
     assert (type(queue).__name__, queue.priority(2.0, 0)) == ("Late", -2.0)
 
 
-def test_another_name_for_it_makes_no_second_one(write: Callable[[str], str]) -> None:
-    strategy = node_strategy(settings("node", write(NODE + "\n    Alias = Last\n"), PACKAGE))
+def test_another_name_for_it_makes_no_second_one(write_plugin: Callable[[str], str]) -> None:
+    strategy = node_strategy(settings("node", write_plugin(NODE + "\n    Alias = Last\n"), PLUGINS))
     assert type(strategy).__name__ == "Last"
 
 
@@ -107,8 +88,8 @@ def test_what_is_no_name_of_a_module_is_not_looked_for(name: str) -> None:
     assert str(caught.value) == f"strategy.node: unknown {name!r}; {known}"
 
 
-def test_what_is_not_allowed_is_not_imported(write: Callable[[str], str]) -> None:
-    name = write("raise SystemExit")
+def test_what_is_not_allowed_is_not_imported(write_plugin: Callable[[str], str]) -> None:
+    name = write_plugin("raise SystemExit")
     with pytest.raises(ConfigError, match=r"^strategy.queue: module '.*' may not be imported; allow it with plugins"):
         queue_strategy(settings("queue", name, "another"))
     assert name not in sys.modules
@@ -131,10 +112,12 @@ def test_what_is_not_allowed_is_not_imported(write: Callable[[str], str]) -> Non
         (NODE, "must hold exactly one subclass of QueueStrategy, found none"),
     ],
 )
-def test_what_a_module_does_wrong_is_said_in_one_line(write: Callable[[str], str], text: str, message: str) -> None:
-    name = write(text)
+def test_what_a_module_does_wrong_is_said_in_one_line(
+    write_plugin: Callable[[str], str], text: str, message: str
+) -> None:
+    name = write_plugin(text)
     with pytest.raises(ConfigError) as caught:
-        queue_strategy(settings("queue", name, PACKAGE))
+        queue_strategy(settings("queue", name, PLUGINS))
     assert str(caught.value) == f"strategy.queue: module {name!r} {message}"
 
 
@@ -145,14 +128,14 @@ def test_what_a_module_does_wrong_is_said_in_one_line(write: Callable[[str], str
         (QUEUE + "\n        def __init__(self):\n            raise OSError('no')\n", "OSError: no"),
     ],
 )
-def test_a_class_that_cannot_be_made(write: Callable[[str], str], text: str, message: str) -> None:
-    name = write(text)
+def test_a_class_that_cannot_be_made(write_plugin: Callable[[str], str], text: str, message: str) -> None:
+    name = write_plugin(text)
     with pytest.raises(ConfigError) as caught:
-        queue_strategy(settings("queue", name, PACKAGE))
+        queue_strategy(settings("queue", name, PLUGINS))
     assert str(caught.value).startswith(f"strategy.queue: Late of module {name!r} cannot be made: {message}")
 
 
-def test_an_interrupt_is_nobodys_mistake(write: Callable[[str], str]) -> None:
-    name = write("raise KeyboardInterrupt")
+def test_an_interrupt_is_nobodys_mistake(write_plugin: Callable[[str], str]) -> None:
+    name = write_plugin("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        queue_strategy(settings("queue", name, PACKAGE))
+        queue_strategy(settings("queue", name, PLUGINS))

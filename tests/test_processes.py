@@ -22,7 +22,7 @@ from scatterzmq.errors import ClusterError, ConfigError
 from scatterzmq.eventstream import Event
 from scatterzmq.processes import LocalPeers
 from scatterzmq.settings import Settings
-from tests.processes.cluster import chain
+from tests.processes.cluster import NAP, chain
 from tests.test_remote import definition
 
 LONG_S = 60.0
@@ -281,7 +281,7 @@ def test_one_peer_with_its_executor_as_a_thread(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pair() -> Iterator[scatterzmq.Client]:
     """The client of two peers with an executor each. Who kills one is the last to use it."""
-    with scatterzmq.local(peers=2, processes=True, plugins=["tests.processes.nodes"]) as client:
+    with scatterzmq.local(peers=2, processes=True, plugins=[NAP]) as client:
         yield client
 
 
@@ -308,7 +308,7 @@ def test_two_peers_read_the_same_blobs(pair: scatterzmq.Client) -> None:
 @pytest.mark.processes
 def test_one_of_two_is_killed(pair: scatterzmq.Client) -> None:
     assert len(pair.peers()) == 2
-    ns = pair.load_graph(chain("tests.processes.nodes.nap", {"nap_ms": 2.0}))
+    ns = pair.load_graph(chain(NAP, {"nap_ms": 2.0}))
     tasks = {pair.enqueue_task(ns, {"value": number}): number for number in range(600)}
     pair.flush(LONG_S)
     ended = {}

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespac
 from scatterzmq.errors import ClusterError, ConfigError, TaskError
 from scatterzmq.runtime import PeerProcess
 from scatterzmq.settings import Settings
+from tests.forks import told_in_a_fork
 from tests.net.scripted import ScriptedPeer
 
 LONG_S = 30.0
@@ -425,21 +425,7 @@ def test_a_forgotten_client_leaves_nothing(peer: Peer) -> None:
 def test_a_forked_process_is_told_that_the_client_is_not_its_own(peer: Peer) -> None:
     with scatterzmq.connect(peer.address) as client:
         client.load_graph(definition())
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                try:
-                    client.namespaces()
-                except ClusterError as error:
-                    os.write(writing, str(error).encode())
-                client.close()
-            finally:
-                os._exit(0)
-        os.close(writing)
-        os.waitpid(child, 0)
-        told = os.read(reading, 10_000).decode()
-        os.close(reading)
+        told = told_in_a_fork(client.namespaces, client.close)
         assert "this process was forked off and has no connection: call scatterzmq.connect() in here" in told
         assert client.namespaces() == {"main"}
 

@@ -396,32 +396,22 @@ class Travel:
             return
         record.errors += 1
         self.counters["restarts"] += 1
-        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
-        self._drop_frames(record)
-        record.tell(self._state.now_ms, "restart", failure.code)
-        self.begin(record)
+        self._start_over(record, failure)
 
     def reclaimed(self, record: Record, failure: Failure | None) -> None:
         """Its executor is gone: back into the queue of the step it was lent for. None: not worth counting."""
         assert record.node is not None
         if failure is not None:
             record.error = _error_info(record, failure)
-            if record.restarts >= RESTARTS_MAX:
-                self.give_up(record, Cause.FAIL)
+            if not self._may_restart(record):
                 return
-            record.restarts += 1
-            self.counters["restarts"] += 1
             self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
         self._queue(record, record.node)
 
     def taken_over(self, record: Record, failure: Failure) -> None:
         """Its owner is gone, and this peer owns it now: from its input."""
         record.error = _error_info(record, failure)
-        record.restarts += 1
-        self.counters["restarts"] += 1
-        if record.restarts > RESTARTS_MAX:
-            self.give_up(record, Cause.FAIL)
-        else:
+        if self._may_restart(record):
             self.begin(record)
 
     def lost(self, record: Record, loss: Loss) -> None:
@@ -430,15 +420,22 @@ class Travel:
             self.failed(record, PURGED)
             return
         record.error = _error_info(record, KEEPER_GONE)
-        if loss is Loss.DIED:
-            if record.restarts >= RESTARTS_MAX:
-                self.give_up(record, Cause.FAIL)
-                return
-            record.restarts += 1
-            self.counters["restarts"] += 1
-        self._out.report("error.task.retry", task=record.id, code=KEEPER_GONE.code, message=KEEPER_GONE.message)
+        if loss is not Loss.DIED or self._may_restart(record):
+            self._start_over(record, KEEPER_GONE)
+
+    def _may_restart(self, record: Record) -> bool:
+        """Count that others have failed a task. False: once too often, and it has been given up."""
+        if record.restarts >= RESTARTS_MAX:
+            self.give_up(record, Cause.FAIL)
+            return False
+        record.restarts += 1
+        self.counters["restarts"] += 1
+        return True
+
+    def _start_over(self, record: Record, failure: Failure) -> None:
+        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
         self._drop_frames(record)
-        record.tell(self._state.now_ms, "restart", KEEPER_GONE.code)
+        record.tell(self._state.now_ms, "restart", failure.code)
         self.begin(record)
 
     def give_up(self, record: Record, cause: Cause) -> None:

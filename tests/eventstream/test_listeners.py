@@ -4,9 +4,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -14,8 +13,7 @@ from scatterzmq.errors import ConfigError
 from scatterzmq.eventstream import Context, Event, event_stream
 from scatterzmq.eventstream.listeners import FileListener, StreamListener, line_for_people, line_of_json
 from scatterzmq.settings import Settings
-
-PACKAGE = "listeners_of_a_test"
+from tests.conftest import PLUGINS
 
 
 def event(name: str = "peer.join", context: Context | None = None, source: str = "") -> Event:
@@ -134,7 +132,7 @@ def test_two_may_write_to_one_file(tmp_path: Path) -> None:
 # ---- by settings
 
 
-def settings(*listeners: str, disable: tuple[str, ...] = (), allow: str = PACKAGE) -> Settings:
+def settings(*listeners: str, disable: tuple[str, ...] = (), allow: str = PLUGINS) -> Settings:
     return Settings.of({"events": {"listeners": listeners, "disable": disable}, "plugins": {"allow": [allow]}})
 
 
@@ -157,23 +155,6 @@ def test_people_are_told_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith(" peer.join peer=P1")
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Writes a module of the package; returns its name."""
-    folder = tmp_path / PACKAGE
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def written(text: str) -> str:
-        (folder / "mine.py").write_text(dedent(text), encoding="utf-8")
-        return f"{PACKAGE}.mine"
-
-    yield written
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
-
-
 PLUG_IN = """
     from scatterzmq.eventstream import Event, Listener
 
@@ -189,14 +170,14 @@ PLUG_IN = """
 """
 
 
-def test_a_plug_in_listens(write: Callable[[str], str]) -> None:
+def test_a_plug_in_listens(write_plugin: Callable[[str], str]) -> None:
     said: list[str] = []
-    stream = event_stream(settings(write(PLUG_IN)), complain=said.append)
+    stream = event_stream(settings(write_plugin(PLUG_IN)), complain=said.append)
     for name in ("debug.task", "peer.join", "error.task", "debug.task"):
         stream.emit(name)
     stream.close()
-    assert sys.modules[f"{PACKAGE}.mine"].got == ["debug.task", "error.task"]
-    assert said == [f"event listener {PACKAGE}.mine failed and gets no more events: ValueError: enough"]
+    assert sys.modules[f"{PLUGINS}.mine"].got == ["debug.task", "error.task"]
+    assert said == [f"event listener {PLUGINS}.mine failed and gets no more events: ValueError: enough"]
 
 
 @pytest.mark.parametrize(
@@ -210,16 +191,16 @@ def test_a_plug_in_listens(write: Callable[[str], str]) -> None:
             ),
         ),
         ("os.path", "events.listeners: module 'os.path' may not be imported; allow it with plugins.allow"),
-        (f"{PACKAGE}.none", f"events.listeners: module '{PACKAGE}.none' cannot be imported: ModuleNotFoundError: "),
-        (PACKAGE + ".mine", "must hold exactly one subclass of Listener, found none"),
+        (f"{PLUGINS}.none", f"events.listeners: module '{PLUGINS}.none' cannot be imported: ModuleNotFoundError: "),
+        (PLUGINS + ".mine", "must hold exactly one subclass of Listener, found none"),
         ("file:none/events", "events.listeners: file:none/events: cannot be opened: No such file or directory"),
         ("file:", "events.listeners: file:: cannot be opened: "),
     ],
 )
 def test_what_is_no_listener_is_refused_in_one_line(
-    write: Callable[[str], str], tmp_path: Path, listener: str, message: str
+    write_plugin: Callable[[str], str], tmp_path: Path, listener: str, message: str
 ) -> None:
-    write("x = 1")
+    write_plugin("x = 1")
     first = tmp_path / "events"
     with pytest.raises(ConfigError) as caught:
         event_stream(settings(f"file:{first}", listener))

@@ -16,6 +16,9 @@ from typing import Any
 TIMEOUT_S = 60.0
 """Only matters when something is wrong."""
 NODES = Path(__file__).parent
+ROOT = NODES.parent.parent
+NAP = "benchmarks.demo_nap"
+"""Kind of a node that takes its time, and writes down what it begins."""
 Json = dict[str, Any]
 
 
@@ -25,7 +28,7 @@ class RealPeer:
     def __init__(self, args: Sequence[str], *, namespace: str = "") -> None:
         within = ["ip", "netns", "exec", namespace] if namespace else []
         command = [*within, sys.executable, "-m", "scatterzmq", "peer", "--json", "--end-with-parent", *args]
-        paths = [str(NODES), os.environ.get("PYTHONPATH", "")]
+        paths = [str(NODES), str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.args = list(args)
         self.log: list[Json] = []
         self.errors: list[str] = []
@@ -139,7 +142,9 @@ class RealCluster:
     def add(self, *more: str, port: int = 0) -> RealPeer:
         """One more peer, which joins those that are there. port: to come back where it was."""
         joins = [word for peer in self.peers if peer.running for word in ("--join", peer.address)]
-        peer = RealPeer(["--no-zeroconf", "--port", str(port), "--allow", "nodes", *self._args, *joins, *more])
+        peer = RealPeer(
+            ["--no-zeroconf", "--port", str(port), "--allow", "nodes", "--allow", NAP, *self._args, *joins, *more]
+        )
         self.peers.append(peer)
         return peer
 

@@ -23,7 +23,7 @@ from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net.routing import of_client, of_peer
 from scatterzmq.questions import Questions
 from scatterzmq.wire.frames import Envelope, encode
-from tests.processes.cluster import TIMEOUT_S, RealCluster, RealPeer, chain, real_cluster
+from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, chain, real_cluster
 from tests.processes.conftest import Connect
 
 MIB = 1 << 20
@@ -79,7 +79,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def works(client: "scatterzmq.Client", *, first: int = 0, tasks: int = 20) -> None:
     """A job that is done as it should be."""
-    ns = client.load_graph(chain("nodes.nap", {"nap_ms": 0.1}))
+    ns = client.load_graph(chain(NAP, {"nap_ms": 0.1}))
     numbers = {client.enqueue_task(ns, {"value": first + number}): first + number for number in range(tasks)}
     ended = {}
     for task, response in client.wait_for(list(numbers), timeout=TIMEOUT_S):
@@ -97,7 +97,7 @@ def other_clients(address: str, text: str) -> Iterator[subprocess.Popen[str]]:
     """A process of the test's own that runs this text, with `connect` and `wait`; it has said "ready"."""
     before = (
         "import sys, scatterzmq\n"
-        "from tests.processes.cluster import chain\n"
+        "from tests.processes.cluster import NAP, chain\n"
         "from tests.processes.test_crowds import swelling\n"
         f"connect = lambda: scatterzmq.connect({address!r})\n"
     )
@@ -160,7 +160,7 @@ def test_clients_that_vanish_are_let_go(crowded: RealCluster, connect: Connect) 
     before = counters(home)
     text = (
         "clients = [connect() for _ in range(10)]\n"
-        "ns = clients[0].load_graph(chain('nodes.nap', {'nap_ms': 40.0}, ns='slow'))\n"
+        "ns = clients[0].load_graph(chain(NAP, {'nap_ms': 40.0}, ns='slow'))\n"
         "for client in clients:\n"
         "    for number in range(10): client.enqueue_task(ns, {'value': number})\n"
         "    client.flush()\n"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import TIMEOUT_S, RealPeer, chain
+from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, chain
 from tests.processes.lan import Lan, lan
 
 TASKS = 400
@@ -21,7 +21,7 @@ class Hosts:
         self.peers: dict[int, RealPeer] = {}
 
     def start(self, number: int) -> RealPeer:
-        args = ["--bind", self.lan.addresses[number], "--insecure-lan", "--allow", "nodes", "--name", f"host{number}"]
+        args = ["--bind", self.lan.addresses[number], "--insecure-lan", "--allow", NAP, "--name", f"host{number}"]
         self.peers[number] = RealPeer(args, namespace=self.lan.hosts[number])
         return self.peers[number]
 
@@ -86,7 +86,7 @@ def everybody(hosts: Hosts, *numbers: int) -> bool:
 
 def work(client: "scatterzmq.Client", break_it: Callable[[], None]) -> None:
     """Tasks with an accident when a third is through; every one must end with the right result."""
-    ns = client.load_graph(chain("nodes.nap", {"nap_ms": 4.0}))
+    ns = client.load_graph(chain(NAP, {"nap_ms": 4.0}))
     tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     client.flush(timeout=TIMEOUT_S)
     ended = {}

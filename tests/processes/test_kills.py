@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import RealCluster, RealPeer, chain
+from tests.processes.cluster import NAP, RealCluster, RealPeer, chain
 from tests.processes.conftest import Connect
 
 TASKS = 2000
@@ -26,7 +26,7 @@ def home_of(client: "scatterzmq.Client", cluster: RealCluster) -> RealPeer:
 
 def run_through(client: "scatterzmq.Client", diary: Path, accident: Callable[[], None]) -> float:
     """All tasks, with an accident when a third is through; checks every result. Returns when the accident happened."""
-    ns = client.load_graph(chain("nodes.nap", {"nap_ms": NAP_MS, "diary": str(diary)}), replace=True)
+    ns = client.load_graph(chain(NAP, {"nap_ms": NAP_MS, "diary": str(diary)}), replace=True)
     tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     client.flush(timeout=60.0)
     happened_s = 0.0
@@ -37,7 +37,7 @@ def run_through(client: "scatterzmq.Client", diary: Path, accident: Callable[[],
         assert task not in ended
         ended[task] = int(response.result["value"])
         if len(ended) == TASKS // 3:
-            happened_s = time.time()
+            happened_s = time.monotonic()
             accident()
     assert ended == {task: number + 1 for task, number in tasks.items()}
     return happened_s

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import RealCluster, RealPeer, chain, real_cluster
+from tests.processes.cluster import NAP, RealCluster, RealPeer, chain, real_cluster
 from tests.processes.conftest import Connect
 
 TASKS, STEPS = 400, 5
@@ -27,7 +27,7 @@ def test_results_are_right_wherever_their_inputs_lie(
 ) -> None:
     client = connect(cluster.addresses)
     home = client.peers()[0].id
-    ns = client.load_graph(chain("nodes.nap", {"nap_ms": 1.0}, steps=STEPS), replace=True)
+    ns = client.load_graph(chain(NAP, {"nap_ms": 1.0}, steps=STEPS), replace=True)
     tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     ended: dict[scatterzmq.TaskId, int] = {}
     for task, response in client.wait_for(list(tasks), timeout=60.0):

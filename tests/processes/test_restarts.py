@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import TIMEOUT_S, chain, real_cluster
+from tests.processes.cluster import NAP, TIMEOUT_S, chain, real_cluster
 from tests.processes.conftest import Connect
 
 TASKS = 2000
 
 
 def submit(client: "scatterzmq.Client", tasks: int, nap_ms: float) -> dict[str, int]:
-    ns = client.load_graph(chain("nodes.nap", {"nap_ms": nap_ms}), replace=True)
+    ns = client.load_graph(chain(NAP, {"nap_ms": nap_ms}), replace=True)
     ids = {str(client.enqueue_task(ns, {"value": number})): number for number in range(tasks)}
     client.flush(timeout=TIMEOUT_S)
     return ids
