@@ -7,7 +7,6 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .client.client import Client
+from .client.endings import end_with
 from .client.link import BlobWriter, Inbox, Link, Member
 from .core.messages import ResultRead, ToPeer
 from .core.peer import PeerCore
@@ -111,7 +111,7 @@ def local(
     peer = _Peer(settings, peers)
     peer.start()
     client = Client(peer.connect, window=settings.tasks.window, on_close=peer.close)
-    weakref.finalize(client, _forgotten, weakref.ref(client), peer)
+    end_with(client, peer)
     return client
 
 
@@ -147,7 +147,7 @@ def _in_processes(settings: Settings, count: int) -> Client:
     except BaseException:
         ending.close()
         raise
-    weakref.finalize(client, _forgotten, weakref.ref(client), ending)
+    end_with(client, ending)
     return client
 
 
@@ -165,14 +165,6 @@ class _Ending:
     def release(self) -> None:
         """As `close`, without waiting. Meanwhile the process may end: the peers see that, too."""
         threading.Thread(target=self.close, name="scatterzmq-peers-end", daemon=True).start()
-
-
-def _forgotten(client: "weakref.ref[Client]", peer: "_Peer | _Ending") -> None:
-    """A client was not closed: its peer must not outlive it, nor leave files when the process ends."""
-    if client() is not None:
-        peer.close()  # the process ends
-    else:
-        peer.release()  # the garbage collector calls, from whichever thread, and must not be held up
 
 
 def _settings(config: Mapping[str, Any], kind: str) -> Settings:

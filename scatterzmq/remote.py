@@ -10,13 +10,13 @@ Rules     1. One thread has the sockets and the driver; users' threads post to i
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 
 from .blobs.sender import BlobSender
 from .client.client import Client
+from .client.endings import end_with
 from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
 from .core.blobmessages import BlobWritten, WriteBlob
@@ -84,7 +84,7 @@ def connected(
     except BaseException:
         connection.close()
         raise
-    weakref.finalize(client, _forgotten, weakref.ref(client), connection)
+    end_with(client, connection)
     return client
 
 
@@ -101,14 +101,6 @@ def nobody_answers(
         tried += f"; {warning}" if warning else ""
         todo = 'name a peer by its address, as "tcp://host:7411"'
     return f"no peer has answered in {timeout_s:g} s: {tried}; {todo}"
-
-
-def _forgotten(client: "weakref.ref[Client]", connection: "Connection") -> None:
-    """A client was not closed. Its thread must not outlive it, nor be killed by the end of the process in mid-word."""
-    if client() is not None:
-        connection.close()  # the process ends
-    else:
-        connection.release()  # the garbage collector calls, from whichever thread, and must not be held up
 
 
 def _too_large(message: Submit, nbytes: int) -> Refused:

@@ -9,13 +9,11 @@ Rules     1. One thread, the process's main one, runs the reactor: sockets, the 
 
 import os
 import resource
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
@@ -91,9 +89,9 @@ class PeerProcess:
         self._is_leaving = False
         self._board = HealthBoard()
         with ExitStack() as started:
-            health = serve(self._board, settings.health, emit, version_file=version_file)
-            if health is not None:
-                started.callback(health.close)
+            self._health = serve(self._board, settings.health, emit, version_file=version_file)
+            if self._health is not None:
+                started.callback(self._health.close)
             self.reactor = Reactor()
             started.callback(self.reactor.close, GOODBYE_S)
             journal = self._open_journal(started)
@@ -119,7 +117,7 @@ class PeerProcess:
                 core,
                 PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
-                report=self._report,
+                report=emit,
                 network=self.links,
                 journal=journal,
             )
@@ -136,7 +134,8 @@ class PeerProcess:
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
             self._emit("tally.peer.start", {"peer": self.contact.id, "address": self.contact.address})
-            self._look_after_health()
+            if self._health is not None:
+                self._look_after_health()
             self.reactor.run(self.driver.due_s, self.driver.tick)
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
@@ -146,20 +145,6 @@ class PeerProcess:
     def leave(self) -> None:
         """Hand everything over and go; asked twice, go at once. From any thread, and from signal handlers."""
         self.reactor.call(self._leave)
-
-    @contextmanager
-    def leaving_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT make the peer leave. In the main thread."""
-
-        def asked(_number: int, _frame: FrameType | None) -> None:
-            self.leave()
-
-        before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def leave_at_end_of(self, file: int) -> None:
         """Leave when nobody holds the other end of this open file any more: whoever started the peer is gone."""
@@ -186,9 +171,6 @@ class PeerProcess:
 
     def _take(self, posted: Posted) -> None:
         self.driver.take(posted)
-
-    def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
-        self._emit(name, context)
 
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""

@@ -2,9 +2,9 @@
 
 import signal
 import threading
-from types import FrameType
 
 from .args import complain
+from .signals import on_ending
 
 
 def stay(error: Exception) -> signal.Signals:
@@ -13,17 +13,13 @@ def stay(error: Exception) -> signal.Signals:
     For the main thread only: no other gets signals.
     """
     over = threading.Event()
-    came: list[int] = []
+    came: list[signal.Signals] = []
 
-    def end(number: int, _: FrameType | None) -> None:
+    def end(number: signal.Signals) -> None:
         came.append(number)
         over.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with on_ending(end):
         complain(f"cannot start, and stays because of --boot: {error}")
         over.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return signal.Signals(came[0])
+    return came[0]

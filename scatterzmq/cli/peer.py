@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, ScatterError
 from .args import add_command, complain, number, size
 from .boot import stay
+from .signals import on_ending
 
 if TYPE_CHECKING:
     from ..runtime import GraphFile, PeerProcess
@@ -119,7 +120,7 @@ def _run(options: argparse.Namespace) -> int:
         # What is here by now stays, and walking through it again and again would only make tasks wait.
         gc.collect()
         gc.freeze()
-        with peer.leaving_on_signals():
+        with on_ending(lambda _: peer.leave()):
             return peer.run()
     finally:
         stream.close()

@@ -43,8 +43,8 @@ def add_to(commands: Any) -> None:
     add("--batch-size", metavar="N", type=number(1), help="most items per batch")
     add("--max-retries", metavar="N", type=number(0), help="restarts before an item fails")
     add("--device", metavar="NAME", help="torch device: cpu, cuda, cuda:1, mps")
-    add("--no-cache", action="store_true", help="compute everything")
-    add("--allow", metavar="MODULE", action="append", default=[], help="module of node kinds that may be imported")
+    add("--no-cache", action="store_true", default=None, help="compute everything")
+    add("--allow", metavar="MODULE", action="append", help="module of node kinds that may be imported")
     job.add_flow(parser)
     parser.set_defaults(call=run)
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the job. Returns 1 if any item failed. Raises ScatterError and OSError if it cannot be run at all."""
     if options.join:
         for name, option in _LOCAL.items():
-            if getattr(options, name):
+            if getattr(options, name) is not None:
                 raise UsageError(
                     f"{option} is for peers in this process; with --join the peers have it in their settings"
                 )
@@ -78,6 +78,6 @@ def _cluster(options: argparse.Namespace) -> dict[str, Any]:
         "max_retries": options.max_retries,
         "device": options.device,
         "cache": False if options.no_cache else None,
-        "plugins": options.allow or None,
+        "plugins": options.allow,
     }
     return {name: value for name, value in given.items() if value is not None} | {"blobs": {"packages": ["*"]}}

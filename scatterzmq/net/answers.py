@@ -79,6 +79,8 @@ class Answers:
         self._counters = counters
         # Who was heard last comes last.
         self._clients: dict[ClientId, _Client] = {}
+        # Those for whom something waits.
+        self._waiting: dict[ClientId, _Client] = {}
         self._left: list[ClientId] = []
         self._numbers = count(1)
         self._retry = Alarm()
@@ -90,7 +92,7 @@ class Answers:
 
     @property
     def waiting_bytes(self) -> int:
-        return sum([client.waiting_bytes for client in self._clients.values()])
+        return sum([client.waiting_bytes for client in self._waiting.values()])
 
     def heard(self, client: ClientId) -> None:
         """A message of this client came in and is about to be passed on."""
@@ -125,6 +127,7 @@ class Answers:
         self._retry.cancel()
         self._look.cancel()
         self._clients.clear()
+        self._waiting.clear()
 
     # ---- sending
 
@@ -166,6 +169,7 @@ class Answers:
             self._let_go(client, "clients_slow")
             return
         outbox.put(parts[start:])
+        self._waiting[client.id] = client
         if not self._retry.is_set:
             self._retry_s = RETRY_S[0]
             self._retry = self._reactor.later(self._retry_s, self._try_again)
@@ -191,12 +195,14 @@ class Answers:
 
     def _try_again(self) -> None:
         before = self.waiting_bytes
-        for client in list(self._clients.values()):
+        for client in list(self._waiting.values()):
             try:
                 for lane, outbox in client.outboxes.items():
                     outbox.send(partial(self._put, client.name + lane))
             except ClientGoneError:
                 self._let_go(client, "clients_gone")
+            if not client.waiting_bytes:
+                self._waiting.pop(client.id, None)
         after = self.waiting_bytes
         self._retry_s = RETRY_S[0] if after < before else min(2 * self._retry_s, RETRY_S[1])
         if after:
@@ -207,6 +213,7 @@ class Answers:
     def _let_go(self, client: _Client, why: str) -> None:
         if self._clients.get(client.id) is client:
             del self._clients[client.id]
+            self._waiting.pop(client.id, None)
             self._counters[why] += 1
             self._left.append(client.id)
             self._reactor.call(self.tell_left)

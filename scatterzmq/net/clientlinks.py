@@ -25,11 +25,12 @@ from ..core.blobmessages import BlobWritten, WriteBlob
 from ..core.messages import AskMembers, Contact, MemberList, ToClient, ToPeer
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column
-from ..wire.frames import Envelope, Frame, decode, encode, open_envelope
+from ..wire.frames import Envelope, Frame, decode_opened, encode, open_envelope
 from ..wire.refusal import Limits, WireError
 from .addresses import Address
 from .lanes import Lanes
 from .monitor import Change
+from .options import OutOfFilesError
 from .reactor import Alarm, Reactor
 from .routing import of_client
 
@@ -78,16 +79,14 @@ class ClientLinks:
     counters: of lanes (net/lanes.py), and what came in and was dropped, by reason.
     """
 
-    def __init__(
-        self, reactor: Reactor, changed: Callable[[], None], *, outbox_bytes: int, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, reactor: Reactor, changed: Callable[[], None], *, outbox_bytes: int) -> None:
         self.counters: Counter[str] = Counter()
         self.members: tuple[Member, ...] = ()
         self._suspects: frozenset[PeerId] = frozenset()
         self._reactor = reactor
         self._tell_changed = changed
         self._outbox_bytes = outbox_bytes
-        self._limits = limits or Limits()
+        self._limits = Limits()
         self._driver: Told | None = None
         self._places: dict[str, _Place] = {}
         self._links: dict[PeerId, _Place] = {}
@@ -175,19 +174,31 @@ class ClientLinks:
         if parsed is None:
             self.counters["address"] += 1
             return None
-        place = self._places[address] = _Place(address, is_seed=is_seed)
-        place.lanes = Lanes(
-            self._reactor,
-            parsed,
-            of_client(place.client),
-            outbox_bytes=self._outbox_bytes,
-            counters=self.counters,
-            limits=self._limits,
-            heard=partial(self._heard, place),
-            changed=partial(self._changed, place),
-            both=True,
-        )
+        place = _Place(address, is_seed=is_seed)
+        try:
+            place.lanes = Lanes(
+                self._reactor,
+                parsed,
+                of_client(place.client),
+                outbox_bytes=self._outbox_bytes,
+                counters=self.counters,
+                limits=self._limits,
+                heard=partial(self._heard, place),
+                changed=partial(self._changed, place),
+                both=True,
+            )
+        except OutOfFilesError:
+            self.counters["files"] += 1  # seeds come again by themselves
+            self._reactor.later(ASK_AGAIN_S, self._go_where_nobody_is)
+            return None
+        self._places[address] = place
         return place
+
+    def _go_where_nobody_is(self) -> None:
+        """Try the addresses of members again that could not even be tried."""
+        for contact in list(self._contacts.values()):
+            if contact.id not in self._links and contact.address not in self._places:
+                self._go_to(contact)
 
     def _go_to(self, contact: Contact) -> None:
         place = self._places.get(contact.address) or self._open(contact.address)
@@ -279,7 +290,7 @@ class ClientLinks:
             return
         try:
             envelope = open_envelope(frames, self._limits)
-            message, columns = decode(frames, self._limits)
+            message, columns = decode_opened(envelope, frames, self._limits)
         except WireError as error:
             self.counters[error.reason] += 1
             return

@@ -83,8 +83,6 @@ class PeerLinks:
         settings: Settings,
         take: Callable[[Posted], None],
         left: Callable[[int], None],
-        *,
-        limits: Limits | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -93,7 +91,7 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
-        self._limits = limits or Limits()
+        self._limits = Limits()
         self._outbox_bytes = settings.network.outbox_bytes
         self._dials_max = 2 * settings.cluster.peers_max
         self._name = of_peer(me.id, me.incarnation)

@@ -150,7 +150,7 @@ class Probe:
         tried = self._socket
         assert tried is not None
         # Systems may connect a port that is free to itself.
-        is_self = result == 0 and tried.getsockname() == tried.getpeername()
+        is_self = result == 0 and _is_own(tried)
         self.stop()
         if is_self or result == errno.ECONNREFUSED:
             self._refused()
@@ -166,6 +166,13 @@ class Probe:
             self._asked = None
             if is_refused:
                 self._refused()
+
+
+def _is_own(tried: socket.socket) -> bool:
+    try:
+        return bool(tried.getsockname() == tried.getpeername())
+    except OSError:
+        return False  # it is not connected, or not any more
 
 
 def _refuses(place: Address) -> bool:

@@ -60,7 +60,6 @@ class Reactor:
         self._pid = os.getpid()
         self._readers: dict[Source, Callback] = {}
         self._writers: dict[Source, Callback] = {}
-        self._hooks: list[Callback] = []
         self._alarms: list[tuple[float, int, Alarm]] = []
         self._numbers = count()
         self._calls: SimpleQueue[Callback] = SimpleQueue()
@@ -128,10 +127,6 @@ class Reactor:
     def disown(self, sock: socket.socket) -> None:
         self._owned.discard(sock)
 
-    def each_round(self, hook: Callback) -> None:
-        """Call this at the end of every round from now on: to send what has gathered in it, for example."""
-        self._hooks.append(hook)
-
     def run(self, due_s: Callable[[], float], tick: Callback) -> None:
         """Run until `stop`. due_s: when `tick` has something to do at the latest, by the clock; inf for never.
 
@@ -155,8 +150,6 @@ class Reactor:
         called = self._make_calls()
         if tick is not None:
             tick()
-        for hook in self._hooks:
-            hook()
         return bool(ready) or rang or called
 
     def close(self, linger_s: float = 0.0) -> None:

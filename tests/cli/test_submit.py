@@ -141,7 +141,7 @@ def test_run_does_not_replace_another_graph(cli: Any, peer: Peer, graph: Path, i
 
 @pytest.mark.parametrize(
     "option",
-    ["--peers 2", "--executors 2", "--batch-size 3", "--max-retries 1", "--device cpu", "--no-cache", "--allow a"],
+    ["--peers 2", "--executors 2", "--batch-size 3", "--max-retries 0", "--device cpu", "--no-cache", "--allow a"],
 )
 def test_options_for_peers_of_this_process_are_for_none_elsewhere(
     cli: Any, graph: Path, items: Path, option: str

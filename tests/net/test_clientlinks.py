@@ -16,6 +16,7 @@ from scatterzmq.net.reactor import Reactor
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, encode
 
+from .conftest import no_files_left
 from .scripted import ScriptedPeer
 
 LONG_S = 20.0
@@ -281,6 +282,16 @@ def test_who_is_told_to_be_gone_is_not_tried_any_more(world: World) -> None:
     assert list(world.links._places) == [peer.address]
     world.links.disconnect(other.id)
     world.through()
+
+
+def test_a_client_without_files_left_lives_on_and_tries_its_links_later(world: World) -> None:
+    peer, other = world.peer("a"), world.peer("b")
+    with no_files_left():
+        world.links.seed(peer.address)
+        world.links.connect(other.contact)
+        assert world.links.counters["files"] == 2
+    assert world.links.problems() == ()
+    world.until_told(("b", True))
 
 
 # ---- seeds

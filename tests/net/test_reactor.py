@@ -265,14 +265,6 @@ def test_alarms_ring_in_order_unless_cancelled() -> None:
     reactor.close()
 
 
-def test_what_gathers_in_a_round_goes_at_its_end(reactor: Reactor) -> None:
-    made: list[str] = []
-    reactor.each_round(lambda: made.append("end"))
-    reactor.call(lambda: made.append("call"))
-    reactor.step(0.0, lambda: made.append("tick"))
-    assert made == ["call", "tick", "end"]
-
-
 def test_after_its_end_calls_are_not_made(reactor: Reactor) -> None:
     reactor.close()
     reactor.call(lambda: pytest.fail("too late"))
