@@ -96,14 +96,17 @@ class Blocks:
                 for copied in self._copies.pop(block, ()):
                     self._drop_copy(copied)
 
+    @property
+    def any_lost(self) -> bool:
+        """Whether anything is gone that somebody may need."""
+        return bool(self._gone)
+
     def any_gone(self, values: Iterable[Value]) -> bool:
         """Whether one of these rows is gone."""
         return bool(self._gone) and any(block.id in self._gone for block, _ in values)
 
     def loss(self, values: Iterable[Value]) -> Loss | None:
         """Why one of these rows is gone; None if none is."""
-        if not self._gone:
-            return None
         return next((self._gone[block.id] for block, _ in values if block.id in self._gone), None)
 
     # ---- what is away

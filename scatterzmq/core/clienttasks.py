@@ -268,7 +268,7 @@ class Tasks:
             self._unwatch(task)
             self._ended.pop(task, None)
         if ids:
-            self._state.out.append(Deliver(message=_unknown(ids)))
+            self._state.out.append(Deliver(message=Final.unknown(ids)))
 
     # ---- asking for them
 
@@ -342,18 +342,6 @@ def chunks(ids: Iterable[TaskId]) -> list[tuple[TaskId, ...]]:
 def _alike(one: TaskStatus, other: TaskStatus) -> bool:
     """Ready and done are the same end."""
     return (one is TaskStatus.ERROR) == (other is TaskStatus.ERROR)
-
-
-def _unknown(ids: list[TaskId]) -> Final:
-    count = len(ids)
-    return Final(
-        ids=tuple(ids),
-        ns="",
-        statuses=(TaskStatus.UNKNOWN,) * count,
-        errors=(None,) * count,
-        retries=(0,) * count,
-        durations_ms=(0,) * count,
-    )
 
 
 def _cut(message: Final, keep: list[int]) -> tuple[Final, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from .leases import Lease
 from .needed import ALL
 from .payloadmessages import Payload
 from .peermessages import Commit, FailedPart, Part
-from .values import Block, Value
+from .values import Block, Value, known_digests
 
 Needed = Collection[tuple[GraphId, str]]
 """As core/needed.py finds it."""
@@ -220,7 +220,7 @@ def commit_of(
                     stays[name] = tuple([payload_of(block) for block in blocks])
                     stay += blocks
         fields = tuple([name for name in part.fields if twice or name not in stays])
-        digests = {name: known for name in fields if (known := digests_of(part.fields[name]))}
+        digests = known_digests({name: part.fields[name] for name in fields})
         parts.append(
             Part(output=part.output, rows=part.rows, fields=fields, call=part.call, digests=digests, stays=stays)
         )
@@ -252,6 +252,8 @@ def frame_name(plan: Plan, node: NodePlan, part: Part | Emitted, field: str) -> 
 def _large(values: tuple[Value, ...], inline_bytes: int) -> list[Block]:
     """The blocks of a column that is large enough to stay; [] if it is not, or not just these, or they cannot be
     fetched."""
+    if not values or not values[0][0].checksum:
+        return []  # nearly always: whoever stores a column gives a checksum only to what is large
     blocks = list(dict.fromkeys([block for block, _ in values]))
     if sum([block.nbytes for block in blocks]) <= inline_bytes * len(values):
         return []
@@ -278,13 +280,3 @@ def block_of(payload: Payload) -> Block:
     """A block that somebody has told us of."""
     layout = payload.layout
     return Block(BlockId(payload.maker, payload.counter), layout, layout.nbytes, payload.digests, payload.checksum)
-
-
-def digests_of(values: Iterable[Value]) -> tuple[bytes, ...]:
-    """Content digest per value; () if one of them is not known."""
-    digests = []
-    for block, row in values:
-        if not block.digests:
-            return ()
-        digests.append(block.digests[row])
-    return tuple(digests)

@@ -20,11 +20,12 @@ from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
 from .copies import Copy, info
-from .finals import final_of_copy, final_of_records, final_unknown
+from .finals import final_of_copy, final_of_records
 from .ledger import RECORD_NBYTES, Record
 from .messages import (
     Accepted,
     AskTasks,
+    Final,
     Goodbye,
     Moved,
     Refused,
@@ -308,7 +309,8 @@ class Desk:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=self._disk_gone()))
             self.clear(refused, _nothing)
-        return tuple([record for record in created if record not in alone])
+        gone = frozenset([record.id for record in alone])
+        return tuple([record for record in created if record.id not in gone])
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -340,7 +342,7 @@ class Desk:
                 self._attached[client] += 1
         self._tell({client: ended})
         if unknown:
-            self._out.send(client, final_unknown(unknown))
+            self._out.send(client, Final.unknown(unknown))
 
     def _attach_to_copy(self, client: ClientId, task: TaskId) -> bool:
         """Tell a client of a task that another peer owns. False if there is no copy of it."""
@@ -357,7 +359,7 @@ class Desk:
     def unknown(self, clients: Iterable[ClientId], task: TaskId) -> None:
         """Tell clients that a task is not known any more."""
         for client in clients:
-            self._out.send(client, final_unknown([task]))
+            self._out.send(client, Final.unknown([task]))
 
     def moved(self, clients: Iterable[ClientId], task: TaskId, owner: PeerId) -> None:
         """Tell clients who owns a task."""
@@ -407,7 +409,7 @@ class Desk:
 
     def _cleared(self, told: Mapping[ClientId, list[TaskId]], then: Callable[[], None]) -> None:
         for client, tasks in told.items():
-            self._out.send(client, final_unknown(tasks))
+            self._out.send(client, Final.unknown(tasks))
         then()
 
     def _clear_copies(self, ids: Iterable[TaskId]) -> None:

@@ -2,23 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..ids import TaskId
 from .copies import Copy
 from .ledger import Record
-from .messages import Final, TaskStatus
+from .messages import Final
 from .values import Value
-
-
-def final_unknown(tasks: list[TaskId]) -> Final:
-    count = len(tasks)
-    return Final(
-        ids=tuple(tasks),
-        ns="",
-        statuses=(TaskStatus.UNKNOWN,) * count,
-        errors=(None,) * count,
-        retries=(0,) * count,
-        durations_ms=(0,) * count,
-    )
 
 
 def final_of_copy(copy: Copy, copies: int) -> tuple[Final, dict[str, tuple[Value, ...]]]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from ..ids import BlockId, PeerId
 from .batches import sources_of
 from .blocks import Blocks
-from .commits import block_of, digests_of, payload_of
+from .commits import block_of, payload_of
 from .payloadmessages import Payload, Places
 from .payloads import Payloads
 from .peermessages import Grant
 from .queues import Queue
-from .values import Block, Value
+from .values import Block, Value, known_digests
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ def sent(blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...
     if blocks.any_away:
         _name(made, blocks, borrower, inputs)
     if digests:
-        made.digests = {name: known for name, values in made.beside.items() if (known := digests_of(values))}
+        made.digests = known_digests(made.beside)
     return made
 
 

@@ -121,13 +121,15 @@ class Lending:
         if not records:
             return
         now_ms = self._state.now_ms
+        max_exec_ms = self._batches.max_exec_ms(node)
+        wait_ms = max_exec_ms if self._state.blocks.any_away else 0  # it may wait as long for its inputs first
         lease = self._batches.lend(
             queue,
             records,
             message.executor,
             holder=peer,
             expires_ms=now_ms + self._lease_ms,
-            until_ms=now_ms + self._batches.max_exec_ms(node) + _GRACE * self._lease_ms,
+            until_ms=now_ms + wait_ms + max_exec_ms + _GRACE * self._lease_ms,
         )
         borrower.order = lease.order
         borrower.orders[lease.order] = None
@@ -135,6 +137,8 @@ class Lending:
 
     def _is_whole(self, queue: Queue, record: Record) -> bool:
         """Whether a task (just drawn) has all it needs; else it starts over. An executor here would find out itself."""
+        if not self._state.blocks.any_lost:
+            return True
         values = [value for values in self._batches.inputs(queue, [record]).values() for value in values]
         loss = self._state.blocks.loss(values)
         if loss is None:

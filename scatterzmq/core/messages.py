@@ -6,10 +6,10 @@ Rules   1. A request with a `mid` is answered once under the same `mid`; a repea
         3. Fields are only ever added at the end, with a default (wire/schema.py numbers the kinds).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..graph.formats import Format
@@ -240,6 +240,19 @@ class Final:
     durations_ms: tuple[int, ...]
     copies: int = 1
     durable: bool = False
+
+    @classmethod
+    def unknown(cls, ids: Sequence[TaskId]) -> Self:
+        """Nobody knows these tasks."""
+        count = len(ids)
+        return cls(
+            ids=tuple(ids),
+            ns="",
+            statuses=(TaskStatus.UNKNOWN,) * count,
+            errors=(None,) * count,
+            retries=(0,) * count,
+            durations_ms=(0,) * count,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

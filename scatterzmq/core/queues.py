@@ -197,6 +197,9 @@ class Queue:
                 self._drop_stale(heap)
             if not heap:
                 heaps = [heap for heap in heaps if heap]
+        # Peers come and go, and each that ever made something would leave a heap.
+        for bucket in [bucket for bucket, heap in self._heaps.items() if not heap]:
+            del self._heaps[bucket]
         return taken
 
     def _next_heap(self, heaps: list[list[_Entry]], preferred: list[list[_Entry]]) -> list[_Entry]:

@@ -4,6 +4,7 @@ A `Block` is one field of a batch, stored once, immutable; a `Value` is one row 
 where they leave the core (to an executor, to a client, to another peer).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,3 +34,18 @@ class Block:
 
 Value: TypeAlias = tuple[Block, int]
 """(block, row): a plain tuple, because there are several per task and step."""
+
+
+def digests_of(values: Iterable[Value]) -> tuple[bytes, ...]:
+    """Content digest per value; () if one of them is not known."""
+    digests = []
+    for block, row in values:
+        if not block.digests:
+            return ()
+        digests.append(block.digests[row])
+    return tuple(digests)
+
+
+def known_digests(columns: Mapping[str, Iterable[Value]]) -> dict[str, tuple[bytes, ...]]:
+    """Of the columns all of whose rows have one."""
+    return {name: known for name, values in columns.items() if (known := digests_of(values))}

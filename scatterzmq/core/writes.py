@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from .ledger import Phase, Record
 from .messages import TaskStatus
 from .peermessages import CopyKind, Replicate
-from .values import Value
+from .values import Value, known_digests
 
 WRITE_TASKS_MAX = 256
 WRITE_NBYTES_MAX = 4 << 20
@@ -69,18 +69,9 @@ def replicate(
         last_errors=tuple([record.error for record in records]),
         statuses=tuple([ENDS[record.phase] for record in records]) if ended else (),
         durations_ms=tuple([record.duration_ms(now_ms) for record in records]) if ended else (),
-        digests=_digests(values) if first.plan.digests else {},
+        digests=known_digests(values) if first.plan.digests else {},
     )
     return message, values
 
 
 ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
-
-
-def _digests(values: dict[str, tuple[Value, ...]]) -> dict[str, tuple[bytes, ...]]:
-    """Content digests of rows, where all of them have one."""
-    return {
-        name: tuple([block.digests[row] for block, row in column])
-        for name, column in values.items()
-        if all(block.digests for block, _ in column)
-    }

@@ -95,6 +95,7 @@ class Child:
         self._tell(Ready())
         while (heard := self._next()) is not None:
             self._hear(*heard)
+            del heard  # its columns are not to live until the next word comes
         self._output.remove()
         assert self._pool is not None, "started"
         self._pool.stop(0.0)
@@ -160,7 +161,6 @@ class Child:
             work = work_of(word, columns, plan, self._cancelled.pop(word.order, set()))
             self._running, self._last_order = work, word.order
             self._cancelled = {order: rows for order, rows in self._cancelled.items() if order > word.order}
-        del columns
         self._pool.run(self._executor, work)
         try:
             self._pool.run_pending()

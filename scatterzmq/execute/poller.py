@@ -58,9 +58,10 @@ class Poller:
 
     def run(self, timeout_s: float = 0.0) -> None:
         """See to everything that has happened; wait for something, so long at most."""
-        for handle, bits in self._epoll.poll(timeout_s):
-            happened = self._happened.get(handle)
-            if happened is not None:
+        # Whoever is called may close others, and open new ones under their numbers.
+        ready = [(bits, handle, self._happened.get(handle)) for handle, bits in self._epoll.poll(timeout_s)]
+        for bits, handle, happened in ready:
+            if happened is not None and self._happened.get(handle) is happened:
                 happened(bits)
 
     def close(self) -> None:

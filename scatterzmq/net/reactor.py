@@ -139,13 +139,15 @@ class Reactor:
         """One round: wait for something, at most so long, and deal with it. False if there was nothing."""
         self.check_process()
         wait_s = max(0.0, min(timeout_s, WAIT_MAX_S, self._until_alarm_s()))  # less than nothing were for ever
-        ready = self._poller.poll(ceil(wait_s * 1000))
-        for source, events in ready:
-            # Whoever was called before may have closed this one.
-            if events & (zmq.POLLIN | zmq.POLLERR):
-                self._readers.get(source, _nothing)()
-            if events & (zmq.POLLOUT | zmq.POLLERR):
-                self._writers.get(source, _nothing)()
+        # Whoever is called may close others, and open new ones under their numbers.
+        ready = [
+            (source, watching, events & (way | zmq.POLLERR), watching.get(source))
+            for source, events in self._poller.poll(ceil(wait_s * 1000))
+            for watching, way in ((self._readers, zmq.POLLIN), (self._writers, zmq.POLLOUT))
+        ]
+        for source, watching, has_happened, callback in ready:
+            if has_happened and callback is not None and watching.get(source) is callback:
+                callback()
         rang = self._ring_alarms()
         called = self._make_calls()
         if tick is not None:

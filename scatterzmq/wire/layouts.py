@@ -48,6 +48,9 @@ def read_layout(parts: tuple[object, ...], limits: Limits, name: object) -> tupl
 def _read_ragged(parts: tuple[object, ...], rows: int, dtype: DType, limits: Limits) -> tuple[Layout, int]:
     if len(parts) < 5:
         raise WireError(Reject.COLUMN, "expected ranks and sizes")
+    if rows and type(parts[3]) is int and parts[3] == 0 and parts[4] == ():
+        # A few bytes stand for any number of single numbers: nothing is spelled out for each of them.
+        return Layout(dtype, rows, ()), rows * dtype.itemsize
     ranks = (parts[3],) * rows if type(parts[3]) is int else _checked_sizes(parts[3], limits.items)
     if len(ranks) != rows or any(not 0 <= rank <= limits.rank for rank in set(ranks)):
         raise WireError(Reject.RANK, f"expected {rows} ranks of at most {limits.rank}")

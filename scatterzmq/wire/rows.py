@@ -118,13 +118,14 @@ def _grant(message: Grant) -> Shape:
     lists, sizes = _named(message.payloads)
     others: dict[str, int] = {}
     problem = ""
+    known = [payload.layout.rows for payload in message.payloads]
     for places in message.places:
         lists |= {
             f"payloads of {places.field}": (len(places.payloads), tasks),
             f"rows of {places.field}": (len(places.rows), tasks),
         }
         others[places.field] = places.payloads.count(payloads)
-        layouts = [payload.layout.rows for payload in message.payloads] + [others[places.field]]
+        layouts = [*known, others[places.field]]
         if any(
             source >= len(layouts) or row >= layouts[source]
             for source, row in zip(places.payloads, places.rows, strict=False)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatterzmq.core.blocks import Blocks
-from scatterzmq.core.commits import check, commit_of, digests_of, fits
+from scatterzmq.core.commits import check, commit_of, fits
 from scatterzmq.core.events import BatchFinished, Emitted, RowsFailed
 from scatterzmq.core.leases import Lease
 from scatterzmq.core.needed import needed
@@ -17,7 +17,7 @@ from scatterzmq.core.outbox import Outbox
 from scatterzmq.core.payloadmessages import Payload
 from scatterzmq.core.peermessages import Commit, FailedPart, Part
 from scatterzmq.core.queues import Queue
-from scatterzmq.core.values import Block
+from scatterzmq.core.values import Block, digests_of
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.check import check as checked_plan
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout

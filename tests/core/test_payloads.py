@@ -577,6 +577,17 @@ def test_a_lost_word_keeps_nothing_for_ever() -> None:
     assert len(mesh.said(HeldPayloads)) == 2
 
 
+def test_a_batch_that_may_wait_for_its_inputs_has_as_much_longer() -> None:
+    trio = Trio(1)
+    trio.start(2)
+    (lease,) = trio.owner.core.state.leases
+    settings = trio.owner.core.state.settings
+    least_ms = int(2000 * settings.executor.max_exec_s)
+    assert least_ms <= lease.until_ms - trio.mesh.now_ms <= least_ms + int(3000 * settings.timing.lease_s)
+    trio.finish()
+    trio.clear()
+
+
 def test_what_is_needed_is_not_freed_by_asking() -> None:
     trio = Trio(1)
     trio.mesh.wait(100_000)

@@ -354,6 +354,14 @@ def test_tasks_go_first_to_who_has_their_inputs(queue: Queue) -> None:
     assert take(queue, 5, THERE) == [0, 3, 6]
 
 
+def test_who_made_something_once_is_forgotten(queue: Queue) -> None:
+    for number in range(20):
+        push_at(queue, PeerId(f"P{number:032x}"), number)
+    while take(queue, 3):
+        pass
+    assert not queue._heaps
+
+
 def test_priority_counts_for_more(queue: Queue) -> None:
     push_at(queue, HERE, 1, 2)
     push_at(queue, THERE, 3, priority=2.0)

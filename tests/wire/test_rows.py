@@ -14,6 +14,7 @@ from scatterzmq.core.peermessages import CacheAnswer, CopyKind, Grant, Part
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.ids import PeerId, TaskId
+from scatterzmq.wire import layouts
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import decode, encode
 from scatterzmq.wire.refusal import Limits, Reject, WireError
@@ -301,6 +302,14 @@ def test_layouts_are_checked(layout: Any, forged: Any) -> None:
     else:
         with pytest.raises(WireError):
             decode(frames, Limits())
+
+
+def test_a_few_bytes_do_not_become_a_list_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "alike", lambda *_: pytest.fail("it was spelled out"))
+    limits = Limits()
+    code = DTYPES["int64"].code
+    said = layouts.read_layout((code, limits.rows, None, 0, ()), limits, "x")
+    assert said == (Layout(DTYPES["int64"], limits.rows, ()), limits.rows * 8, 5)
 
 
 # ---- what holds for every field of every kind
