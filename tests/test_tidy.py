@@ -107,7 +107,6 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "models": ("torch",),
     "nodes": ("torch", "numpy", "tokenizers", "safetensors"),
     "net": ("zmq",),
-    "journal": ("msgpack",),
     "sim.forge": ("msgpack",),
 }
 """Part or module -> other people's libraries that it may import when it is loaded."""

@@ -13,8 +13,6 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import assert_never
 
-import msgpack
-
 from ..core.entries import (
     DefinitionGone,
     DefinitionText,
@@ -31,7 +29,8 @@ from ..core.entries import (
 from ..core.values import Value
 from ..graph.formats import DTYPE_BY_CODE, Layout, Shape
 from ..wire.columns import Column
-from ..wire.refusal import Limits, WireError
+from ..wire.frames import packed, unpacked
+from ..wire.refusal import Limits, Reject, WireError
 from ..wire.schema import Codec, record
 
 INLINE_BYTES_MAX = 4096
@@ -93,7 +92,7 @@ def key(entry: Entry) -> tuple[Kind, bytes]:
 
 def pack_body(kind: Kind, entry: Entry) -> bytes:
     """All of an entry but the values of a task."""
-    return _packed(_CODECS[kind].pack(entry))
+    return packed(_CODECS[kind].pack(entry))
 
 
 def unpack_body(kind: int, body: object) -> Entry:
@@ -133,7 +132,7 @@ def pack_fields(values: Mapping[str, Value], columns: Mapping[str, Column]) -> t
             apart.append((place, column))
         digest = block.digests[row] if block.digests else b""
         heads.append((name, layout.dtype.code, layout.row_shape(0), digest, column.data if is_small else None))
-    return _packed(heads), apart
+    return packed(heads), apart
 
 
 def unpack_fields(packed: object) -> Iterator[Head]:
@@ -183,19 +182,10 @@ def joined(head: Head, parts: Iterable[object]) -> memoryview:
 # ---- msgpack
 
 
-def _packed(values: object) -> bytes:
-    # Texts may come from exceptions of users and hold halves of characters: better a "?" than a lost task.
-    raw: bytes = msgpack.packb(values, unicode_errors="replace")
-    return raw
-
-
 def _unpacked(raw: object) -> tuple[object, ...]:
     if type(raw) is not bytes:
         raise DamagedError(f"expected bytes, got {type(raw).__name__}")
     try:
-        values = msgpack.unpackb(raw, use_list=False)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise DamagedError(str(error) or type(error).__name__) from None
-    if type(values) is not tuple:
-        raise DamagedError(f"expected a list, got {type(values).__name__}")
-    return values
+        return unpacked(raw, _LIMITS, Reject.BODY)
+    except WireError as error:
+        raise DamagedError(error.detail) from None
