@@ -395,8 +395,6 @@ class SimClient:
         self.world.at(self.world.now_us + LOOK_US, self._look_around)
 
     def _say(self, address: str, message: ToPeer, columns: Mapping[str, Column]) -> None:
-        if isinstance(message, Submit):
-            self.world.checkers.submitted(message.ids, address)
         self._seq += 1
         frames = encode(message, columns, Envelope(src=self.id, seq=self._seq))
         self.world.network.send(self._place(address).link, frames)
