@@ -46,9 +46,9 @@ from ..core.messages import (
 from ..errors import ErrorCode
 from ..ids import ClientId, PeerId, TaskId
 from ..wire.columns import Column, fingerprint, gather, row_digests
-from ..wire.frames import Envelope, decode, encode, open_envelope
+from ..wire.frames import Envelope, encode
 from ..wire.refusal import WireError
-from .network import LIMITS, Frames, Link
+from .network import Frames, Link
 from .payload import column_of, values_of
 
 if TYPE_CHECKING:
@@ -415,11 +415,11 @@ class SimClient:
 
     def arrive(self, frames: Frames) -> None:
         try:
-            source = open_envelope(frames, LIMITS).src
-            message, columns = decode(frames, LIMITS)
+            envelope, message, columns = self.world.reader.read(frames)
         except WireError as error:
             self.world.rejected[error.reason] += 1
             return
+        source = envelope.src
         place = self._places.get(self.world.address(source))
         if place is None or not isinstance(source, PeerId):
             return
@@ -433,7 +433,7 @@ class SimClient:
             self._tell(PeerUp(peer=source))
         self._hear(source, cast(ToClient, message), columns)
 
-    def _hear(self, peer: PeerId, message: ToClient, columns: dict[str, Column]) -> None:
+    def _hear(self, peer: PeerId, message: ToClient, columns: Mapping[str, Column]) -> None:
         parcel = 0
         if columns:
             parcel = -self._mid()

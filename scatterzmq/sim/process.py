@@ -50,7 +50,7 @@ from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
 from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
-from ..core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
+from ..core.peermessages import KEPT_BESIDE, BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from ..core.values import Block, Value
 from ..errors import ErrorCode
@@ -272,7 +272,7 @@ class Process:
         self, peer: PeerId, envelope: Envelope, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
         is_fetched = isinstance(message, Fetched)
-        kept = isinstance(message, Replicate | CachePut | CacheTell)
+        kept = isinstance(message, KEPT_BESIDE)
         blocks = {
             name: self.store.put(
                 damaged(column, self._work) if is_fetched and self.world.faults.happens("damage") else column,
