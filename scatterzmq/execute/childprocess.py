@@ -50,9 +50,9 @@ class Listener(Protocol):
 class ChildProcess:
     """One child. Raises OSError if it cannot be started.
 
-    is_ready: it has said so, at ready_s. work: the batch that it has. plans: that it knows. checks: it was asked for.
-    has_worked: it has finished a batch. unfit: why it cannot be ready, as it says. last_line: that it has printed.
-    silent_s: when it is to be killed because it has closed its sockets and lives on.
+    is_ready: it has said so, at ready_s. work: the batch that it has. plans: that it knows. has_worked: it has
+    finished a batch. unfit: why it cannot be ready, as it says. last_line: that it has printed. silent_s: when it is to
+    be killed because it has closed its sockets and lives on.
     """
 
     def __init__(self, poller: Poller, listener: Listener, begin: Begin) -> None:
@@ -63,7 +63,6 @@ class ChildProcess:
         self.work: Work | None = None
         self.has_worked = False
         self.plans: set[bytes] = set()
-        self.checks: set[int] = set()
         self.unfit = ""
         self.last_line = ""
         self.silent_s: float | None = None

@@ -272,7 +272,6 @@ class ChildPool:
         for request, check in [*self._checks.items()]:
             if check.child is None:
                 check.child = child
-                child.checks.add(request)
                 try:
                     child.tell_aside(Describe(request=request, definition=check.definition))
                 except OSError as error:
@@ -288,10 +287,12 @@ class ChildPool:
         else:
             self._answer(request, graph_checked(request, check.definition, describe_from(word.nodes)))
 
+    def _checks_of(self, child: ChildProcess) -> list[int]:
+        """What it was asked for and has not answered."""
+        return sorted(request for request, check in self._checks.items() if check.child is child)
+
     def _answer(self, request: int, answer: GraphChecked) -> None:
-        check = self._checks.pop(request)
-        if check.child is not None:
-            check.child.checks.discard(request)
+        del self._checks[request]
         self._post(answer)
 
     def _checks_due(self, now_s: float) -> None:
@@ -348,7 +349,7 @@ class ChildPool:
         self._fail_checks(child, reason)
 
     def _fail_checks(self, child: ChildProcess, reason: str) -> None:
-        for request in sorted(child.checks):
+        for request in self._checks_of(child):
             self._answer(request, check_failed(request, f"the executor that checked it died of it: {reason}"))
 
     def ended(self, child: ChildProcess, reason: str, /) -> None:
@@ -359,7 +360,7 @@ class ChildPool:
         if self._is_stopping:
             return
         reason = self._with_memory(reason)
-        may_have_reasons = child.has_worked or child.work is not None or bool(child.checks)
+        may_have_reasons = child.has_worked or child.work is not None or bool(self._checks_of(child))
         self._fail_checks(child, reason)
         if not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))

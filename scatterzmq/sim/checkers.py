@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.actions import BatchOrder
-from ..core.ledger import TRANSITIONS, Cause, Phase, Record, check_record
+from ..core.ledger import Cause, Phase, Record, check_record
 from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
 from ..ids import BlockId, ClientId, PeerId, TaskId
@@ -51,8 +51,7 @@ class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
 class Facts:
     """What the world knows of a task.
 
-    asked: addresses that it was submitted to. copies, durable: as told to a client; 0 before it is accepted.
-    lost: excused, because too much failed at once.
+    copies, durable: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there.
     """
 
@@ -62,8 +61,6 @@ class Facts:
     may_fail: bool
     copies: int = 0
     durable: bool = False
-    accepted_us: int = 0
-    asked: set[str] = field(default_factory=set)
     is_cleared: bool = False
     is_cancelled: bool = False
     is_deleted: bool = False
@@ -239,10 +236,6 @@ class Checkers:
             return  # its executors were given up because time went by without them
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
-    def submitted(self, tasks: Sequence[TaskId], address: str) -> None:
-        for task in tasks:
-            self.facts[task].asked.add(address)
-
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
         """Rule 7: what is said to be on disk is there now, and safe."""
         if process.disk is None or process.has_failed or self.world.settings.journal.mode != "sync":
@@ -254,8 +247,6 @@ class Checkers:
 
     def accepted(self, task: TaskId, copies: int, *, durable: bool) -> None:
         facts = self.facts[task]
-        if not facts.copies:
-            facts.accepted_us = self.world.now_us
         facts.copies = max(facts.copies, copies)
         facts.durable |= durable
 
@@ -393,7 +384,3 @@ class Checkers:
                 raise Violation(f"{process.name}: blocks that nobody can need")
             if state.cache is not None and (state.cache.leaders() or state.cache.waiters()):
                 raise Violation(f"{process.name}: keys are led, and nothing runs")
-
-    def coverage(self) -> list[str]:
-        """Transitions that were not taken."""
-        return [f"{phase}/{cause}" for phase, cause in TRANSITIONS if not self.rows[phase, cause]]

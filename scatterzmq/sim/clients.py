@@ -46,9 +46,9 @@ from ..core.messages import (
 from ..errors import ErrorCode
 from ..ids import ClientId, PeerId, TaskId
 from ..wire.columns import Column, fingerprint, gather, row_digests
-from ..wire.frames import Envelope, decode, encode, open_envelope
+from ..wire.frames import Envelope, encode
 from ..wire.refusal import WireError
-from .network import LIMITS, Frames, Link
+from .network import Frames, Link
 from .payload import column_of, values_of
 
 if TYPE_CHECKING:
@@ -395,8 +395,6 @@ class SimClient:
         self.world.at(self.world.now_us + LOOK_US, self._look_around)
 
     def _say(self, address: str, message: ToPeer, columns: Mapping[str, Column]) -> None:
-        if isinstance(message, Submit):
-            self.world.checkers.submitted(message.ids, address)
         self._seq += 1
         frames = encode(message, columns, Envelope(src=self.id, seq=self._seq))
         self.world.network.send(self._place(address).link, frames)
@@ -417,11 +415,11 @@ class SimClient:
 
     def arrive(self, frames: Frames) -> None:
         try:
-            source = open_envelope(frames, LIMITS).src
-            message, columns = decode(frames, LIMITS)
+            envelope, message, columns = self.world.reader.read(frames)
         except WireError as error:
             self.world.rejected[error.reason] += 1
             return
+        source = envelope.src
         place = self._places.get(self.world.address(source))
         if place is None or not isinstance(source, PeerId):
             return
@@ -435,7 +433,7 @@ class SimClient:
             self._tell(PeerUp(peer=source))
         self._hear(source, cast(ToClient, message), columns)
 
-    def _hear(self, peer: PeerId, message: ToClient, columns: dict[str, Column]) -> None:
+    def _hear(self, peer: PeerId, message: ToClient, columns: Mapping[str, Column]) -> None:
         parcel = 0
         if columns:
             parcel = -self._mid()

@@ -55,6 +55,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 """Kind of fault -> what it does."""
 
 
+PEERS_MAX = 7
 DISK_FAULTS = frozenset(("disk_tail", "disk_full", "power"))
 
 
@@ -112,12 +113,10 @@ class Options:
         )
 
 
-def draw(
-    seed: int, *, peers: int | None = None, peers_max: int = 7, steps: int | None = None, check_every: int = 0
-) -> Options:
+def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check_every: int = 0) -> Options:
     """The options of a seed. peers, steps, check_every: fixed from outside; everything else stays as it was drawn."""
     chance = Random(f"{seed}:options")
-    drawn_peers = chance.randint(1, peers_max)
+    drawn_peers = chance.randint(1, PEERS_MAX)
     count = drawn_peers if peers is None else peers
     executors = tuple([chance.choice((0, 1, 1, 1, 2, 3)) for _ in range(count)])
     if not any(executors):

@@ -50,7 +50,7 @@ from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
 from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
-from ..core.peermessages import BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
+from ..core.peermessages import KEPT_BESIDE, BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from ..core.values import Block, Value
 from ..errors import ErrorCode
@@ -138,7 +138,6 @@ class Process:
         self.clients: dict[ClientId, Link] = {}
         self.reports: Counter[str] = Counter()
         self.buried: set[str] = set()
-        self.rejected: Counter[str] = Counter()
         self.store = Store(me.id, me.incarnation)
         self.core = PeerCore(
             me,
@@ -150,7 +149,7 @@ class Process:
         self.state = self.core.state
         ledger = cast(WatchedLedger, self.state.ledger)
         ledger.__class__ = WatchedLedger
-        ledger.watch = self._moved
+        ledger.watch = partial(world.checkers.moved, self)
         ledger.begun = partial(world.checkers.begun, self)
         ledger.removed = partial(world.checkers.removed, self)
         self.touched = ledger.touched = {}
@@ -250,7 +249,6 @@ class Process:
         try:
             envelope, message, columns = self.world.reader.read(frames)
         except WireError as error:
-            self.rejected[error.reason] += 1
             self.world.rejected[error.reason] += 1
             return
         source = envelope.src
@@ -274,7 +272,7 @@ class Process:
         self, peer: PeerId, envelope: Envelope, message: BetweenPeers, columns: Mapping[str, Column]
     ) -> None:
         is_fetched = isinstance(message, Fetched)
-        kept = isinstance(message, Replicate | CachePut | CacheTell)
+        kept = isinstance(message, KEPT_BESIDE)
         blocks = {
             name: self.store.put(
                 damaged(column, self._work) if is_fetched and self.world.faults.happens("damage") else column,
@@ -580,9 +578,6 @@ class Process:
             fields=fields,
             call=called(order.plan, call).id if call else None,
         )
-
-    def _moved(self, record: Record, cause: Cause, before: Phase) -> None:
-        self.world.checkers.moved(self, record, cause, before)
 
 
 def _digests_beside(message: BetweenPeers, name: str) -> tuple[bytes, ...]:

@@ -22,14 +22,13 @@ from ..core.messages import Clear, LoadGraph
 from ..core.peermessages import Contact
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId, TaskId
-from ..wire.frames import open_envelope
 from .checkers import Checkers, Facts, Violation
 from .clients import Handle, SimClient
 from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
 from .faults import Faults
-from .network import LIMITS, Frames, Network
+from .network import Network
 from .opened import Reader
 from .options import Options
 from .oracle import expected
@@ -223,10 +222,6 @@ class World:
             return record.phase.ended or not is_final
         return copy is not None and (copy.status is not None or not is_final)
 
-    def address_of(self, frames: Frames) -> str:
-        """Where a message comes from; "" if its sender is gone."""
-        return self.address(open_envelope(frames, LIMITS).src)
-
     def address(self, id_: PeerId | ClientId | None) -> str:
         """Where a process is; "" if it is gone."""
         return next((process.address for process in self.alive() if process.id == id_), "")
@@ -302,9 +297,6 @@ class World:
     def nonce(self) -> bytes:
         self._nonces += 1
         return self._nonces.to_bytes(8, "big")
-
-    def some_address(self) -> str:
-        return self._swarm.choice(self.addresses)
 
     # ---- the whole run
 
