@@ -222,12 +222,13 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
-    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner), seq."""
+    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner, life of it), seq."""
 
     id: TaskId
     rank: int
     n: int
     owner: PeerId
+    life: int
     seq: int
 
 

@@ -110,7 +110,7 @@ EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 
 HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
 CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
-VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
+VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, life=5, seq=4)
 CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
 PAYLOAD = Payload(
