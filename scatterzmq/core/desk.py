@@ -349,7 +349,7 @@ class Desk:
         copy = self._copies.copy(task)
         if copy is None:
             return False
-        if copy.status is None:
+        if copy.status is None or copy.stands_in:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
         else:
@@ -506,7 +506,7 @@ class Desk:
             copy = self._copies.copy(task)
             if copy is None:
                 return TaskReport(id=task, status=TaskStatus.UNKNOWN)
-            status = TaskStatus.WAIT if copy.status is None else copy.status
+            status = TaskStatus.WAIT if copy.status is None or copy.stands_in else copy.status
             retries = copy.errors + copy.restarts
             return TaskReport(
                 id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms
