@@ -388,6 +388,11 @@ class Desk:
             if record is not None:
                 self._ledger.mark_read(record)
 
+    def unknown_of(self, ids: Iterable[TaskId]) -> tuple[TaskId, ...]:
+        """Those of these tasks of which nothing is known here, not even that they were deleted."""
+        known, copies = self._ledger.record, self._copies.version
+        return tuple([task for task in ids if known(task) is None and copies(task) is None])
+
     def clear(self, ids: Iterable[TaskId], then: Callable[[], None]) -> None:
         """Forget tasks, wherever they are in their lives; `then` is called when the copies have, too."""
         ids = tuple(dict.fromkeys(ids))

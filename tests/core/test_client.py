@@ -687,6 +687,48 @@ def test_a_task_of_others_is_cleared_everywhere() -> None:
     assert world.told() == [Cleared(mid=9)]
 
 
+def clears(world: ClientWorld) -> dict[PeerId, Any]:
+    """Who is asked to clear what; the rest is forgotten."""
+    return {ask.peer: ask.message for ask in world.said(Clear)}
+
+
+def test_what_is_not_where_it_should_be_is_cleared_everywhere() -> None:
+    """The word that it has moved may get lost: who had it before said that it was cleared."""
+    world = ClientWorld(A, B, C)
+    here, there, gone = world.accepted(A, 1, 2, 3)
+    world.say(Clear(mid=9, ids=(here, there, gone)))
+    asked = clears(world)
+    assert asked.keys() == {A}
+    world.hear(A, Cleared(mid=asked[A].mid, unknown=(there, gone)))
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: (there, gone), C: (there, gone)}
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=(there, gone)))
+    assert not world.told()
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=(gone,)))
+    assert [message for message in world.told() if isinstance(message, Cleared)] == [Cleared(mid=9)]
+    assert not clears(world), "nobody has it"
+
+
+def test_of_several_who_may_have_it_one_is_enough() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    asked = clears(world)
+    world.hear(A, Cleared(mid=asked[A].mid, unknown=tasks(1, 2)))
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(2)))
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=tasks(1)))
+    assert world.told() == [Cleared(mid=9)]
+
+
+def test_what_is_submitted_again_meanwhile_is_not_looked_for() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1)
+    world.say(Clear(mid=9, ids=(task,)))
+    (clear,) = world.said(Clear)
+    world.say(submit(2, 1))
+    world.hear(A, Cleared(mid=clear.message.mid, unknown=(task,)))
+    assert not clears(world)
+
+
 def test_a_task_may_be_submitted_again_while_it_is_cleared() -> None:
     world = ClientWorld(A)
     (task,) = world.accepted(A, 1)
