@@ -65,6 +65,7 @@ from .messages import (
     Submit,
 )
 from .nudges import Nudges
+from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -120,6 +121,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
+    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
     """
 
     def __init__(
@@ -131,10 +133,11 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
+        wants: Callable[[str], bool] = everything,
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static)
+        self._state = State.new(me, nonce, settings, static=static, wants=wants)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)

@@ -72,6 +72,13 @@ def ran(mesh: Mesh) -> int:
     return sum(len(peer.ran) for peer in mesh.peers)
 
 
+def counted(mesh: Mesh, at: int) -> list[int]:
+    """What came of the questions of a peer's tasks: hits, misses, deferred, promoted."""
+    mesh.peers[at].say(AskStats(mid=1))
+    counters = mesh.peers[at].last(Stats).counters
+    return [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred", "promoted")]
+
+
 def statuses(mesh: Mesh, at: int, tasks: Iterable[TaskId]) -> list[TaskStatus]:
     return [mesh.peers[at].status(task) for task in tasks]
 
@@ -115,8 +122,7 @@ def test_what_one_peer_has_computed_is_a_hit_for_another(owner: int) -> None:
     assert outcome.retries == 0
     assert len(mesh.said(CacheAsk)) == {0: 1, 1: 1, 2: 2}[owner]
     mesh.peers[1].say(AskStats(mid=1))
-    counters = mesh.peers[1].last(Stats).counters
-    assert [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred")] == [2, 0, 0]
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
     mesh.wait(20_000)
     assert {peer.core.deadline_ms() for peer in mesh.peers} == {3_600_000, None}, "only the results' own time"
 
@@ -134,9 +140,7 @@ def test_equal_tasks_at_all_peers_are_computed_once() -> None:
     assert ran(mesh) == 1
     assert len(mesh.said(CacheAsk)) == 2, "one task asks for all of a peer"
     assert [outcome.retries for peer in mesh.peers for told in peer.outcomes.values() for outcome in told] == [0] * 15
-    mesh.peers[0].say(AskStats(mid=1))
-    counters = mesh.peers[0].last(Stats).counters
-    assert [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred")] == [0, 0, 5]
+    assert [counted(mesh, at) for at in range(3)] == [[0, 0, 5, 0], [0, 0, 5, 0], [0, 1, 4, 0]]
 
 
 def test_what_is_asked_at_once_goes_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +233,47 @@ def test_other_definitions_share_what_they_have_in_common() -> None:
     assert mesh.results(1, [task]) == [value + 2], "nothing stale"
 
 
+# ---- what is told of it
+
+
+def test_events_say_what_came_of_each_question() -> None:
+    """Of whole graphs by their name, of nodes by theirs, too."""
+    mesh = Mesh(2)
+    inner = graph("inner", "n:value", [node("n", "add", ":value", None, by=1, cache=True)])
+    main = graph("main", "c:value", [node("c", "call", ":value", None, graph="inner")], cache=True)
+    mesh.load(main, inner)
+    first, second = mesh.submit(0, 5, 5)
+    mesh.deliver()
+    mesh.peers[0].cancel(first)
+    mesh.run()
+    (third,) = mesh.submit(0, 5)
+    cached = [report for report in mesh.peers[0].reports if report.name.startswith("cache.")]
+    assert [(report.name, *report.context.values()) for report in cached] == [
+        ("cache.miss", first, "main:main", ""),
+        ("cache.defer", second, "main:main", ""),
+        ("cache.promote", second, "main:main", ""),
+        ("cache.miss", second, "main:inner", "n"),
+        ("cache.hit", third, "main:main", ""),
+    ]
+
+
+def test_events_nobody_listens_to_are_not_made() -> None:
+    mesh, plan = make_mesh(2)
+    asked: list[str] = []
+
+    def wants(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    for peer in mesh.peers:
+        peer.core.state.out.wants = wants
+    mesh.submit(0, *[owned_by(mesh, plan, 0)] * 3)
+    mesh.run()
+    assert asked == ["cache.miss", "cache.defer", "cache.defer"]
+    assert not [report for peer in mesh.peers for report in peer.reports if report.name.startswith("cache.")]
+    assert counted(mesh, 0) == [0, 1, 2, 0]
+
+
 # ---- leaders that give up
 
 
@@ -252,6 +297,8 @@ def test_errors_are_not_passed_on_and_two_leaders_are_enough(owner: int) -> None
             assert outcome.error is not None
             assert outcome.error.code is ErrorCode.GENERAL_EXCEPTION
     assert ran(mesh) == 8
+    totals = [sum(numbers) for numbers in zip(*[counted(mesh, at) for at in range(4)], strict=True)]
+    assert totals == [0, 1, 7, 7], "one was first, seven waited, and each of those computed after all"
     mesh.wait(20_000)
     assert {peer.core.deadline_ms() for peer in mesh.peers} == {3_600_000}
 
@@ -273,6 +320,7 @@ def test_when_the_leader_is_given_up_the_next_one_leads(owner: int, how: str) ->
     assert mesh.results(1, tasks[1]) == mesh.results(2, tasks[2]) == [value + 1]
     assert len(mesh.peers[1].ran) == 1
     assert len(mesh.peers[2].ran) == 0
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]]
 
 
 @pytest.mark.parametrize("how", ["clear", "cancel"])
@@ -307,6 +355,7 @@ def test_who_waits_at_one_peer_goes_on_when_its_leader_fails_elsewhere() -> None
     mesh.run()
     assert mesh.results(0, first[1:]) == mesh.results(1, other) == [value + 1]
     assert [len(peer.ran) for peer in mesh.peers] == [1, 1, 0], "peer 0 ran what was cancelled"
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
 
 
 def test_a_retried_leader_leads_again() -> None:
