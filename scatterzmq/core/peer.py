@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, assert_never
 
-from ..ids import PeerId
+from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
 from .batches import Batches
@@ -53,9 +53,11 @@ from .messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     LoadGraph,
     MemberList,
@@ -468,6 +470,20 @@ class PeerCore:
             HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
 
+    def _about_peer(self, sender: ClientId, message: AskStats | AskMembers | ClearCache) -> None:
+        match message:
+            case AskStats(mid=mid):
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
+            case AskMembers(mid=mid):
+                members = self._state.members
+                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
+                self._state.out.send(sender, answer)
+            case ClearCache(mid=mid, origins=origins):
+                cache = self._state.cache
+                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+            case _:
+                assert_never(message)
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
@@ -493,12 +509,8 @@ class PeerCore:
                 self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
-            case AskStats(mid=mid):
-                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskStats() | AskMembers() | ClearCache() as message:
+                self._about_peer(sender, message)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

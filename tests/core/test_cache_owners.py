@@ -12,8 +12,19 @@ from scatterzmq.core.actions import Tell
 from scatterzmq.core.cache import cache_key
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.events import TimerFired
-from scatterzmq.core.messages import AskStats, Attach, Moved, Stats, TaskStatus
+from scatterzmq.core.messages import (
+    AskNamespaces,
+    AskStats,
+    Attach,
+    CacheCleared,
+    ClearCache,
+    Moved,
+    Namespaces,
+    Stats,
+    TaskStatus,
+)
 from scatterzmq.core.peermessages import (
+    CACHE_KEY_BYTES,
     BetweenPeers,
     CacheAbort,
     CacheAnswer,
@@ -176,6 +187,44 @@ def test_without_deferral_only_hits_save_work() -> None:
     late = mesh.submit(1, value)
     mesh.deliver()
     assert mesh.results(1, late) == [value + 1]
+
+
+def test_values_of_a_namespace_are_forgotten_where_all_of_them_are() -> None:
+    """At the key's owner and at those who asked it; those of another graph stay."""
+    mesh, plan = make_mesh()
+    nodes = [node("s", "add", ":value", "t", by=1, cache=True), node("t", "add", "s:value", None, by=1)]
+    mesh.load(graph("main", "t:value", nodes, cache=True), ns="other")
+    value = owned_by(mesh, plan, 2)
+    for at in range(3):
+        mesh.submit(at, value)
+        mesh.run()
+    mesh.submit(0, value, ns="other")
+    mesh.run()
+    assert ran(mesh) == 3
+    mesh.peers[0].say(AskNamespaces(mid=1))
+    infos = {info.ns: info for info in mesh.peers[0].last(Namespaces).infos}
+    assert [len(infos[ns].cached) for ns in ("main", "other")] == [1, 2]
+    gone = []
+    for peer in mesh.peers:
+        peer.say(ClearCache(mid=1, origins=infos["main"].cached))
+        gone.append(peer.last(CacheCleared).values)
+    assert gone == [1, 1, 1]
+    mesh.submit(1, value)
+    mesh.submit(0, value, ns="other")
+    mesh.run()
+    assert ran(mesh) == 4
+    gone = []
+    for peer in mesh.peers:
+        peer.say(ClearCache(mid=1))
+        gone.append(peer.last(CacheCleared).values)
+    assert sum(gone) >= 4
+    assert not any(len(owners_of(mesh, at)._cache) for at in range(3))
+
+
+def test_who_does_not_cache_has_nothing_to_forget() -> None:
+    mesh = Mesh(1, cache={"enabled": False})
+    mesh.peers[0].say(ClearCache(mid=1))
+    assert mesh.peers[0].last(CacheCleared) == CacheCleared(mid=1, values=0)
 
 
 def test_nodes_are_cached_among_peers_too() -> None:
@@ -562,8 +611,8 @@ def test_who_does_not_cache_says_so_at_once() -> None:
     mesh.wait(3_600_000)
     assert statuses(mesh, 0, tasks) == [TaskStatus.UNKNOWN] * 2, "time goes on without a cache"
     task = TaskId("T" + "9" * 32)
-    tell(mesh, 0, 1, CacheAsk(keys=(b"k" * 32,), ids=(task,), may_wait=(True,)))
-    assert mesh.said(CacheTell) == [CacheTell(key=b"k" * 32, id=task, answer=CacheAnswer.COMPUTE)]
+    tell(mesh, 0, 1, CacheAsk(keys=(b"k" * CACHE_KEY_BYTES,), ids=(task,), may_wait=(True,)))
+    assert mesh.said(CacheTell) == [CacheTell(key=b"k" * CACHE_KEY_BYTES, id=task, answer=CacheAnswer.COMPUTE)]
 
 
 # ---- members come and go
