@@ -14,8 +14,8 @@ from typing import TypeAlias
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
+from .messages import ORIGIN_BYTES, Message, TaskStatus
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
-from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
@@ -453,6 +453,10 @@ class Surrender:
 
 
 # ---- the cache
+
+
+CACHE_KEY_BYTES = ORIGIN_BYTES + 32
+"""The origin, and a digest over closure and inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,8 +66,10 @@ class State:
         go_on()
 
     @classmethod
-    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
-        out = Outbox()
+    def new(
+        cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, wants: Callable[[str], bool]
+    ) -> "State":
+        out = Outbox(wants)
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
         ledger = Ledger()
