@@ -42,6 +42,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -465,6 +466,18 @@ class PeerCore:
             HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
 
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
@@ -492,10 +505,8 @@ class PeerCore:
                 self._definitions.definition(sender, message)
             case AskStats(mid=mid):
                 self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskMembers() as message:
+                self._state.out.send(sender, self._member_list(message))
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ids import PeerId
-from ..settings import Settings
+from ..settings import Settings, row_bytes
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
@@ -31,6 +31,7 @@ class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
     first_n: the epoch in which a task begins here; with a journal, above all epochs of earlier lives.
+    row_bytes_max: of the tensors of one task at one step; None where messages may be as long as they like.
     gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     restoring: what was here before this peer started is not compared with others yet, so clients have to wait.
     """
@@ -49,6 +50,7 @@ class State:
     leases: Leases
     cache: Cache | None
     journal: Journal | None
+    row_bytes_max: int | None
     gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
@@ -103,6 +105,7 @@ class State:
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
             journal=journal,
+            row_bytes_max=None if static else row_bytes(settings.network.message_bytes),
             restoring=journal is not None,
         )
 

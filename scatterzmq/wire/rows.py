@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
-from ..core.messages import Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
+from ..core.messages import AskMembers, Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
 from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
     AnyMessage,
@@ -196,6 +196,10 @@ def _greeting(message: Hello | Welcome) -> Shape:
     return Shape(sizes=[((message.nonce,), BOOT_NONCE), ((message.cluster,), CLUSTER)])
 
 
+def _ask_members(message: AskMembers) -> Shape:
+    return Shape(sizes=[((message.cluster,), CLUSTER)] if message.cluster else [])
+
+
 def _heartbeat(message: Heartbeat) -> Shape:
     """Who has no definitions yet may say nothing of them."""
     pointers = (message.pointers,) if message.pointers else ()
@@ -210,6 +214,7 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         Namespaces: lambda message: _plan(*[info.digest for info in message.infos]),
         Hello: _greeting,
         Welcome: _greeting,
+        AskMembers: _ask_members,
         Heartbeat: _heartbeat,
         QueueStates: lambda message: _plan(*[state.digest for state in message.states]),
         Nudge: lambda message: _plan(message.digest),
