@@ -186,9 +186,13 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskMembers:
-    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there.
+
+    cluster: 8 bytes that stand for the name of the one that is meant; b"" for whichever the receiver belongs to.
+    """
 
     mid: int
+    cluster: bytes = b""
 
 
 # ---- peer -> client
@@ -384,11 +388,16 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberList:
-    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter."""
+    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
+
+    message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
+    """
 
     mid: int
     members: tuple[Contact, ...]
     suspects: tuple[PeerId, ...] = ()
+    message_bytes: int = 0
+    refusal: str = ""
 
 
 ToPeer: TypeAlias = (

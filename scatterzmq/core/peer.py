@@ -42,6 +42,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -474,15 +475,25 @@ class PeerCore:
         match message:
             case AskStats(mid=mid):
                 self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskMembers() as asked:
+                self._state.out.send(sender, self._member_list(asked))
             case ClearCache(mid=mid, origins=origins):
                 cache = self._state.cache
                 self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
             case _:
                 assert_never(message)
+
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender

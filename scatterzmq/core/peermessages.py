@@ -399,7 +399,10 @@ class FailedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything."""
+    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything.
+
+    piece, more: of what is too much for one message the next piece is said when this one has been answered.
+    """
 
     executor: ExecutorId
     order: int
@@ -407,6 +410,8 @@ class Commit:
     failed: tuple[FailedPart, ...] = ()
     missing: tuple[int, ...] = ()
     claim: Claim | None = None
+    piece: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +421,7 @@ class Committed:
     executor: ExecutorId
     order: int
     fenced: bool
+    piece: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
-        self._limits = Limits()
+        self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
         self._dials_max = 2 * settings.cluster.peers_max
         self._name = of_peer(me.id, me.incarnation)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
 from ..core.messages import (
     ORIGIN_BYTES,
+    AskMembers,
     ClearCache,
     Final,
     GraphLoaded,
@@ -212,6 +213,10 @@ def _greeting(message: Hello | Welcome) -> Shape:
     return Shape(sizes=[((message.nonce,), BOOT_NONCE), ((message.cluster,), CLUSTER)])
 
 
+def _ask_members(message: AskMembers) -> Shape:
+    return Shape(sizes=[((message.cluster,), CLUSTER)] if message.cluster else [])
+
+
 def _heartbeat(message: Heartbeat) -> Shape:
     """Who has no definitions yet may say nothing of them."""
     pointers = (message.pointers,) if message.pointers else ()
@@ -227,6 +232,7 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         ClearCache: lambda message: Shape(sizes=[(message.origins or (), ORIGIN_BYTES)]),
         Hello: _greeting,
         Welcome: _greeting,
+        AskMembers: _ask_members,
         Heartbeat: _heartbeat,
         QueueStates: lambda message: _plan(*[state.digest for state in message.states]),
         Nudge: lambda message: _plan(message.digest),

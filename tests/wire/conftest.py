@@ -155,6 +155,15 @@ def _one_row() -> Columns:
     return {"y": Column(Layout(DTYPES["bool"], 1, (1, 2)), memoryview(bytearray(b"\1\0")))}
 
 
+def _members() -> list[Example]:
+    return [
+        (AskMembers(mid=19, cluster=b"c" * 8), {}),
+        (AskMembers(mid=20), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
+        (MemberList(mid=19, members=(), refusal="another cluster"), {}),
+    ]
+
+
 def _with_clients() -> list[Example]:
     report = TaskReport(
         id=ONE, status=TaskStatus.ERROR, ns="n", retries=3, error=ERROR, duration_ms=7, place="n:g:o", story=("a", "b")
@@ -185,8 +194,7 @@ def _with_clients() -> list[Example]:
         (AskNamespaces(mid=6, ns="n"), {}),
         (AskDefinition(mid=7, ns="n"), {}),
         (AskStats(mid=8), {}),
-        (AskMembers(mid=19), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,)), {}),
+        *_members(),
         (Goodbye(), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),
@@ -376,8 +384,8 @@ def _claims() -> list[Example]:
             Commit(executor=EXECUTOR, order=11, parts=parts, failed=(failed,), missing=(4, 6), claim=CLAIM),
             beside,
         ),
-        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,)), {}),
-        (Committed(executor=EXECUTOR, order=11, fenced=True), {}),
+        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,), piece=3, more=True), {}),
+        (Committed(executor=EXECUTOR, order=11, fenced=True, piece=3), {}),
         (Renew(orders=(11, 12), executors=(EXECUTOR, OTHER_EXECUTOR)), {}),
         (Renewed(fenced=(12,)), {}),
         (RowsRevoked(order=11, executor=EXECUTOR, rows=(0, 3)), {}),
@@ -435,6 +443,8 @@ def _shape(message: AnyMessage) -> str:
             return message.kind
         case CacheTell():
             return message.answer
+        case AskMembers() | MemberList():
+            return "of any cluster" if isinstance(message, AskMembers) else "of a refusal"
         case Grant(ids=()):
             return "of nothing"
         case Grant(payloads=(_, *_)):
