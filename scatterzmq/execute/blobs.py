@@ -11,15 +11,15 @@ from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ..graph.formats import FieldFormat
 from ..ids import NodeId
 from .blobfiles import PACKAGE_PREFIX, SCRATCH, BlobError, MissingBlob, create_file, open_file
-from .blobtensors import ALIGNMENT, decode_tensor, encode_tensor
+from .blobplaces import Appender, Place
+from .blobtensors import decode_tensor
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 __all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", "SafeTensors"]
@@ -27,56 +27,18 @@ __all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", 
 _Opened = TypeVar("_Opened")
 
 
-class Place(NamedTuple):
-    """A piece of a blob, in bytes."""
-
-    offset: int
-    length: int
-    name: str
-
-    @classmethod
-    def parse(cls, data: str) -> Self:
-        """Of "offset:length:name". Raises BlobError, which shows the text."""
-        offset, _, rest = data.partition(":")
-        length, _, name = rest.partition(":")
-        if not (offset.isascii() and offset.isdigit() and length.isascii() and length.isdigit() and name):
-            raise BlobError(f"expected 'offset:length:name of a blob' such as '0:128:model/a.bin', got {data!r}")
-        if len(offset) > 18 or len(length) > 18:
-            raise BlobError(f"offset or length of {data[:80]!r} is beyond any file")
-        return cls(int(offset), int(length), name)
-
-    def __str__(self) -> str:
-        return f"{self.offset}:{self.length}:{self.name}"
-
-
-class BlobWriter:
-    """Appends to a new blob; made by `BlobStore.open_blob`. One thread at a time."""
+class BlobWriter(Appender):
+    """Made by `BlobStore.open_blob`. What is written can be read at once."""
 
     def __init__(self, name: str, handle: int) -> None:
-        self.name = name
+        super().__init__(name)
         self._handle: int | None = handle
-        self._length = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def write(self, data: bytes | bytearray | memoryview) -> str:
-        """Append bytes; returns "offset:length:name". They can be read at once."""
-        offset = self._length
-        self._append(data)
-        return str(Place(offset, self._length - offset, self.name))
-
-    def write_tensor(self, tensor: "torch.Tensor | np.ndarray") -> str:
-        """Append a tensor of any shape with its dtype and shape; returns "offset:length:name"."""
-        head, elements = encode_tensor(tensor)
-        self._append(bytes(-self._length % ALIGNMENT))
-        offset = self._length
-        self._append(head)
-        self._append(elements)
-        return str(Place(offset, self._length - offset, self.name))
 
     def close(self) -> None:
         """Seal the blob: nobody can write to it any more."""
