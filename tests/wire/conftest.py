@@ -10,7 +10,18 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 
-from scatterzmq.core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
+from scatterzmq.core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobId,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -426,11 +437,13 @@ def _blobs() -> list[Example]:
     writer, digest = b"w" * 16, b"d" * 32
     data = {"data": Column(Layout(DTYPES["uint8"], 1, (3,)), memoryview(bytearray(b"abc")))}
     return [
-        (AskBlob(name="a/b", offset=3, bytes_max=9), {}),
-        (BlobPiece(name="a/b", offset=3, blob_bytes=6, digest=digest), data),
-        (NoBlob(name="a/b"), {}),
-        (KeepBlob(name="a/b"), {}),
-        (BlobKept(name="a/b", is_kept=False, problem="full"), {}),
+        (AskBlobName(name="a/b"), {}),
+        (BlobNamed(name="a/b", is_here=True, blob_bytes=6, digest=digest), {}),
+        (AskBlob(name="a/b", digest=digest, offset=3, bytes_max=9), {}),
+        (BlobPiece(name="a/b", digest=digest, offset=3, blob_bytes=6, is_reading=True), data),
+        (NoBlob(name="a/b", digest=digest), {}),
+        (KeepBlobs(blobs=(BlobId(name="a/b", digest=digest),)), {}),
+        (BlobsKept(kept=(digest,), coming=(digest[::-1],), refused=(digest,)), {}),
         (WriteBlob(writer=writer, name="a/b", offset=3, last=True, digest=digest), data),
         (BlobWritten(writer=writer, blob_bytes=6, is_sealed=True, copies=2, problem="p"), {}),
     ]
