@@ -200,6 +200,8 @@ def _settings(config: Mapping[str, Any], kind: str) -> Settings:
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
     if settings.health.port:
         raise ConfigError(f"local: health.port: {settings.health.port}: an embedded cluster has no health endpoint")
+    if settings.events.record is not None:
+        raise ConfigError(f"local: events.record: {settings.events.record}: only `scatterzmq peer` is recorded")
     return settings
 
 

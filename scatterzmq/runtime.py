@@ -9,11 +9,12 @@ Rules     1. One thread, the process's main one, runs the reactor: sockets, the 
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
@@ -103,13 +104,7 @@ class PeerProcess:
                 name=name,
                 gossip_port=listening.gossip_port,
             )
-            core = PeerCore(
-                self.contact,
-                settings,
-                node_strategy=node_strategy(settings),
-                queue_strategy=queue_strategy(settings),
-                nonce=os.urandom(16),
-            )
+            core = self._core(started)
             self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
             started.callback(self.links.close_all)
             pool = self._pool(started)
@@ -208,6 +203,26 @@ class PeerProcess:
         self.reactor.call(partial(self._take, posted))
 
     # ---- parts
+
+    def _core(self, started: ExitStack) -> PeerCore:
+        """With a recorder beside it if that is wanted."""
+        settings, nonce = self._settings, os.urandom(16)
+        make: Callable[..., PeerCore] = PeerCore
+        if settings.events.record is not None:
+            from . import __version__
+            from .recording import Beginning, RecordedCore, Recorder
+
+            beginning = Beginning(program=__version__, time_s=time(), settings=settings, me=self.contact, nonce=nonce)
+            recorder = Recorder(settings.events, beginning, self._emit)
+            started.callback(recorder.close)
+            make = partial(RecordedCore, record=recorder.add)
+        return make(
+            self.contact,
+            settings,
+            node_strategy=node_strategy(settings),
+            queue_strategy=queue_strategy(settings),
+            nonce=nonce,
+        )
 
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""

@@ -65,11 +65,11 @@ class State:
         go_on()
 
     @classmethod
-    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
+    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, tells_tasks: bool) -> "State":
         out = Outbox()
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
-        ledger = Ledger()
+        ledger = Ledger(out if tells_tasks else None)
         plans = Plans(out)
         timing = settings.timing
         mode = settings.journal.mode
