@@ -59,6 +59,7 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    QueueStats,
     Release,
     Released,
     ResultRead,
@@ -107,7 +108,7 @@ from .peermessages import (
 )
 from .restoring import Restoring
 from .state import State
-from .status import stats
+from .status import queue_stats, stats
 from .strategy import NodeStrategy, QueueStrategy
 from .takeover import Takeover
 from .travel import Travel
@@ -246,6 +247,10 @@ class PeerCore:
             if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
                 earliest_ms = time_ms
         return earliest_ms
+
+    def queues(self) -> tuple[QueueStats, ...]:
+        """The numbers of all queues here: for drivers that measure. O(queues)."""
+        return queue_stats(self._state, self._claims)
 
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
