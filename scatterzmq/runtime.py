@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
 from .core.events import GraphChecked, LeaveRequested, PeerSeen
 from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
-from .core.outbox import everything
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
@@ -30,6 +31,7 @@ from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .health import HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
+from .measures import Wants
 from .net.discovery import Discovery
 from .net.interfaces import advertised
 from .net.links import PeerLinks, listen
@@ -82,11 +84,12 @@ class PeerProcess:
         name: str,
         graphs: Sequence[GraphFile],
         emit: Emit,
-        wants: Callable[[str], bool] = everything,
+        wants: Wants = lambda _: False,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
         self._emit = emit
+        self._wants = wants
         self._lost: int | None = None
         self._is_leaving = False
         self._board = HealthBoard()
@@ -105,14 +108,7 @@ class PeerProcess:
                 name=name,
                 gossip_port=listening.gossip_port,
             )
-            core = PeerCore(
-                self.contact,
-                settings,
-                node_strategy=node_strategy(settings),
-                queue_strategy=queue_strategy(settings),
-                nonce=os.urandom(16),
-                wants=wants,
-            )
+            core = self._core(started)
             self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
             started.callback(self.links.close_all)
             pool = self._pool(started)
@@ -121,6 +117,7 @@ class PeerProcess:
                 PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
                 report=emit,
+                wants=wants,
                 network=self.links,
                 journal=journal,
             )
@@ -216,6 +213,29 @@ class PeerProcess:
         self.reactor.call(partial(self._take_answer, posted))
 
     # ---- parts
+
+    def _core(self, started: ExitStack) -> PeerCore:
+        """With a recorder beside it if that is wanted."""
+        settings, nonce, tells = self._settings, os.urandom(16), told_per_task(self._wants)
+        make: Callable[..., PeerCore] = PeerCore
+        if settings.events.record is not None:
+            from . import __version__
+            from .recording import Beginning, RecordedCore, Recorder
+
+            beginning = Beginning(
+                program=__version__, time_s=time(), settings=settings, me=self.contact, nonce=nonce, tells=tells
+            )
+            recorder = Recorder(settings.events, beginning, self._emit)
+            started.callback(recorder.close)
+            make = partial(RecordedCore, record=recorder.add)
+        return make(
+            self.contact,
+            settings,
+            node_strategy=node_strategy(settings),
+            queue_strategy=queue_strategy(settings),
+            nonce=nonce,
+            tells=tells,
+        )
 
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""

@@ -62,13 +62,13 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    QueueStats,
     Release,
     Released,
     ResultRead,
     Submit,
 )
 from .nudges import Nudges
-from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -111,7 +111,7 @@ from .peermessages import (
 )
 from .restoring import Restoring
 from .state import State
-from .status import stats
+from .status import queue_stats, stats
 from .strategy import NodeStrategy, QueueStrategy
 from .takeover import Takeover
 from .travel import Travel
@@ -124,7 +124,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
-    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
+    tells: of outbox.PER_TASK, what somebody listens to.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
-        wants: Callable[[str], bool] = everything,
+        tells: frozenset[str] = frozenset(),
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static, wants=wants)
+        self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
@@ -250,6 +250,10 @@ class PeerCore:
             if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
                 earliest_ms = time_ms
         return earliest_ms
+
+    def queues(self) -> tuple[QueueStats, ...]:
+        """The numbers of all queues here: for drivers that measure. O(queues)."""
+        return queue_stats(self._state, self._claims)
 
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""

@@ -43,6 +43,7 @@ from .childwire import (
     Manifest,
     Printed,
     Ready,
+    Told,
     Unfit,
     UsePlan,
 )
@@ -91,9 +92,9 @@ class ChildPool:
     """Executors in children, as driver.py wants them. Raises ConfigError where the system does not offer it.
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
-    blobs: their folder is the children's, too. report: gets warnings. output: gets what nodes print, as (executor,
-    place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their folder.
-    find: finds out what blobs there are anywhere.
+    blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as
+    (executor, place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their
+    folder. find: finds out what blobs there are anywhere.
     reserve_after_s: when one in reserve is started, after the first that was ready.
     """
 
@@ -221,6 +222,8 @@ class ChildPool:
                 self._finished(child, word, columns)
             case Printed(place=place, line=line):
                 self._tell_output(child, place, line)
+            case Told(name=name, texts=texts, figures=figures):
+                self._tell(name, executor=child.executor, **texts, **figures)
             case Manifest():
                 self._described(child, word)
             case FetchBlob():
@@ -387,7 +390,7 @@ class ChildPool:
         elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
-            self._warn("warning.executor.reserve", reason=reason)
+            self._tell("warning.executor.reserve", reason=reason)
         if was_executor:
             self._post(ExecutorLost(executor=child.executor, reason=reason, crashed=child.work is not None))
         self._fill()
@@ -402,12 +405,12 @@ class ChildPool:
         wait_s = min(_WAIT_S * 2.0**self._failures, _WAIT_S_MAX)
         self._failures = min(self._failures + 1, 16)
         self._start_at_s = monotonic() + wait_s
-        self._warn("warning.executor.start", reason=reason, retry_s=wait_s)
+        self._tell("warning.executor.start", reason=reason, retry_s=wait_s)
         if self._failures >= _FAILURES_MAX:
             for request in [request for request, check in self._checks.items() if check.child is None]:
                 self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
 
-    def _warn(self, name: str, **context: str | float) -> None:
+    def _tell(self, name: str, **context: str | float) -> None:
         if self._report is not None:
             self._report(name, context)
 
