@@ -167,7 +167,15 @@ class Borrowing:
         queue = self._plans.find(key)
         assert queue is not None
         size = queue.node.batch_size or self._state.settings.executor.batch_size
-        message = Claim(claim=self._number, executor=executor, digest=key[0], queue=key[1], tasks_max=size)
+        message = Claim(
+            claim=self._number,
+            executor=executor,
+            digest=key[0],
+            queue=key[1],
+            tasks_max=size,
+            tasks_min=queue.pace.tasks_min(size),
+            task_us=queue.pace.task_us,
+        )
         self._asks[executor] = _Ask(message, owner, key, self._state.now_ms + self._lease_ms)
         self.counters["claims"] += 1
         return True
@@ -348,6 +356,7 @@ class Borrowing:
             begins = partial(self._begins, loan, max_exec_ms)
             self._fetches.run(message.executor, batch, found.lacking, begins, owner)
         else:
+            self._executors.begins(message.executor, now_ms)
             self._out.work(RunBatch(executor=message.executor, order=batch))
 
     def _begins(self, loan: _Loan, max_exec_ms: int, blocks: Iterable[Block]) -> None:
@@ -356,6 +365,7 @@ class Borrowing:
             self._blocks.hold((block, 0))
             loan.blocks += (block,)
         loan.expires_ms = self._state.now_ms + max_exec_ms
+        self._executors.begins(loan.executor, self._state.now_ms)
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""
@@ -379,6 +389,8 @@ class Borrowing:
             return False
         blocks = self._blocks.admit(blocks_of(event.emitted), kept=False)
         needed = self._plans.needed(loan.plan)  # which may go with the batch
+        queue = self._plans.queue(loan.plan, loan.plan.queues[loan.key[1]])
+        self._executors.measured(event, queue, len(loan.tasks), self._state.now_ms)
         self._executors.release(event.executor, event.loaded)
         self._end(loan)
         if loan.fenced:

@@ -102,7 +102,9 @@ class Claims:
 
     def _lend(self, executor: ExecutorId, queue: Queue) -> None:
         node = queue.node
-        size = self._state.settings.executor.batch_size if node.batch_size is None else node.batch_size
+        tasks_max = self._state.settings.executor.batch_size if node.batch_size is None else node.batch_size
+        tasks_min, task_us = queue.pace.tasks_min(tasks_max), queue.pace.task_us
+        size = self._batches.size(queue, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
         records = self._batches.draw(queue, size)
         if not records:
             return
@@ -126,12 +128,14 @@ class Claims:
         if lacking:
             self._fetches.run(executor, batch, lacking, partial(self._begins, lease.order, executor))
         else:
+            self._executors.begins(executor, self._state.now_ms)
             self._out.work(RunBatch(executor=executor, order=batch))
 
     def _begins(self, order: int, executor: ExecutorId, _: Iterable[Block]) -> None:
         """A batch that has waited for its inputs begins to run; its driver sees to them while it does."""
         lease = self._leases.held(order, executor)
         assert lease is not None
+        self._executors.begins(executor, self._state.now_ms)
         until_ms = self._state.now_ms + self._batches.max_exec_ms(lease.queue.node)
         self._leases.put(replace(lease, expires_ms=until_ms, until_ms=until_ms))
 
@@ -150,6 +154,7 @@ class Claims:
         if lease is None:
             self.counters["fenced"] += 1
         else:
+            self._executors.measured(event, lease.queue, len(lease.tasks), self._state.now_ms)
             self._executors.release(event.executor, event.loaded)
             self._batches.settle(lease, event.emitted, event.failed, event.missing)
         self._blocks.settle(blocks)

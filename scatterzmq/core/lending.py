@@ -115,7 +115,8 @@ class Lending:
             self._nudges.claimed(peer, granted=False)
             return
         node = queue.node
-        size = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
+        tasks_max = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
+        size = self._batches.size(queue, task_us=message.task_us, tasks_min=message.tasks_min, tasks_max=tasks_max)
         records = [record for record in self._batches.draw(queue, size, near=peer) if self._is_whole(queue, record)]
         self._nudges.claimed(peer, granted=bool(records))
         if not records:

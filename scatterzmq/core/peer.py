@@ -137,7 +137,7 @@ class PeerCore:
         self._state = State.new(me, nonce, settings, static=static)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
-        self._batches = Batches(self._state, self._travel)
+        self._batches = Batches(self._state, self._travel, self._executors)
         self._payloads = Payloads(self._state)
         self._fetches = Fetches(self._state, self._payloads)
         self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
