@@ -44,12 +44,20 @@ class Batches:
 
     def size(self, queue: Queue, *, task_us: int, tasks_min: int, tasks_max: int) -> int:
         """How many tasks of a queue an executor gets, here or elsewhere (core/shares.py)."""
+        if not task_us or tasks_min >= tasks_max:
+            return tasks_max
         hints, pace = self._state.gossip, queue.pace
         rate = hints.rate(queue.key)
         if pace.task_us:
             rate += max(self._executors.loaded[queue.key], 1) * US_PER_S / pace.task_us
         waiting = queue.length + hints.waiting(queue.key)
         return share(waiting, rate, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
+    def own_size(self, queue: Queue) -> int:
+        """How many tasks an executor of this peer gets, here or elsewhere."""
+        tasks_max = self._state.settings.executor.batch_size if queue.node.batch_size is None else queue.node.batch_size
+        tasks_min = queue.pace.tasks_min(tasks_max)
+        return self.size(queue, task_us=queue.pace.task_us, tasks_min=tasks_min, tasks_max=tasks_max)
 
     def draw(self, queue: Queue, tasks_max: int, near: PeerId | None = None) -> list[Record]:
         """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left.

@@ -102,10 +102,7 @@ class Claims:
 
     def _lend(self, executor: ExecutorId, queue: Queue) -> None:
         node = queue.node
-        tasks_max = self._state.settings.executor.batch_size if node.batch_size is None else node.batch_size
-        tasks_min, task_us = queue.pace.tasks_min(tasks_max), queue.pace.task_us
-        size = self._batches.size(queue, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
-        records = self._batches.draw(queue, size)
+        records = self._batches.draw(queue, self._batches.own_size(queue))
         if not records:
             return
         max_exec_ms = self._batches.max_exec_ms(node)

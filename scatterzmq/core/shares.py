@@ -6,8 +6,8 @@ Rules     1. Who is free takes as much of what waits as it is fast, of all that 
              it would take its executor longer than all together need for everything that waits.
           2. None is cut to less than takes BATCH_MS_MIN, as claiming costs something, nor where that saves no time.
           3. Who knows nothing cuts nothing.
-Source    Guided self-scheduling (Polychronopoulos and Kuck 1987), with speeds as in weighted factoring (Hummel, Schmidt,
-          Uma and Wein 1996, after Hummel, Schonberg and Flynn 1992).
+Source    Guided self-scheduling (Polychronopoulos and Kuck 1987), by speed as in weighted factoring (Hummel, Schmidt,
+          Uma and Wein 1996; factoring: Hummel, Schonberg and Flynn 1992).
 """
 
 from math import ceil
@@ -22,10 +22,8 @@ def share(waiting: int, rate: float, *, task_us: int, tasks_min: int, tasks_max:
     """How many of the tasks that wait for a node one executor takes.
 
     waiting, rate: tasks in all queues of the node, and how many per second all executors are believed to do of them.
-    task_us: what a task takes this executor; 0: not known. tasks_min: fewer are not worth it. tasks_max: a full batch.
+    task_us: what a task takes this executor. tasks_min: fewer are not worth it. tasks_max: a full batch.
     """
-    if not task_us or tasks_min >= tasks_max:
-        return tasks_max
     own_rate = US_PER_S / task_us
     part = ceil(waiting * own_rate / max(rate, own_rate))
-    return min(max(part, tasks_min, 1), tasks_max)
+    return min(max(part, tasks_min), tasks_max)
