@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
+from .asking import Asking
 from .batches import Batches
 from .borrowing import Borrowing
 from .cacheowners import decline
@@ -143,13 +144,14 @@ class PeerCore:
         self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
-        self._batches = Batches(self._state, self._travel)
+        self._batches = Batches(self._state, self._travel, self._executors)
         self._payloads = Payloads(self._state)
         self._fetches = Fetches(self._state, self._payloads)
         self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
-        self._nudges = Nudges(self._state)
+        self._nudges = Nudges(self._state, self._batches)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
-        self._borrowing = Borrowing(self._state, self._executors, self._claims, self._payloads, self._fetches)
+        self._asking = Asking(self._state, self._executors, self._batches, self._claims)
+        self._borrowing = Borrowing(self._state, self._executors, self._asking, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -258,7 +260,7 @@ class PeerCore:
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
         counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-        counters |= self._lending.counters | self._borrowing.counters
+        counters |= self._lending.counters | self._asking.counters | self._borrowing.counters
         counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
         return counters | self._payloads.counters | self._fetches.counters
 
@@ -415,7 +417,7 @@ class PeerCore:
 
     def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
         self._gossip.came(sender, message, self._state.now_ms)
-        self._borrowing.told(sender, message)
+        self._asking.told(sender, message)
 
     def _known(self, sender: PeerId, message: Known) -> None:
         self._takeover.known(sender, message)
@@ -425,7 +427,7 @@ class PeerCore:
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
-        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        lending, asking, borrowing, gossip = self._lending, self._asking, self._borrowing, self._gossip
         payloads, fetches = self._payloads, self._fetches
         cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
         if owners is None:
@@ -467,7 +469,7 @@ class PeerCore:
             Committed: lambda sender, message, _: borrowing.committed(sender, message),
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
-            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            Nudge: lambda sender, message, _: asking.nudge(sender, message),
             Fetch: lambda sender, message, _: fetches.asked(sender, message),
             Fetched: lambda sender, message, blocks: fetches.fetched(sender, message, blocks.get("rows")),
             Gone: lambda sender, message, _: fetches.not_there(sender, message),
