@@ -404,7 +404,7 @@ class Desk:
                 if client not in self._left:
                     told.setdefault(client, []).append(record.id)
             if not record.phase.ended:
-                self._out.report("error.task.ghost", task=record.id)
+                self._out.report("error.task.ghost", task=record.id, node=record.place)
             self.release(record)
             if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)

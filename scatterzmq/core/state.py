@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ids import PeerId
-from ..settings import Settings
+from ..settings import Settings, row_bytes
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
@@ -32,6 +32,7 @@ class State:
 
     life: this peer's incarnation. first_n: the epoch in which a task begins here; with a journal, above those that
     began in earlier lives, so that what such a life has left behind elsewhere gives way.
+    row_bytes_max: of the tensors of one task at one step; None where messages may be as long as they like.
     gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     restoring: what was here before this peer started is not compared with others yet, so clients have to wait.
     """
@@ -50,6 +51,7 @@ class State:
     leases: Leases
     cache: Cache | None
     journal: Journal | None
+    row_bytes_max: int | None
     gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
@@ -66,11 +68,11 @@ class State:
         go_on()
 
     @classmethod
-    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool) -> "State":
-        out = Outbox()
+    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, tells: frozenset[str]) -> "State":
+        out = Outbox(tells)
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
-        ledger = Ledger()
+        ledger = Ledger(out if "debug.task" in tells else None)
         plans = Plans(out)
         timing = settings.timing
         mode = settings.journal.mode
@@ -104,6 +106,7 @@ class State:
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
             journal=journal,
+            row_bytes_max=None if static else row_bytes(settings.network.message_bytes),
             restoring=journal is not None,
         )
 

@@ -14,9 +14,11 @@ from scatterzmq.core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     ExecutorStats,
@@ -851,6 +853,22 @@ def test_an_ended_task_that_is_asked_for_is_fetched() -> None:
     (ask,) = world.said(AskTasks)
     report(world, A, ask, t1=READY)
     assert world.targets(Attach) == [(A, (task,))]
+
+
+def test_all_peers_forget_what_they_have_cached() -> None:
+    """Also one that comes while others are asked; what went is added up."""
+    world = ClientWorld(A, B)
+    world.say(ClearCache(mid=9, origins=(b"12345678",)))
+    asks = world.said(ClearCache)
+    assert [(ask.peer, ask.message.origins) for ask in asks] == [(A, (b"12345678",)), (B, (b"12345678",))]
+    world.hear(A, CacheCleared(mid=asks[0].message.mid, values=2))
+    assert not world.told()
+    world.up(C)
+    (late,) = world.said(ClearCache)
+    assert late.peer == C
+    world.hear(B, CacheCleared(mid=asks[1].message.mid, values=0))
+    world.hear(C, CacheCleared(mid=late.message.mid, values=1))
+    assert world.told() == [CacheCleared(mid=9, values=3)]
 
 
 def test_numbers_of_all_peers_are_added_up() -> None:
