@@ -427,7 +427,7 @@ def test_an_owner_that_only_does_not_answer_may_still_have_it() -> None:
     """Found by simulation: of one copy, at a peer that was halted, everybody else said that there was no such task."""
     world = ClientWorld(A, B, static=False, grace_s=60.0)
     (task,) = world.accepted(B, 1, rset=(B,))
-    while not world.core._state.peers.is_silent(B):
+    while not world.core._state.peers.may_know(B):
         assert not others_know_nothing(world, but=B)
         world.wait(1_000)
     began_ms = world.now_ms
@@ -436,6 +436,23 @@ def test_an_owner_that_only_does_not_answer_may_still_have_it() -> None:
         assert world.now_ms < began_ms + 80_000
     assert ends == {task: UNKNOWN}
     assert world.now_ms >= began_ms + 60_000
+
+
+def test_who_has_said_goodbye_may_still_hand_it_over() -> None:
+    """Found by simulation: while a peer drained, all others said that there was no such task."""
+    world = ClientWorld(A, B, static=False, grace_s=60.0)
+    one, two = world.accepted(B, 1, 2, rset=(B,))
+    for _ in range(2):
+        world.hear(B, Goodbye())
+    for _ in range(20):
+        assert not others_know_nothing(world, but=B)
+        world.wait(1_000)
+    world.hear(B, Moved(ids=(one,), owners=(A,)))
+    world.hear(A, final((one, READY)))
+    assert world.ends() == {one: READY}
+    world.down(B)
+    world.wait(5_000)
+    assert others_know_nothing(world, but=B) == {two: UNKNOWN}
 
 
 def test_an_owner_whose_link_broke_is_asked_when_there_is_another_one() -> None:
