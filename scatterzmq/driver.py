@@ -177,7 +177,7 @@ class Driver:
         *,
         report: Reporter | None = None,
         wants: Wants = lambda _: False,
-        counted: Callable[[], Mapping[str, int]] = lambda: {},
+        counted: Callable[[], Mapping[str, int]] = dict,
         network: Network | None = None,
         journal: JournalFile | None = None,
         clock: Callable[[], float] = time.monotonic,

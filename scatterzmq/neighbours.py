@@ -23,13 +23,14 @@ from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
-from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted, Reporter
+from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
+from .measures import Reporter, Wants
 from .network import FromPeer
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
@@ -158,7 +159,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: as for Driver, with a source.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: of events, with
+    their source.
     """
 
     def __init__(
@@ -257,7 +259,9 @@ class Neighbours:
             tells_tasks=self._wants("debug.task"),
         )
         network = _Network(self._air, contact, self._places)
-        driver = Driver(core, PayloadStore(settings.store, id_), pool, report=report, wants=self._wants, network=network)
+        driver = Driver(
+            core, PayloadStore(settings.store, id_), pool, report=report, wants=self._wants, network=network
+        )
         return _Place(contact, driver, pool)
 
     def _join(self, client: ClientId, deliver: Deliver) -> None:

@@ -28,7 +28,7 @@ from .execute.device import named_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .health import HealthBoard, serve
+from .health import Health, HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
@@ -54,10 +54,20 @@ INCARNATION_BITS = 31
 EXIT_LOST = 3
 
 
-class Emit(Protocol):
-    """Where events go: a dotted name and a context."""
+class Events(Protocol):
+    """Where events go. From any thread."""
 
-    def __call__(self, name: str, context: Mapping[str, str | int | float], /) -> None: ...
+    def emit(self, name: str, context: Mapping[str, str | int | float], /) -> None:
+        """A dotted name, and what it is about."""
+        ...
+
+    def wants(self, name: str, /) -> bool:
+        """Whether anybody is told of events of this name."""
+        ...
+
+    def dropped(self) -> int:
+        """How many nobody was told of, because there were too many."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +81,7 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
+    events: gets them all. version_file: see health/info.py. Raises ConfigError for what cannot be set
     up.
     """
 
@@ -81,16 +91,17 @@ class PeerProcess:
         *,
         name: str,
         graphs: Sequence[GraphFile],
-        emit: Emit,
+        events: Events,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
-        self._emit = emit
+        self._events = events
+        self._emit = events.emit
         self._lost: int | None = None
         self._is_leaving = False
         self._board = HealthBoard()
         with ExitStack() as started:
-            self._health = serve(self._board, settings.health, emit, version_file=version_file)
+            self._health = serve(self._board, settings.health, events.emit, version_file=version_file)
             if self._health is not None:
                 started.callback(self._health.close)
             self.reactor = Reactor()
@@ -112,7 +123,9 @@ class PeerProcess:
                 core,
                 PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
-                report=emit,
+                report=events.emit,
+                wants=events.wants,
+                counted=self._counted,
                 network=self.links,
                 journal=journal,
             )
@@ -132,6 +145,7 @@ class PeerProcess:
             if self._health is not None:
                 self._look_after_health()
             self.reactor.run(self.driver.due_s, self.driver.tick)
+            self.driver.stopped()
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
         self._emit("tally.peer.stop", {"peer": self.contact.id})
@@ -170,9 +184,10 @@ class PeerProcess:
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
-        self._board.update(
+        health = Health(
             executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
         )
+        self._board.update(health)
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
 
     def _load_graphs(self) -> None:
@@ -207,12 +222,20 @@ class PeerProcess:
     def _core(self, started: ExitStack) -> PeerCore:
         """With a recorder beside it if that is wanted."""
         settings, nonce = self._settings, os.urandom(16)
+        tells_tasks = self._events.wants("debug.task")
         make: Callable[..., PeerCore] = PeerCore
         if settings.events.record is not None:
             from . import __version__
             from .recording import Beginning, RecordedCore, Recorder
 
-            beginning = Beginning(program=__version__, time_s=time(), settings=settings, me=self.contact, nonce=nonce)
+            beginning = Beginning(
+                program=__version__,
+                time_s=time(),
+                settings=settings,
+                me=self.contact,
+                nonce=nonce,
+                tells_tasks=tells_tasks,
+            )
             recorder = Recorder(settings.events, beginning, self._emit)
             started.callback(recorder.close)
             make = partial(RecordedCore, record=recorder.add)
@@ -222,6 +245,7 @@ class PeerProcess:
             node_strategy=node_strategy(settings),
             queue_strategy=queue_strategy(settings),
             nonce=nonce,
+            tells_tasks=tells_tasks,
         )
 
     def _pool(self, started: ExitStack) -> Executors:
@@ -244,8 +268,13 @@ class PeerProcess:
         else:
             pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
         started.callback(pool.stop, STOP_TIMEOUT_S)
+        self._blobs = service
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
+
+    def _counted(self) -> Mapping[str, int]:
+        """What others than the core have counted."""
+        return {**self.links.counted(), **self._blobs.counted(), "events_dropped": self._events.dropped()}
 
     def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
         """A node has."""

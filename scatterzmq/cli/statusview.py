@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 _COUNTERS_MAX = 12
 _GROUPS = ("network", "rejected", "blobs", "events")
-"""Beginnings of the names of what others than its core count: what came and went, what was no message for it, blobs that
-were not what they should be, events that listeners were too slow for.
+"""Beginnings of the names of what others than its core count: what came and went, what was no message for it, blobs
+that were not what they should be, events that listeners were too slow for.
 """
 
 Json: TypeAlias = dict[str, Any]

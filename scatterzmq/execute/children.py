@@ -86,8 +86,9 @@ class ChildPool:
     """Executors in children, as driver.py wants them. Raises ConfigError where the system does not offer it.
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
-    blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as (executor,
-    place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their folder.
+    blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as
+    (executor, place "ns:graph:node" or "" if that is not known, line).
+    fetch: sees to it that a blob is in their folder.
     reserve_after_s: when one in reserve is started, after the first that was ready.
     """
 

@@ -167,10 +167,15 @@ class World:
     mids: int = 0
     checking: bool = True
     digesting: bool = True
+    tells_tasks: bool = False
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
-            self.me, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
+            self.me,
+            self.settings,
+            node_strategy=SimpleNodeStrategy(),
+            queue_strategy=SimpleQueueStrategy(),
+            tells_tasks=self.tells_tasks,
         )
 
     # ---- events
@@ -464,8 +469,8 @@ def _digest(value: int | str) -> bytes:
 def make_world() -> Callable[..., World]:
     """Makes a world; keyword arguments are sections of settings."""
 
-    def make(executors: int = 1, **sections: Mapping[str, object]) -> World:
-        world = World(Settings.of(sections))
+    def make(executors: int = 1, *, tells_tasks: bool = False, **sections: Mapping[str, object]) -> World:
+        world = World(Settings.of(sections), tells_tasks=tells_tasks)
         world.start(executors)
         return world
 
