@@ -129,8 +129,8 @@ class Executors(Protocol):
         """
         ...
 
-    def check(self, request: int, definition: str) -> None:
-        """Check a definition; answers with GraphChecked, posted."""
+    def check(self, request: int, definition: str, *, settles: bool) -> None:
+        """Check a definition; answers with GraphChecked, posted. settles: see CheckGraph."""
         ...
 
     def retire(self, digest: bytes) -> None:
@@ -402,8 +402,8 @@ class Driver:
                     self._executors.cancel(executor, number, rows)
             case AbandonExecutor(executor=executor):
                 self._abandon(executor)
-            case CheckGraph(request=request, definition=definition):
-                self._executors.check(request, definition)
+            case CheckGraph(request=request, definition=definition, settles=settles):
+                self._executors.check(request, definition, settles=settles)
             case RetirePlan(digest=digest):
                 self._executors.retire(digest)
             case _:

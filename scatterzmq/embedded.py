@@ -23,6 +23,7 @@ from .client.client import Client
 from .client.endings import end_with
 from .client.link import BlobWriter, Inbox, Link, Member
 from .core.messages import ResultRead, ToPeer
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
@@ -252,7 +253,7 @@ class _Peer:
                 node_strategy=strategies[0],
                 queue_strategy=strategies[1],
                 static=True,
-                tells_tasks=wants("debug.task"),
+                tells=told_per_task(wants),
             )
             store = PayloadStore(settings.store, id_)
             self._driver = Driver(core, store, self._pool, report=report, wants=wants, counted=self._counted)

@@ -21,6 +21,7 @@ from .clientdriver import ClientDriver
 from .core.client import ClientCore
 from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
@@ -159,8 +160,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: of events, with
-    their source.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: as for
+    Driver, with a source.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class Neighbours:
             queue_strategy=queue_strategy(settings),
             nonce=os.urandom(16),
             static=True,
-            tells_tasks=self._wants("debug.task"),
+            tells=told_per_task(self._wants),
         )
         network = _Network(self._air, contact, self._places)
         driver = Driver(

@@ -18,8 +18,9 @@ from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
-from .core.events import LeaveRequested, PeerSeen
+from .core.events import GraphChecked, LeaveRequested, PeerSeen
 from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
@@ -81,8 +82,7 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    events: gets them all. version_file: see health/info.py. Raises ConfigError for what cannot be set
-    up.
+    events: gets them all. version_file: see health/info.py. Raises ConfigError for what cannot be set up.
     """
 
     def __init__(
@@ -181,6 +181,11 @@ class PeerProcess:
     def _take(self, posted: Posted) -> None:
         self.driver.take(posted)
 
+    def _take_answer(self, posted: Posted) -> None:
+        if isinstance(posted, GraphChecked) and posted.plan is not None:
+            self._blobs.keep(posted.plan.blobs)
+        self._take(posted)
+
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
@@ -215,26 +220,20 @@ class PeerProcess:
         self.reactor.call(partial(self._emit, "warning.discovery", {"message": message}))
 
     def _post(self, posted: Posted) -> None:
-        self.reactor.call(partial(self._take, posted))
+        self.reactor.call(partial(self._take_answer, posted))
 
     # ---- parts
 
     def _core(self, started: ExitStack) -> PeerCore:
         """With a recorder beside it if that is wanted."""
-        settings, nonce = self._settings, os.urandom(16)
-        tells_tasks = self._events.wants("debug.task")
+        settings, nonce, tells = self._settings, os.urandom(16), told_per_task(self._events.wants)
         make: Callable[..., PeerCore] = PeerCore
         if settings.events.record is not None:
             from . import __version__
             from .recording import Beginning, RecordedCore, Recorder
 
             beginning = Beginning(
-                program=__version__,
-                time_s=time(),
-                settings=settings,
-                me=self.contact,
-                nonce=nonce,
-                tells_tasks=tells_tasks,
+                program=__version__, time_s=time(), settings=settings, me=self.contact, nonce=nonce, tells=tells
             )
             recorder = Recorder(settings.events, beginning, self._emit)
             started.callback(recorder.close)
@@ -245,7 +244,7 @@ class PeerProcess:
             node_strategy=node_strategy(settings),
             queue_strategy=queue_strategy(settings),
             nonce=nonce,
-            tells_tasks=tells_tasks,
+            tells=tells,
         )
 
     def _pool(self, started: ExitStack) -> Executors:
@@ -253,22 +252,25 @@ class PeerProcess:
         settings = self._settings
         named_device(settings.executor.device)  # whether it is here is for whoever has torch
         folder = None if settings.blobs.dir is None else Path(settings.blobs.dir)
-        blobs = BlobStore(folder, settings.blobs.packages, fetch=lambda name: service.fetch(name))
+        packages = settings.blobs.packages
+        blobs = BlobStore(folder, packages, fetch=lambda name, digest: service.fetch(name, digest))
         started.callback(blobs.close)
-        service = BlobService(blobs.folder, self.links, self.reactor, settings.cluster.replicas)
+        copies = settings.cluster.replicas
+        service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
         self.links.hear_of_blobs(service.heard)
+        self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":
             pool = ChildPool(
-                *(settings, self.reactor, self._take, blobs),
+                *(settings, self.reactor, self._take_answer, blobs),
                 report=self._emit,
                 output=self._printed,
                 fetch=service.want,
+                find=service.find,
             )
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)
         started.callback(pool.stop, STOP_TIMEOUT_S)
-        self._blobs = service
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
 

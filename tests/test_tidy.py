@@ -63,7 +63,7 @@ WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blo
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
-BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
+BLOB_FILES = ("execute.blobfiles", "execute.blobplaces")
 PASSED = ("core.actions", "core.events", "core.values")
 PARTS = ("blobs", "driver", "network", "net", "journal", "recording", "eventstream", "health", "plugins")
 SHOWN = ("settings", "core.messages")
@@ -116,7 +116,6 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
-    "blobs": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
     "net": ("zmq", "zeroconf", "ifaddr"),

@@ -17,11 +17,12 @@ from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .actions import RowsCancelled
 from .events import Emitted, RowsFailed
-from .executors import subtract
+from .executors import Executors, subtract
 from .leases import Expectation, Lease
 from .ledger import Cause, Phase, Record
 from .peermessages import RowsRevoked
 from .queues import Queue, QueueKey
+from .shares import US_PER_S, share
 from .state import State
 from .travel import PURGED, Failure, Travel
 from .values import Value
@@ -30,8 +31,9 @@ from .values import Value
 class Batches:
     """All batches of this peer's tasks. claimants: executors, here and elsewhere, that have tasks of a queue."""
 
-    def __init__(self, state: State, travel: Travel) -> None:
+    def __init__(self, state: State, travel: Travel, executors: Executors) -> None:
         self._state = state
+        self._executors = executors
         self._leases = state.leases
         self._ledger = state.ledger
         self._plans = state.plans
@@ -39,6 +41,23 @@ class Batches:
         self.claimants: Counter[QueueKey] = Counter()
 
     # ---- lending
+
+    def size(self, queue: Queue, *, task_us: int, tasks_min: int, tasks_max: int) -> int:
+        """How many tasks of a queue an executor gets, here or elsewhere (core/shares.py)."""
+        if not task_us or tasks_min >= tasks_max:
+            return tasks_max
+        hints, pace = self._state.gossip, queue.pace
+        rate = hints.rate(queue.key)
+        if pace.task_us:
+            rate += max(self._executors.loaded[queue.key], 1) * US_PER_S / pace.task_us
+        waiting = queue.length + hints.waiting(queue.key)
+        return share(waiting, rate, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
+    def own_size(self, queue: Queue) -> int:
+        """How many tasks an executor of this peer gets, here or elsewhere."""
+        tasks_max = self._state.settings.executor.batch_size if queue.node.batch_size is None else queue.node.batch_size
+        tasks_min = queue.pace.tasks_min(tasks_max)
+        return self.size(queue, task_us=queue.pace.task_us, tasks_min=tasks_min, tasks_max=tasks_max)
 
     def draw(self, queue: Queue, tasks_max: int, near: PeerId | None = None) -> list[Record]:
         """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left.
@@ -126,10 +145,20 @@ class Batches:
     # ---- taking back
 
     def settle(
-        self, lease: Lease, emitted: Iterable[Emitted], failed: Iterable[RowsFailed], missing: Iterable[int]
+        self,
+        lease: Lease,
+        emitted: Iterable[Emitted],
+        failed: Iterable[RowsFailed],
+        missing: Iterable[int],
+        *,
+        more: bool = False,
     ) -> None:
-        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once."""
-        self._end(lease)
+        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once.
+
+        more: it is a part of the answer, and the lease still holds for the rest.
+        """
+        if not more:
+            self._end(lease)
         node = lease.queue.node
         graph = lease.queue.plan.graphs[node.graph]
         open_rows = dict(enumerate(lease.tasks))
@@ -152,7 +181,7 @@ class Batches:
                 self._travel.failed(record, PURGED)
             else:  # gone there; here, its inputs may well be left
                 self._travel.reclaimed(record, PURGED)
-        for task in open_rows.values():
+        for task in () if more else open_rows.values():
             record = self._committer(lease, task)
             if record is not None:
                 message = f"the executor did not answer for this task at {record.place}"

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 
 from ..graph.plan import NodePlan
 from ..ids import ExecutorId, QueueId
+from .events import BatchFinished
 from .outbox import Outbox
-from .queues import QueueKey
+from .queues import Queue, QueueKey
 from .strategy import NodeStrategy, NodeView, SimpleNodeStrategy, StrategyFailed, choose
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One executor: the queue it works for (or did last), whether it does now, and what its process has loaded."""
+    """One executor: the queue it works for (or did last), whether it does now (since when), and what its process has
+    loaded."""
 
     own: QueueKey | None = None
     busy: bool = False
+    since_ms: int = 0
     loaded: frozenset[tuple[bytes, QueueId]] = frozenset()
 
 
@@ -81,6 +84,16 @@ class Executors:
             subtract(self.loaded, slot.loaded)
             slot.loaded = frozenset(loaded)
             self.loaded.update(slot.loaded)
+
+    def begins(self, executor: ExecutorId, now_ms: int) -> None:
+        """What its batch needs is there: it is at work from now on."""
+        self.slots[executor].since_ms = now_ms
+
+    def measured(self, event: BatchFinished, queue: Queue, tasks: int, now_ms: int) -> None:
+        """It is through with so many tasks of a queue. Who fails may do so early, and is not measured."""
+        if not (event.failed or event.missing):
+            queue.pace.note(tasks, now_ms - self.slots[event.executor].since_ms)
+            self._touch((queue.key,))
 
     def _touch(self, keys: Iterable[QueueKey]) -> None:
         self._touched.update(dict.fromkeys(sorted(keys)))

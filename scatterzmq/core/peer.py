@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, assert_never
 
-from ..ids import PeerId
+from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
+from .asking import Asking
 from .batches import Batches
 from .borrowing import Borrowing
 from .cacheowners import decline
@@ -42,6 +43,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -53,9 +55,11 @@ from .messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     LoadGraph,
     MemberList,
@@ -121,7 +125,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
-    tells_tasks: report every change of a task; that is much.
+    tells: of outbox.PER_TASK, what somebody listens to.
     """
 
     def __init__(
@@ -133,20 +137,21 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
-        tells_tasks: bool = False,
+        tells: frozenset[str] = frozenset(),
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static, tells_tasks=tells_tasks)
+        self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
-        self._batches = Batches(self._state, self._travel)
+        self._batches = Batches(self._state, self._travel, self._executors)
         self._payloads = Payloads(self._state)
         self._fetches = Fetches(self._state, self._payloads)
         self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
-        self._nudges = Nudges(self._state)
+        self._nudges = Nudges(self._state, self._batches)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
-        self._borrowing = Borrowing(self._state, self._executors, self._claims, self._payloads, self._fetches)
+        self._asking = Asking(self._state, self._executors, self._batches, self._claims)
+        self._borrowing = Borrowing(self._state, self._executors, self._asking, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -255,7 +260,7 @@ class PeerCore:
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
         counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-        counters |= self._lending.counters | self._borrowing.counters
+        counters |= self._lending.counters | self._asking.counters | self._borrowing.counters
         counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
         return counters | self._payloads.counters | self._fetches.counters
 
@@ -412,7 +417,7 @@ class PeerCore:
 
     def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
         self._gossip.came(sender, message, self._state.now_ms)
-        self._borrowing.told(sender, message)
+        self._asking.told(sender, message)
 
     def _known(self, sender: PeerId, message: Known) -> None:
         self._takeover.known(sender, message)
@@ -422,7 +427,7 @@ class PeerCore:
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
-        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        lending, asking, borrowing, gossip = self._lending, self._asking, self._borrowing, self._gossip
         payloads, fetches = self._payloads, self._fetches
         cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
         if owners is None:
@@ -464,13 +469,37 @@ class PeerCore:
             Committed: lambda sender, message, _: borrowing.committed(sender, message),
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
-            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            Nudge: lambda sender, message, _: asking.nudge(sender, message),
             Fetch: lambda sender, message, _: fetches.asked(sender, message),
             Fetched: lambda sender, message, blocks: fetches.fetched(sender, message, blocks.get("rows")),
             Gone: lambda sender, message, _: fetches.not_there(sender, message),
             FreePayloads: lambda sender, message, _: payloads.freed(sender, message),
             HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
+
+    def _about_peer(self, sender: ClientId, message: AskStats | AskMembers | ClearCache) -> None:
+        match message:
+            case AskStats(mid=mid):
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
+            case AskMembers() as asked:
+                self._state.out.send(sender, self._member_list(asked))
+            case ClearCache(mid=mid, origins=origins):
+                cache = self._state.cache
+                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+            case _:
+                assert_never(message)
+
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
@@ -497,12 +526,8 @@ class PeerCore:
                 self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
-            case AskStats(mid=mid):
-                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskStats() | AskMembers() | ClearCache() as message:
+                self._about_peer(sender, message)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

@@ -1,7 +1,7 @@
 """A recording as a file: what a peer began as, then every event of its core with the time and the marks of its actions.
 
     the line "scatterzmq recording", then records: length, its complement, CRC-32 (each 4 bytes, little-endian), msgpack
-    first   [format, version of the program, time, settings (JSON), contact, nonce, whether tasks are told]
+    first   [format, version of the program, time, settings (JSON), contact, nonce, reports per task]
     others  [now_ms, event, marks of the actions (nil: the core raised)]
 
 Rules     1. It is only ever added to. What a killed process has not written to its end is seen to be cut, and is no
@@ -52,7 +52,7 @@ class Beginning:
     settings: Settings
     me: Contact
     nonce: bytes
-    tells_tasks: bool = False
+    tells: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def packed_beginning(beginning: Beginning) -> bytes:
     """How a recording begins."""
     settings = json.dumps(asdict(beginning.settings))
     contact = _CONTACT.pack(beginning.me)
-    fields = (FORMAT, beginning.program, beginning.time_s, settings, contact, beginning.nonce, beginning.tells_tasks)
+    fields = (FORMAT, beginning.program, beginning.time_s, settings, contact, beginning.nonce, sorted(beginning.tells))
     return MAGIC + framed(packed(fields))
 
 
@@ -144,14 +144,14 @@ class RecordingFile:
             case (int() as format_, str() as program, *_) if format_ != FORMAT:
                 text = f"was recorded by scatterzmq {program} in format {format_}, this one reads format {FORMAT}"
                 raise BadRecording(f"{self._path}: {text}: replay it with that version")
-            case (int(), str() as program, float() as time_s, str() as settings, me, bytes() as nonce, bool() as told):
+            case (int(), str() as program, float() as time_s, str() as settings, me, bytes() as nonce, tuple() as told):
                 return Beginning(
                     program=program,
                     time_s=time_s,
                     settings=Settings.of(json.loads(settings)),
                     me=_CONTACT.unpack(me, LIMITS),
                     nonce=nonce,
-                    tells_tasks=told,
+                    tells=frozenset(told),
                 )
         raise WireError(Reject.BODY, "expected seven fields")
 

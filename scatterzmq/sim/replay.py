@@ -96,7 +96,7 @@ class Player:
             node_strategy=node_strategy(settings),
             queue_strategy=queue_strategy(settings),
             nonce=beginning.nonce,
-            tells_tasks=beginning.tells_tasks,
+            tells=beginning.tells,
         )
         self._check_every = check_every
 

@@ -167,7 +167,7 @@ class World:
     mids: int = 0
     checking: bool = True
     digesting: bool = True
-    tells_tasks: bool = False
+    tells: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -175,7 +175,7 @@ class World:
             self.settings,
             node_strategy=SimpleNodeStrategy(),
             queue_strategy=SimpleQueueStrategy(),
-            tells_tasks=self.tells_tasks,
+            tells=self.tells,
         )
 
     # ---- events
@@ -469,8 +469,8 @@ def _digest(value: int | str) -> bytes:
 def make_world() -> Callable[..., World]:
     """Makes a world; keyword arguments are sections of settings."""
 
-    def make(executors: int = 1, *, tells_tasks: bool = False, **sections: Mapping[str, object]) -> World:
-        world = World(Settings.of(sections), tells_tasks=tells_tasks)
+    def make(executors: int = 1, *, tells: tuple[str, ...] = (), **sections: Mapping[str, object]) -> World:
+        world = World(Settings.of(sections), tells=frozenset(tells))
         world.start(executors)
         return world
 

@@ -11,7 +11,7 @@ def told(world: Any, name: str) -> list[dict[str, Any]]:
 
 
 def test_every_change_of_a_task_is_told_if_that_is_wanted(make_world: MakeWorld, build: Any) -> None:
-    world = make_world(tells_tasks=True)
+    world = make_world(tells=("debug.task",))
     world.load(build.chain(2))
     (task,) = world.submit(5)
     world.drain()
