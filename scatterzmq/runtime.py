@@ -29,9 +29,8 @@ from .execute.device import named_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .health import HealthBoard, serve
+from .health import Health, HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
-from .measures import Wants
 from .net.discovery import Discovery
 from .net.interfaces import advertised
 from .net.links import PeerLinks, listen
@@ -56,10 +55,20 @@ INCARNATION_BITS = 31
 EXIT_LOST = 3
 
 
-class Emit(Protocol):
-    """Where events go: a dotted name and a context."""
+class Events(Protocol):
+    """Where events go. From any thread."""
 
-    def __call__(self, name: str, context: Mapping[str, str | int | float], /) -> None: ...
+    def emit(self, name: str, context: Mapping[str, str | int | float], /) -> None:
+        """A dotted name, and what it is about."""
+        ...
+
+    def wants(self, name: str, /) -> bool:
+        """Whether anybody is told of events of this name."""
+        ...
+
+    def dropped(self) -> int:
+        """How many nobody was told of, because there were too many."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +82,7 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. wants: whether anybody listens to events of this name. version_file: see
-    health/info.py. Raises ConfigError for what cannot be set up.
+    events: gets them all. version_file: see health/info.py. Raises ConfigError for what cannot be set up.
     """
 
     def __init__(
@@ -83,18 +91,17 @@ class PeerProcess:
         *,
         name: str,
         graphs: Sequence[GraphFile],
-        emit: Emit,
-        wants: Wants = lambda _: False,
+        events: Events,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
-        self._emit = emit
-        self._wants = wants
+        self._events = events
+        self._emit = events.emit
         self._lost: int | None = None
         self._is_leaving = False
         self._board = HealthBoard()
         with ExitStack() as started:
-            self._health = serve(self._board, settings.health, emit, version_file=version_file)
+            self._health = serve(self._board, settings.health, events.emit, version_file=version_file)
             if self._health is not None:
                 started.callback(self._health.close)
             self.reactor = Reactor()
@@ -116,8 +123,9 @@ class PeerProcess:
                 core,
                 PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
-                report=emit,
-                wants=wants,
+                report=events.emit,
+                wants=events.wants,
+                counted=self._counted,
                 network=self.links,
                 journal=journal,
             )
@@ -137,6 +145,7 @@ class PeerProcess:
             if self._health is not None:
                 self._look_after_health()
             self.reactor.run(self.driver.due_s, self.driver.tick)
+            self.driver.stopped()
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
         self._emit("tally.peer.stop", {"peer": self.contact.id})
@@ -180,9 +189,10 @@ class PeerProcess:
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
-        self._board.update(
+        health = Health(
             executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
         )
+        self._board.update(health)
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
 
     def _load_graphs(self) -> None:
@@ -216,7 +226,7 @@ class PeerProcess:
 
     def _core(self, started: ExitStack) -> PeerCore:
         """With a recorder beside it if that is wanted."""
-        settings, nonce, tells = self._settings, os.urandom(16), told_per_task(self._wants)
+        settings, nonce, tells = self._settings, os.urandom(16), told_per_task(self._events.wants)
         make: Callable[..., PeerCore] = PeerCore
         if settings.events.record is not None:
             from . import __version__
@@ -263,6 +273,10 @@ class PeerProcess:
         started.callback(pool.stop, STOP_TIMEOUT_S)
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
+
+    def _counted(self) -> Mapping[str, int]:
+        """What others than the core have counted."""
+        return {**self.links.counted(), **self._blobs.counted(), "events_dropped": self._events.dropped()}
 
     def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
         """A node has."""

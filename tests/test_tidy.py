@@ -82,7 +82,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
-    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
+    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "measures", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "recording": (*BASE, "settings", "graph", "core", "wire", "recording"),
@@ -96,7 +96,8 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "processes": (*BASE, "settings", "config", "eventstream"),
     "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
-    "driver": (*BASE, *DRIVEN, "network"),
+    "driver": (*BASE, *DRIVEN, "measures", "network"),
+    "measures": ("core",),
     "network": (*BASE, "core", "wire", "execute"),
     "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }

@@ -32,6 +32,7 @@ from scatterzmq.execute.childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -115,6 +116,7 @@ WORDS: list[Word] = [
     ),
     BlobFetched(request=2, problem="p", place="a/b"),
     FetchBlob(request=2, name="a/b", digest=DIGEST),
+    Told(name="tally.node.load", texts={"node": "ns:main:n"}, figures={"load_cost": 2.5}),
 ]  # fmt: skip
 
 
