@@ -296,7 +296,8 @@ class Borrowing:
         else:
             del self._answers[key]
             self._forget(answer)
-            self._payloads.answered(answer.stays, fenced=message.fenced)
+            is_undone = isinstance(answer.message, Surrender)  # after a commit that the owner may or may not have had
+            self._payloads.answered(answer.stays, fenced=message.fenced or is_undone)
             if isinstance(answer.message, Commit):
                 self.counters["borrowed_in_vain" if message.fenced else "returned"] += 1
 

@@ -514,7 +514,8 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
+                cleared = Cleared(mid=mid, unknown=self._desk.unknown_of(ids))
+                self._desk.clear(ids, partial(self._state.out.send, sender, cleared))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
