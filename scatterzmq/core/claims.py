@@ -19,6 +19,7 @@ from .fetches import Fetches
 from .leases import Lease
 from .ledger import Record
 from .queues import Queue, QueueKey
+from .sizes import fitting
 from .state import State
 from .strategy import NodeView
 from .values import Block
@@ -153,6 +154,7 @@ class Claims:
         else:
             self._executors.measured(event, lease.queue, len(lease.tasks), self._state.now_ms)
             self._executors.release(event.executor, event.loaded)
+            event = fitting(event, blocks, lease.queue.node.name, self._state.row_bytes_max)
             self._batches.settle(lease, event.emitted, event.failed, event.missing)
         self._blocks.settle(blocks)
 

@@ -6,7 +6,7 @@ Rules   1. Within one call, ends of tasks are sent once per client and namespace
            needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, ClientId, PeerId
@@ -15,11 +15,23 @@ from .messages import ToClient
 from .peermessages import BetweenPeers
 from .values import Value
 
+PER_TASK = ("debug.task", "cache.hit", "cache.miss", "cache.defer", "cache.promote")
+"""Reports that come with every task: made only if somebody listens."""
+
+
+def told_per_task(wants: Callable[[str], bool]) -> frozenset[str]:
+    """What somebody listens to. A value, not a function: what a core does follows from what it was given."""
+    return frozenset(filter(wants, PER_TASK))
+
 
 @dataclass(slots=True)
 class Outbox:
-    """Collects actions; `take` hands them over and starts anew."""
+    """Collects actions; `take` hands them over and starts anew.
 
+    tells: of PER_TASK, what somebody listens to.
+    """
+
+    tells: frozenset[str] = frozenset()
     _messages: list[Action] = field(default_factory=list)
     _work: list[Action] = field(default_factory=list)
     _reports: list[Action] = field(default_factory=list)

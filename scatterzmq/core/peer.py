@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, assert_never
 
-from ..ids import PeerId
+from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
 from .asking import Asking
@@ -43,6 +43,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -54,12 +55,15 @@ from .messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     LoadGraph,
     MemberList,
+    QueueStats,
     Release,
     Released,
     ResultRead,
@@ -108,7 +112,7 @@ from .peermessages import (
 )
 from .restoring import Restoring
 from .state import State
-from .status import stats
+from .status import queue_stats, stats
 from .strategy import NodeStrategy, QueueStrategy
 from .takeover import Takeover
 from .travel import Travel
@@ -121,6 +125,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
+    tells: of outbox.PER_TASK, what somebody listens to.
     """
 
     def __init__(
@@ -132,10 +137,11 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
+        tells: frozenset[str] = frozenset(),
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static)
+        self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel, self._executors)
@@ -246,6 +252,10 @@ class PeerCore:
             if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
                 earliest_ms = time_ms
         return earliest_ms
+
+    def queues(self) -> tuple[QueueStats, ...]:
+        """The numbers of all queues here: for drivers that measure. O(queues)."""
+        return queue_stats(self._state, self._claims)
 
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
@@ -467,6 +477,30 @@ class PeerCore:
             HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
 
+    def _about_peer(self, sender: ClientId, message: AskStats | AskMembers | ClearCache) -> None:
+        match message:
+            case AskStats(mid=mid):
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
+            case AskMembers() as asked:
+                self._state.out.send(sender, self._member_list(asked))
+            case ClearCache(mid=mid, origins=origins):
+                cache = self._state.cache
+                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+            case _:
+                assert_never(message)
+
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
@@ -492,12 +526,8 @@ class PeerCore:
                 self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
-            case AskStats(mid=mid):
-                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskStats() | AskMembers() | ClearCache() as message:
+                self._about_peer(sender, message)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

@@ -23,6 +23,7 @@ from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
 from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .sizes import too_large
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
 from .values import Value
@@ -224,7 +225,11 @@ class Travel:
         assert self.owners is not None
         if record.leads:
             record.leads.pop(key, None)
-        self.owners.put(key, record.id, output, fields)
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and _nbytes(fields.values()) > bytes_max:
+            self.owners.abort(key, record.id)  # no message could bring it to whoever waits
+        else:
+            self.owners.put(key, record.id, output, fields)
 
     def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
         """Hand a waiter (or a leader that asked) the value it waits for."""
@@ -379,10 +384,17 @@ class Travel:
     # ---- ending
 
     def _finish(self, record: Record, outputs: dict[str, Value]) -> None:
+        nbytes = _nbytes(outputs.values())
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and nbytes > bytes_max:
+            self._blocks.release(outputs.values())
+            message = too_large("the result of the graph", nbytes, bytes_max)
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message, final=True))
+            return
         for value in outputs.values():
             self._blocks.keep(value)
         record.result = outputs
-        self._end(record, Cause.FINISH, _nbytes(outputs.values()))
+        self._end(record, Cause.FINISH, nbytes)
         self.counters["finished"] += 1
 
     def failed(self, record: Record, failure: Failure) -> None:
@@ -405,7 +417,7 @@ class Travel:
             record.error = _error_info(record, failure)
             if not self._may_restart(record):
                 return
-            self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+            self._tell_error("error.task.retry", record)
         self._queue(record, record.node)
 
     def taken_over(self, record: Record, failure: Failure) -> None:
@@ -433,7 +445,7 @@ class Travel:
         return True
 
     def _start_over(self, record: Record, failure: Failure) -> None:
-        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+        self._tell_error("error.task.retry", record)
         self._drop_frames(record)
         record.tell(self._state.now_ms, "restart", failure.code)
         self.begin(record)
@@ -443,7 +455,16 @@ class Travel:
         assert record.error is not None
         self._end(record, cause)
         self.counters["failed"] += 1
-        self._out.report("error.task.final", task=record.id, code=record.error.code, message=record.error.message)
+        self._tell_error("error.task.final", record)
+
+    def _tell_error(self, name: str, record: Record) -> None:
+        """What happened to it, and where."""
+        error = record.error
+        assert error is not None
+        at = error.context
+        about = {"node": ":".join(filter(None, (at.graph, at.node))), "executor": at.executor or ""}
+        known = {key: value for key, value in about.items() if value}
+        self._out.report(name, task=record.id, code=error.code, message=error.message, **known)
 
     def cancel(self, record: Record) -> None:
         """End a task that nobody wants any more. It must not be in a queue, nor hold a token."""

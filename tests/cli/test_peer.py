@@ -42,6 +42,7 @@ def test_options_are_settings() -> None:
         *("--cluster", "c", "--bind", "10.0.0.1", "--insecure-lan", "--port", "7", "--advertise", "host"),
         *("--join", "tcp://a:1", "--join", "tcp://b:2", "--no-zeroconf", "--executors", "3", "--batch-size", "9"),
         *("--allow", "nodes", "--health-port", "80", "--device", "cuda:1", "--json"),
+        *("--record", "peer.rec"),
     )
     network = settings.network
     assert (settings.cluster.name, network.bind, network.port, network.advertise) == ("c", "10.0.0.1", 7, "host")
@@ -52,6 +53,7 @@ def test_options_are_settings() -> None:
     assert (executor.count, executor.batch_size, executor.device, executor.kind) == (3, 9, "cuda:1", "process")
     assert (settings.plugins.allow, settings.health.port) == (("nodes",), 80)
     assert settings.events.listeners == ("stdout-json",)
+    assert settings.events.record == "peer.rec"
 
 
 def test_a_folder_for_data_means_a_journal() -> None:
@@ -88,6 +90,7 @@ def test_a_graph_that_is_none(complaint: Callable[..., str], tmp_path: Path) -> 
         (["--join", "a:b"], "network.join: expected tcp://host or tcp://host:port, got 'a:b'"),
         (["--journal", "sync"], "--journal: journal.dir: expected a folder"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["--record", "/nowhere/f"], "events.record: /nowhere/f: cannot be opened: No such file or directory"),
     ],
 )
 def test_what_keeps_it_from_starting(complaint: Callable[..., str], words: list[str], start: str) -> None:
