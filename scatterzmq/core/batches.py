@@ -49,7 +49,7 @@ class Batches:
         hints, pace = self._state.gossip, queue.pace
         rate = hints.rate(queue.key)
         if pace.task_us:
-            rate += max(self._executors.loaded[queue.key], 1) * US_PER_S / pace.task_us
+            rate += self._executors.able(queue.node) * US_PER_S / pace.task_us
         waiting = queue.length + hints.waiting(queue.key)
         return share(waiting, rate, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
 

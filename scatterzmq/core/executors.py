@@ -102,6 +102,10 @@ class Executors:
         """Whether another batch of a node may run beside those that do (rule 2)."""
         return node.thread_safe or not self.at_work[key]
 
+    def able(self, node: NodePlan) -> int:
+        """How many executors can work for a node at the same time."""
+        return len(self.slots) if node.thread_safe else min(len(self.slots), 1)
+
     def choose(self, executor: ExecutorId, views: Sequence[NodeView]) -> QueueKey:
         """Which of several queues with tasks an executor works for next."""
         if len(views) == 1:
