@@ -9,7 +9,7 @@ Rules     1. One thread, the process's main one, runs the reactor: sockets, the 
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from .blobs.service import BlobService
 from .core.events import LeaveRequested, PeerSeen
 from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
+from .core.outbox import everything
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
@@ -70,8 +71,8 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
-    up.
+    emit: gets all events, from any thread. wants: whether anybody listens to events of this name. version_file: see
+    health/info.py. Raises ConfigError for what cannot be set up.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class PeerProcess:
         name: str,
         graphs: Sequence[GraphFile],
         emit: Emit,
+        wants: Callable[[str], bool] = everything,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
@@ -109,6 +111,7 @@ class PeerProcess:
                 node_strategy=node_strategy(settings),
                 queue_strategy=queue_strategy(settings),
                 nonce=os.urandom(16),
+                wants=wants,
             )
             self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
             started.callback(self.links.close_all)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, assert_never
 
-from ..ids import PeerId
+from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
 from .batches import Batches
@@ -54,9 +54,11 @@ from .messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     LoadGraph,
     MemberList,
@@ -66,6 +68,7 @@ from .messages import (
     Submit,
 )
 from .nudges import Nudges
+from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -121,6 +124,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
+    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
     """
 
     def __init__(
@@ -132,10 +136,11 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
+        wants: Callable[[str], bool] = everything,
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static)
+        self._state = State.new(me, nonce, settings, static=static, wants=wants)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
@@ -478,6 +483,18 @@ class PeerCore:
             message_bytes=settings.network.message_bytes,
         )
 
+    def _about_peer(self, sender: ClientId, message: AskStats | AskMembers | ClearCache) -> None:
+        match message:
+            case AskStats(mid=mid):
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
+            case AskMembers():
+                self._state.out.send(sender, self._member_list(message))
+            case ClearCache(mid=mid, origins=origins):
+                cache = self._state.cache
+                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+            case _:
+                assert_never(message)
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
@@ -503,10 +520,8 @@ class PeerCore:
                 self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
-            case AskStats(mid=mid):
-                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers() as message:
-                self._state.out.send(sender, self._member_list(message))
+            case AskStats() | AskMembers() | ClearCache() as message:
+                self._about_peer(sender, message)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

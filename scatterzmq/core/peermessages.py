@@ -14,8 +14,8 @@ from typing import TypeAlias
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
+from .messages import ORIGIN_BYTES, Message, TaskStatus
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
-from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
@@ -222,12 +222,13 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
-    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner), seq."""
+    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner, life of it), seq."""
 
     id: TaskId
     rank: int
     n: int
     owner: PeerId
+    life: int
     seq: int
 
 
@@ -458,6 +459,10 @@ class Surrender:
 
 
 # ---- the cache
+
+
+CACHE_KEY_BYTES = ORIGIN_BYTES + 32
+"""The origin, and a digest over closure and inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,21 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
-from ..core.messages import AskMembers, Final, GraphLoaded, Moved, Namespaces, Submit, TaskStatus
+from ..core.messages import (
+    ORIGIN_BYTES,
+    AskMembers,
+    ClearCache,
+    Final,
+    GraphLoaded,
+    Moved,
+    NamespaceInfo,
+    Namespaces,
+    Submit,
+    TaskStatus,
+)
 from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
+    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
     CacheAbort,
@@ -176,12 +188,17 @@ def _commit(message: Commit) -> Shape:
 def _value(message: CacheTell | CachePut) -> Shape:
     hit = not isinstance(message, CacheTell) or message.answer is CacheAnswer.HIT
     lists, sizes = _digests(message.digests, 1)
-    return Shape(lists, [*sizes, ((message.key,), DIGEST)], 1 if hit else None, digested=message.digests)
+    return Shape(lists, [*sizes, ((message.key,), CACHE_KEY_BYTES)], 1 if hit else None, digested=message.digests)
+
+
+def _infos(*infos: NamespaceInfo) -> Shape:
+    origins = [origin for info in infos for origin in info.cached]
+    return Shape(sizes=[([info.digest for info in infos], DIGEST), (origins, ORIGIN_BYTES)])
 
 
 def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
     names = ("keys", "may_wait") if isinstance(message, CacheAsk) else ("keys",)
-    return Shape(_lengths(message, len(message.ids), *names), [(message.keys, DIGEST)])
+    return Shape(_lengths(message, len(message.ids), *names), [(message.keys, CACHE_KEY_BYTES)])
 
 
 def _blob(message: BlobPiece | WriteBlob) -> Shape:
@@ -210,8 +227,9 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
     {
         Submit: _submit,
         Final: _final,
-        GraphLoaded: lambda message: _plan(message.info.digest),
-        Namespaces: lambda message: _plan(*[info.digest for info in message.infos]),
+        GraphLoaded: lambda message: _infos(message.info),
+        Namespaces: lambda message: _infos(*message.infos),
+        ClearCache: lambda message: Shape(sizes=[(message.origins or (), ORIGIN_BYTES)]),
         Hello: _greeting,
         Welcome: _greeting,
         AskMembers: _ask_members,

@@ -24,9 +24,11 @@ from ..core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     Final,
@@ -108,6 +110,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     11: AskMembers,
     12: Release,
     13: WriteBlob,
+    15: ClearCache,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -125,6 +128,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     46: Moved,
     47: Released,
     48: BlobWritten,
+    50: CacheCleared,
     # peer -> peer
     65: Hello,
     66: Welcome,

@@ -19,9 +19,11 @@ from scatterzmq.core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     ExecutorStats,
@@ -47,6 +49,7 @@ from scatterzmq.core.messages import (
 )
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 from scatterzmq.core.peermessages import (
+    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
     AskPointers,
@@ -110,7 +113,7 @@ EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 
 HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
 CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
-VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
+VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, life=5, seq=4)
 CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
 PAYLOAD = Payload(
@@ -134,6 +137,7 @@ INFO = NamespaceInfo(
     outputs={},
     digests=True,
     description="Straße",
+    cached=(b"origin-1",),
 )
 ERROR = ErrorInfo(
     code=ErrorCode.GENERAL_EXCEPTION, message="boom", traceback="line", context=ErrorContext(task=ONE, node="node_0")
@@ -390,9 +394,13 @@ def _claims() -> list[Example]:
 
 
 def _cache() -> list[Example]:
-    key, keys, ids = b"k" * 32, (b"k" * 32, b"l" * 32), (ONE, TWO)
+    key = b"k" * CACHE_KEY_BYTES
+    keys, ids = (key, b"l" * CACHE_KEY_BYTES), (ONE, TWO)
     digests = {"y": (b"y" * 32,)}
     return [
+        (ClearCache(mid=9, origins=(b"origin-1", b"origin-2")), {}),
+        (ClearCache(mid=9), {}),
+        (CacheCleared(mid=14, values=3), {}),
         (CacheAsk(keys=keys, ids=ids, may_wait=(True, False)), {}),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.HIT, ttl_ms=9, output="o", digests=digests), _one_row()),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.LEAD, ttl_ms=10000), {}),
