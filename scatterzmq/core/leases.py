@@ -92,7 +92,8 @@ class Leases:
             self._own[lease.executor] = lease
         if lease.expires_ms != before.expires_ms:
             heapq.heappush(self._times, (lease.expires_ms, lease.order))
-            self._sweep()
+            if len(self._times) > 2 * len(self._held) + _STALE_MIN:
+                self._sweep()
 
     def renew(self, lease: Lease, expires_ms: int) -> None:
         """Let a lease hold longer, within its bounds."""
@@ -144,8 +145,8 @@ class Leases:
         del self._held[lease.order]
         if lease.holder is None:
             del self._own[lease.executor]
-        self._sweep()
+        if len(self._times) > 2 * len(self._held) + _STALE_MIN:
+            self._sweep()
 
     def _sweep(self) -> None:
-        if len(self._times) > 2 * len(self._held) + _STALE_MIN:
-            self._times = sorted((lease.expires_ms, lease.order) for lease in self)
+        self._times = sorted((lease.expires_ms, lease.order) for lease in self)
