@@ -128,8 +128,8 @@ class Executors(Protocol):
         """
         ...
 
-    def check(self, request: int, definition: str) -> None:
-        """Check a definition; answers with GraphChecked, posted."""
+    def check(self, request: int, definition: str, *, settles: bool) -> None:
+        """Check a definition; answers with GraphChecked, posted. settles: see CheckGraph."""
         ...
 
     def retire(self, digest: bytes) -> None:
@@ -365,7 +365,7 @@ class Driver:
             KeepBlocks: lambda action: store.keep(action.ids),
             RowsCancelled: self._cancel,
             AbandonExecutor: lambda action: self._abandon(action.executor),
-            CheckGraph: lambda action: executors.check(action.request, action.definition),
+            CheckGraph: lambda action: executors.check(action.request, action.definition, settles=action.settles),
             RetirePlan: lambda action: executors.retire(action.digest),
             **dict.fromkeys((Tell, Publish, Dial, OpenLink, CloseLink, Left), self._say),
             Report: self._tell_listeners,

@@ -235,10 +235,17 @@ class _Peer:
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
             self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
             strategies = node_strategy(settings), queue_strategy(settings)
-            core = PeerCore(id_, settings, node_strategy=strategies[0], queue_strategy=strategies[1], static=True)
+            core = PeerCore(
+                id_,
+                settings,
+                node_strategy=strategies[0],
+                queue_strategy=strategies[1],
+                static=True,
+                wants=self._wants,
+            )
             self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, report, self._wants)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
         self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
@@ -335,6 +342,10 @@ class _Peer:
     def _tell(self, name: str, context: Context, source: str = "") -> None:
         """Whatever happens goes to the listeners, from whichever thread."""
         self._events.emit(name, context, source=source)
+
+    def _wants(self, name: str) -> bool:
+        """Whether anybody listens to events of this name."""
+        return self._events.wants(name)
 
     def _fail(self, error: BaseException) -> None:
         """The last line of defence: neither a bug of ours nor a callback that exits may leave anybody waiting."""

@@ -21,6 +21,7 @@ from .clientdriver import ClientDriver
 from .core.client import ClientCore
 from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
+from .core.outbox import everything
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted, Reporter
@@ -162,7 +163,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit: gets all events.
+    wants: whether anybody listens to events of this name.
     """
 
     def __init__(
@@ -173,8 +175,10 @@ class Neighbours:
         post: Callable[[At], None],
         errand: Callable[[ThreadExecutor], None] | None,
         emit: Callable[..., None] | None = None,
+        wants: Callable[[str], bool] = everything,
     ) -> None:
         self._settings = settings
+        self._wants = wants
         self._air = _Air()
         self._places: list[_Place] = []
         self._clients: dict[ClientId, ClientDriver] = {}
@@ -252,6 +256,7 @@ class Neighbours:
             queue_strategy=queue_strategy(settings),
             nonce=os.urandom(16),
             static=True,
+            wants=self._wants,
         )
         network = _Network(self._air, contact, self._places)
         driver = Driver(core, PayloadStore(settings.store, id_), pool, report=report, network=network)

@@ -9,7 +9,7 @@ Rules     1. One thread, the process's main one, runs the reactor: sockets, the 
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
-from .core.events import LeaveRequested, PeerSeen
+from .core.events import GraphChecked, LeaveRequested, PeerSeen
 from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
+from .core.outbox import everything
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
 from .execute.blobs import BlobStore
@@ -70,8 +71,8 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. version_file: see health/info.py. Raises ConfigError for what cannot be set
-    up.
+    emit: gets all events, from any thread. wants: whether anybody listens to events of this name. version_file: see
+    health/info.py. Raises ConfigError for what cannot be set up.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class PeerProcess:
         name: str,
         graphs: Sequence[GraphFile],
         emit: Emit,
+        wants: Callable[[str], bool] = everything,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
@@ -109,6 +111,7 @@ class PeerProcess:
                 node_strategy=node_strategy(settings),
                 queue_strategy=queue_strategy(settings),
                 nonce=os.urandom(16),
+                wants=wants,
             )
             self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
             started.callback(self.links.close_all)
@@ -172,6 +175,11 @@ class PeerProcess:
     def _take(self, posted: Posted) -> None:
         self.driver.take(posted)
 
+    def _take_answer(self, posted: Posted) -> None:
+        if isinstance(posted, GraphChecked) and posted.plan is not None:
+            self._blobs.keep(posted.plan.blobs)
+        self._take(posted)
+
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
@@ -205,7 +213,7 @@ class PeerProcess:
         self.reactor.call(partial(self._emit, "warning.discovery", {"message": message}))
 
     def _post(self, posted: Posted) -> None:
-        self.reactor.call(partial(self._take, posted))
+        self.reactor.call(partial(self._take_answer, posted))
 
     # ---- parts
 
@@ -214,20 +222,24 @@ class PeerProcess:
         settings = self._settings
         named_device(settings.executor.device)  # whether it is here is for whoever has torch
         folder = None if settings.blobs.dir is None else Path(settings.blobs.dir)
-        blobs = BlobStore(folder, settings.blobs.packages, fetch=lambda name: service.fetch(name))
+        packages = settings.blobs.packages
+        blobs = BlobStore(folder, packages, fetch=lambda name, digest: service.fetch(name, digest))
         started.callback(blobs.close)
-        service = BlobService(blobs.folder, self.links, self.reactor, settings.cluster.replicas)
+        copies = settings.cluster.replicas
+        service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
         self.links.hear_of_blobs(service.heard)
+        self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":
             pool = ChildPool(
-                *(settings, self.reactor, self._take, blobs),
+                *(settings, self.reactor, self._take_answer, blobs),
                 report=self._emit,
                 output=self._printed,
                 fetch=service.want,
+                find=service.find,
             )
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)
         started.callback(pool.stop, STOP_TIMEOUT_S)
         started.callback(service.close)  # before executors are: they may wait for it
         return pool

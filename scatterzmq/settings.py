@@ -121,6 +121,10 @@ class NetworkSettings:
     insecure_lan: whether to listen at more than loopback though nothing is encrypted; somebody has to mean that.
     outbox_bytes: of messages that wait for one slow peer or client; what is beyond is dropped and asked for again, so
         that a slow one costs bounded memory.
+    message_bytes: of one message; 2 MiB less is what a task may have as its input, its result, or of one step. More is
+        refused with an error. The same at all peers: each drops what is longer.
+    batch_bytes: of tensors in one message about a batch of another peer; a batch that has more goes with fewer tasks,
+        and results that have more in several messages, so that large tensors cost bounded memory.
     """
 
     bind: str = "127.0.0.1"
@@ -132,6 +136,13 @@ class NetworkSettings:
     interfaces: tuple[str, ...] = ()
     insecure_lan: bool = False
     outbox_bytes: int = setting(256 * MIB, low=MIB)
+    message_bytes: int = setting(256 * MIB, low=4 * MIB, high=1024 * 1024 * MIB)
+    batch_bytes: int = setting(64 * MIB, low=0)
+
+
+def row_bytes(message_bytes: int) -> int:
+    """Of the tensors of one task that a message may carry: what goes with them needs room, too."""
+    return message_bytes - 2 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

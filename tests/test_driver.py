@@ -115,7 +115,7 @@ class Executors:
         self.replaced.append(executor)
         return None if self.later else self._new()
 
-    def check(self, request: int, definition: str) -> None:
+    def check(self, request: int, definition: str, *, settles: bool) -> None:
         self.checks.append((request, definition))
 
     def retire(self, digest: bytes) -> None:

@@ -13,6 +13,7 @@ from scatterzmq.core.messages import AskStats, Contact
 from scatterzmq.core.payloadmessages import Fetched
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import (
+    CACHE_KEY_BYTES,
     AskQueues,
     CacheAnswer,
     CachePut,
@@ -109,8 +110,8 @@ def store() -> PayloadStore:
 
 KEPT: list[Any] = [
     replicate(),
-    CachePut(key=b"k" * 32, id=TASKS[0], output="out", digests={"value": DIGESTS}),
-    CacheTell(key=b"k" * 32, id=TASKS[0], answer=CacheAnswer.HIT, digests={"value": DIGESTS}),
+    CachePut(key=b"k" * CACHE_KEY_BYTES, id=TASKS[0], output="out", digests={"value": DIGESTS}),
+    CacheTell(key=b"k" * CACHE_KEY_BYTES, id=TASKS[0], answer=CacheAnswer.HIT, digests={"value": DIGESTS}),
 ]
 VOLATILE: list[Any] = [
     Grant(claim=1, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, ids=TASKS, digests={"value": DIGESTS}),

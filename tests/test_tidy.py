@@ -63,7 +63,7 @@ WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blo
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
-BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
+BLOB_FILES = ("execute.blobfiles", "execute.blobplaces")
 PASSED = ("core.actions", "core.events", "core.values")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -113,7 +113,6 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
-    "blobs": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
     "net": ("zmq", "zeroconf", "ifaddr"),

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 
 from .. import __version__
 from ..errors import ScatterError
-from . import graph, healthcheck, peer, release, run, status, submit
+from . import cache, graph, healthcheck, peer, release, run, status, submit
 from .args import PROGRAM, Parser, UsageError, complain, help_formatter
 
 _EXAMPLE = """\
@@ -68,6 +68,7 @@ def _parser() -> Parser:
     peer.add_to(commands)
     status.add_to(commands)
     release.add_to(commands)
+    cache.add_to(commands)
     graph.add_to(commands)
     healthcheck.add_to(commands)
     return parser

@@ -111,6 +111,7 @@ def _run(options: argparse.Namespace) -> int:
             name=options.name or socket.gethostname(),
             graphs=graphs,
             emit=stream.emit,
+            wants=stream.wants,
             version_file=options.version_file,
         )
         if options.end_with_parent:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..ids import PeerId, TaskId
 
 _COUNTERS_MAX = 12
+_CACHE = ("hits", "misses", "deferred", "promoted")
 _GROUPS = ("network", "rejected")
 """Beginnings of the names of what a peer's links count: what came and went, and what was no message for it."""
 
@@ -146,9 +147,14 @@ def lines_of(view: Json) -> Iterator[str]:
     yield from _table(("QUEUE", "WAITING", "LISTENERS", "PRESSURE"), queues)
     yield ""
     yield f"tasks     {_numbers(view['tasks']) or 'none'}"
-    yield f"cache     {_count(view['cache_entries'], 'entry', 'entries')}, {_size(view['cache_bytes'])}"
+    yield f"cache     {_cache(view)}"
     yield f"records   {_size(view['record_bytes'])}"
     yield from _counter_lines(view["counters"])
+    caching = [peer for peer in view["peers"] if any(_cache_counters(peer.get("counters", {})).values())]
+    if caching:
+        yield ""
+        rows = [(_plain(peer["name"]), *map(str, _cache_row(peer))) for peer in caching]
+        yield from _table(("CACHE AT", "ENTRIES", "BYTES", *map(str.upper, _CACHE)), rows)
 
 
 def lines_of_task(view: Json) -> Iterator[str]:
@@ -170,6 +176,21 @@ def lines_of_task(view: Json) -> Iterator[str]:
         yield f"{'' if number else 'story':9} {_plain(line)}"
 
 
+def _cache(view: Json) -> str:
+    counted = _numbers(_cache_counters(view["counters"]))
+    entries = f"{_count(view['cache_entries'], 'entry', 'entries')}, {_size(view['cache_bytes'])}"
+    return f"{entries}; {counted}" if counted else entries
+
+
+def _cache_row(peer: Json) -> Iterator[int]:
+    yield from (peer["cache_entries"], peer["cache_bytes"])
+    yield from _cache_counters(peer["counters"]).values()
+
+
+def _cache_counters(counters: Mapping[str, int]) -> dict[str, int]:
+    return {what: counters.get(f"cache_{what}", 0) for what in _CACHE}
+
+
 def _counter_lines(counters: Mapping[str, int]) -> Iterator[str]:
     """The largest ones; and what was counted of the network by itself, so that nothing small of it is left out."""
     groups: dict[str, dict[str, int]] = {name: {} for name in ("counters", *_GROUPS)}
@@ -177,7 +198,7 @@ def _counter_lines(counters: Mapping[str, int]) -> Iterator[str]:
         group, _, rest = name.partition("_")
         if group in _GROUPS:
             groups[group][rest] = number
-        else:
+        elif group != "cache":
             groups["counters"][name] = number
     largest = sorted(groups["counters"].items(), key=lambda one: -one[1])[:_COUNTERS_MAX]
     yield f"counters  {_numbers(dict(sorted(largest))) or 'none'}"

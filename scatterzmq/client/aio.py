@@ -212,6 +212,9 @@ class AsyncClient:
         """The client's own: writing to a file does not wait for anybody."""
         return self._client.open_blob(name)
 
+    async def clear_cache(self, ns: str | None = None) -> int:
+        return await self._run(self._calls.clear_cache(ns))
+
     async def get_queue_stats(self) -> tuple[QueueStats, ...]:
         return (await self._run(self._calls.stats())).queues
 

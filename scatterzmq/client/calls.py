@@ -19,8 +19,10 @@ from ..core.messages import (
     AskNamespaces,
     AskStats,
     AskTasks,
+    CacheCleared,
     Cancel,
     Clear,
+    ClearCache,
     Definition,
     GraphLoaded,
     GraphRefused,
@@ -113,6 +115,13 @@ class Calls(Generic[B]):
         answer = yield from self.ask(AskStats, "statistics")
         assert isinstance(answer, Stats)
         return answer
+
+    def clear_cache(self, ns: str | None) -> Steps[int]:
+        yield from self.accepted(None, self._timeout_s)  # tasks enqueued before may still get what is there
+        origins = None if ns is None else (yield from self.info(ns)).cached
+        answer = yield from self.ask(partial(ClearCache, origins=origins), "clearing the cache")
+        assert isinstance(answer, CacheCleared)
+        return answer.values
 
     def definition(self, ns: str) -> Steps[dict[str, Any]]:
         answer = yield from self.ask(partial(AskDefinition, ns=ns), f"the definition of {ns!r}")

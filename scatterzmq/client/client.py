@@ -197,6 +197,14 @@ class Client:
         self._must_be_open()
         return self._session.link.open_blob(name)
 
+    def clear_cache(self, ns: str | None = None) -> int:
+        """Forget the cached results of a namespace (None: of all) at all peers; returns how many there were.
+
+        Those of equal graphs in other namespaces are the same, so they go as well; those of definitions that it had
+        before stay. What is being computed meanwhile is kept. Raises GraphError for an unknown namespace.
+        """
+        return self._run(self._calls.clear_cache(ns))
+
     def get_queue_stats(self) -> tuple[QueueStats, ...]:
         """Each queue: its length, who listens, how urgent it is."""
         return self._run(self._calls.stats()).queues

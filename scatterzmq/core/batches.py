@@ -125,10 +125,20 @@ class Batches:
     # ---- taking back
 
     def settle(
-        self, lease: Lease, emitted: Iterable[Emitted], failed: Iterable[RowsFailed], missing: Iterable[int]
+        self,
+        lease: Lease,
+        emitted: Iterable[Emitted],
+        failed: Iterable[RowsFailed],
+        missing: Iterable[int],
+        *,
+        more: bool = False,
     ) -> None:
-        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once."""
-        self._end(lease)
+        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once.
+
+        more: it is a part of the answer, and the lease still holds for the rest.
+        """
+        if not more:
+            self._end(lease)
         node = lease.queue.node
         graph = lease.queue.plan.graphs[node.graph]
         open_rows = dict(enumerate(lease.tasks))
@@ -151,7 +161,7 @@ class Batches:
                 self._travel.failed(record, PURGED)
             else:  # gone there; here, its inputs may well be left
                 self._travel.reclaimed(record, PURGED)
-        for task in open_rows.values():
+        for task in () if more else open_rows.values():
             record = self._committer(lease, task)
             if record is not None:
                 message = f"the executor did not answer for this task at {record.place}"

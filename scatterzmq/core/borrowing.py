@@ -23,7 +23,7 @@ from ..graph.plan import Plan
 from ..ids import ExecutorId, PeerId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
 from .claims import INPUTS_LATE, RAN_TOO_LONG, Claims, blocks_of
-from .commits import commit_of
+from .commits import Told, commit_of
 from .events import BatchFinished
 from .executors import Executors
 from .fetches import Fetches
@@ -44,6 +44,7 @@ from .peermessages import (
     Surrender,
 )
 from .queues import Queue, QueueKey
+from .sizes import batch_bytes, fitting, is_short, pieces
 from .state import State
 from .values import Block, Value
 
@@ -85,7 +86,10 @@ class _Loan:
 
 @dataclass(slots=True, eq=False)
 class _Answer:
-    """What an owner is to know of a batch. values, blocks: what goes with it. stays: blocks that do not."""
+    """What an owner is to know of a batch. values, blocks: what goes with it. stays: blocks that do not.
+
+    rest: pieces to be said when this one has been answered.
+    """
 
     owner: PeerId
     message: Commit | Surrender
@@ -94,6 +98,7 @@ class _Answer:
     blocks: list[Block]
     ttl_ms: int
     stays: list[Block]
+    rest: list[Told]
 
 
 class Borrowing:
@@ -112,6 +117,7 @@ class Borrowing:
         self._payloads = payloads
         self._fetches = fetches
         self._inline_bytes = state.settings.store.inline_bytes
+        self._batch_bytes = batch_bytes(state.settings.network, state.row_bytes_max)
         self._asks: dict[ExecutorId, _Ask] = {}
         self._loans: dict[int, _Loan] = {}
         self._answers: dict[tuple[PeerId, ExecutorId, int], _Answer] = {}
@@ -280,7 +286,7 @@ class Borrowing:
                 reason = "its results were evicted before its owner had them"
                 message = Surrender(executor=message.executor, order=message.order, reason=reason, crashed=False)
                 self._forget(answer)
-                answer.message, answer.values, answer.blocks = message, {}, []
+                answer.message, answer.values, answer.blocks, answer.rest = message, {}, [], []
             else:
                 ask = self._asks.get(message.executor)
                 claim = None
@@ -386,9 +392,13 @@ class Borrowing:
             self._blocks.settle(blocks)
         else:
             node = loan.plan.queues[loan.key[1]]
+            event = fitting(event, blocks, node.name, self._state.row_bytes_max)
             told = commit_of(event, loan.number, loan.plan, node, needed, self._inline_bytes)
+            if told.stays and not is_short(told, self._batch_bytes):
+                told = commit_of(event, loan.number, loan.plan, node, needed)
             self._payloads.hold(loan.owner, told.stays)
-            self._promise(loan, told.message, told.values, blocks, told.stays)
+            first, *rest = pieces(told, self._batch_bytes)
+            self._promise(loan, first.message, first.values, blocks, told.stays, rest)
             for queue, tasks in _lands_in(loan.plan, loan.key, event):
                 key = (loan.key[0], queue)
                 self._correct(loan.owner, key, self._believed(loan.owner, key) + tasks)
@@ -406,7 +416,7 @@ class Borrowing:
         if not loan.fenced:
             message = Surrender(executor=loan.executor, order=loan.number, reason=reason, crashed=crashed)
             self.counters["surrendered"] += 1
-            self._promise(loan, message, {}, [], [])
+            self._promise(loan, message, {}, [], [], [])
 
     def _end(self, loan: _Loan) -> None:
         del self._loans[loan.order]
@@ -420,16 +430,25 @@ class Borrowing:
         values: Mapping[str, tuple[Value, ...]],
         blocks: list[Block],
         stays: list[Block],
+        rest: list[Told],
     ) -> None:
         """Have an owner told, until it says that it knows."""
-        answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms, stays)
+        answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms, stays, rest)
         self._answers[loan.owner, loan.executor, loan.number] = answer
         self._unsent.append(answer)
 
     def committed(self, owner: PeerId, message: Committed) -> None:
         """An owner knows."""
-        answer = self._answers.pop((owner, message.executor, message.order), None)
-        if answer is not None:
+        key = (owner, message.executor, message.order)
+        answer = self._answers.get(key)
+        if answer is None or (isinstance(answer.message, Commit) and answer.message.piece != message.piece):
+            return
+        if answer.rest and not message.fenced:
+            following = answer.rest.pop(0)
+            answer.message, answer.values = following.message, following.values
+            self._unsent.append(answer)
+        else:
+            del self._answers[key]
             self._forget(answer)
             self._payloads.answered(answer.stays, fenced=message.fenced)
             if isinstance(answer.message, Commit):

@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from ..graph.plan import Plan
 from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .ledger import CacheKey
+from .messages import ORIGIN_BYTES
 from .values import Value
 
 LEADERS_FAILED_MAX = 2
@@ -72,8 +74,17 @@ class _Pending:
     leaders_failed: int = 0
 
 
+def origins_of(plan: Plan) -> tuple[bytes, ...]:
+    """With what the keys of a plan begin."""
+    closures = []
+    for graph in plan.graphs.values():
+        closures += [graph.closure] if graph.cache else []
+        closures += [node.closure for node in graph.nodes.values() if node.cache]
+    return tuple(sorted({closure[:ORIGIN_BYTES] for closure in closures}))
+
+
 def cache_key(closure: bytes, inputs: Iterable[tuple[str, Value]]) -> CacheKey | None:
-    """blake2b-256 over a closure and the content of all inputs; None if a content digest is missing."""
+    """The origin, and blake2b-256 over a closure and the content of all inputs; None if a content digest is missing."""
     key = hashlib.blake2b(closure, digest_size=32)
     for name, (block, row) in sorted(inputs, key=_by_name):
         if not block.digests:
@@ -82,7 +93,7 @@ def cache_key(closure: bytes, inputs: Iterable[tuple[str, Value]]) -> CacheKey |
         key.update(len(text).to_bytes(4, "little"))
         key.update(text)
         key.update(block.digests[row])
-    return key.digest()
+    return closure[:ORIGIN_BYTES] + key.digest()
 
 
 def _by_name(entry: tuple[str, Value]) -> str:
@@ -201,10 +212,13 @@ class Cache:
         assert not isinstance(pending.leader, tuple)
         return pending.leader
 
-    def clear(self) -> None:
-        """Forget all values; what is being computed goes on."""
-        while self._values:
-            self._drop(next(iter(self._values)))
+    def clear(self, origins: Iterable[bytes] | None = None) -> int:
+        """Forget the values of these origins (None: all); what is being computed goes on. Returns how many went."""
+        wanted = None if origins is None else frozenset(origins)
+        found = [key for key in self._values if wanted is None or key[:ORIGIN_BYTES] in wanted]
+        for key in found:
+            self._drop(key)
+        return len(found)
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""

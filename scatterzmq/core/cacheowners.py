@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from ..ids import PeerId, TaskId
@@ -60,17 +61,17 @@ class _Request:
     """What a task that leads a key at this peer has to do with the key's owner.
 
     tries: how often it was asked without an answer. due_ms: when to ask again. leads: whether the owner counts on it,
-    as long as it is renewed within ttl_ms. counted: whether the counters know what came of it.
+    as long as it is renewed within ttl_ms. deferred: it has been counted as a task that waits.
     """
 
     owner: PeerId
     may_wait: bool
+    deferred: bool = False
     stage: _Stage = _Stage.ASKED
     tries: int = 0
     due_ms: int = 0
     leads: bool = False
     ttl_ms: int = 0
-    counted: bool = False
 
     @property
     def is_waiting(self) -> bool:
@@ -79,6 +80,14 @@ class _Request:
 
 
 _Errand: TypeAlias = tuple[CacheKey, TaskId]
+
+_HIT, _MISS, _DEFER, _PROMOTE = "hit", "miss", "defer", "promote"
+"""A task that comes to a cached graph or node finds its value, is to compute it, or waits: one of the first three. Who
+has waited and computes after all is promoted. So what is computed is what was missed and what was promoted.
+"""
+_COUNTERS: Mapping[str, str] = MappingProxyType(
+    {_HIT: "cache_hits", _MISS: "cache_misses", _DEFER: "cache_deferred", _PROMOTE: "cache_promoted"}
+)
 
 
 class CacheOwners:
@@ -101,7 +110,7 @@ class CacheOwners:
         self._asks: dict[PeerId, list[tuple[CacheKey, TaskId, bool]]] = {}
         self._renews: dict[PeerId, list[_Errand]] = {}
         self._aborts: dict[PeerId, list[_Errand]] = {}
-        self.counters = {"cache_hits": 0, "cache_misses": 0, "cache_deferred": 0}
+        self.counters = dict.fromkeys(_COUNTERS.values(), 0)
 
     # ---- for tasks of this peer
 
@@ -110,8 +119,7 @@ class CacheOwners:
         answer = self._cache.ask(key, task, may_wait=may_wait)
         if answer is Ask.LEAD and self._must_ask(key, task, may_wait=may_wait):
             return Ask.ASKED
-        what = "cache_deferred" if answer is Ask.WAIT else "cache_misses"
-        self.counters["cache_hits" if isinstance(answer, Cached) else what] += 1
+        self._count(_HIT if isinstance(answer, Cached) else _DEFER if answer is Ask.WAIT else _MISS, task)
         return answer
 
     def put(self, key: CacheKey, task: TaskId, output: str, fields: Mapping[str, Value]) -> None:
@@ -134,14 +142,14 @@ class CacheOwners:
         """A task does not wait for a key any more."""
         self._cache.leave(key, task)
 
-    def _must_ask(self, key: CacheKey, task: TaskId, *, may_wait: bool) -> bool:
+    def _must_ask(self, key: CacheKey, task: TaskId, *, may_wait: bool, deferred: bool = False) -> bool:
         """Whether a task that leads a key here has to hear what the key's owner says."""
         if len(self._ring) == 1 or (key, task) in self._requests:
             return False  # it meets its own key again
         owner = self.owner(key)
         if owner == self._state.me:
             return False
-        request = self._requests[key, task] = _Request(owner, may_wait)
+        request = self._requests[key, task] = _Request(owner, may_wait, deferred)
         self._ask(key, task, request)
         return True
 
@@ -157,13 +165,24 @@ class CacheOwners:
 
     def _compute(self, key: CacheKey, task: TaskId, request: _Request) -> None:
         request.stage = _Stage.COMPUTES
-        self._count(request, "cache_misses")
+        self._count(_PROMOTE if request.deferred else _MISS, task)
         self._deferred.compute(task, key)
 
-    def _count(self, request: _Request, what: str) -> None:
-        if not request.counted:
-            request.counted = True
-            self.counters[what] += 1
+    def _promote(self, key: CacheKey, task: TaskId) -> None:
+        """A task of this peer that waited for another one computes."""
+        self._count(_PROMOTE, task)
+        self._deferred.compute(task, key)
+
+    def _count(self, what: str, task: TaskId) -> None:
+        """Something came of a task's question."""
+        self.counters[_COUNTERS[what]] += 1
+        name = f"cache.{what}"
+        if self._state.out.wants(name):
+            record = self._state.ledger.record(task)
+            assert record is not None, f"{task} asks for a key but is not in the ledger"
+            graph = record.plan.qualified(record.stack[-1].graph.id)
+            node = "" if record.node is None else record.node.name
+            self._state.out.report(name, task=task, graph=graph, node=node)
 
     def told(self, sender: PeerId, message: CacheTell, blocks: Mapping[str, Block]) -> None:
         """The owner of a key says what a task is to do, or has the value."""
@@ -171,7 +190,6 @@ class CacheOwners:
         request = self._requests.get((key, task))
         if answer is CacheAnswer.HIT:
             if request is not None and request.is_waiting:
-                self._count(request, "cache_hits")
                 self._store(key, message.output, {name: (block, 0) for name, block in blocks.items()})
         elif request is None or request.owner != sender:
             if answer is not CacheAnswer.COMPUTE:
@@ -179,7 +197,9 @@ class CacheOwners:
         elif answer is CacheAnswer.WAIT:
             if request.is_waiting:
                 request.stage, request.tries = _Stage.WAITS, 0
-                self._count(request, "cache_deferred")
+                if not request.deferred:
+                    request.deferred = True
+                    self._count(_DEFER, task)
                 self._ask_at(key, task, request, self._state.now_ms + max(message.ttl_ms, self._ask_ms))
         else:
             if answer is CacheAnswer.LEAD:
@@ -203,6 +223,8 @@ class CacheOwners:
             request = self._requests.get((key, leader))
             if request is not None and request.is_waiting:
                 del self._requests[key, leader]
+                if not request.deferred:
+                    self._count(_HIT, leader)
                 waiters = (leader, *waiters)
         for waiter in waiters:
             if isinstance(waiter, tuple):
@@ -221,13 +243,13 @@ class CacheOwners:
             self._lend(promoted, key)
         elif promoted is not None:
             self._deferred.lead(promoted, key)
-            if not self._must_ask(key, promoted, may_wait=True):
-                self._deferred.compute(promoted, key)
+            if not self._must_ask(key, promoted, may_wait=True, deferred=True):
+                self._promote(key, promoted)
         for released in aborted.released:
             if isinstance(released, tuple):
                 self._tell(released, key, CacheAnswer.COMPUTE)
             else:
-                self._deferred.compute(released, key)
+                self._promote(key, released)
 
     # ---- for tasks of other peers
 
@@ -332,12 +354,12 @@ class CacheOwners:
         if task is None:
             return
         if task == leader:
-            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.COMPUTES, counted=True)
+            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.COMPUTES)
             self._renew_within(request, self._lease_ms)
             self._renews.setdefault(owner, []).append((key, task))
         else:
             self._deferred.lead(task, key)
-            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.WAITS, counted=True)
+            request = self._requests[key, task] = _Request(owner, may_wait=True, deferred=True, stage=_Stage.WAITS)
             self._ask_soon(key, task, request)
 
     def gone(self, peer: PeerId) -> None:

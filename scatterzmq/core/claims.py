@@ -19,6 +19,7 @@ from .fetches import Fetches
 from .leases import Lease
 from .ledger import Record
 from .queues import Queue, QueueKey
+from .sizes import fitting
 from .state import State
 from .strategy import NodeView
 from .values import Block
@@ -154,6 +155,7 @@ class Claims:
             self.counters["fenced"] += 1
         else:
             self._executors.release(event.executor, event.loaded)
+            event = fitting(event, blocks, lease.queue.node.name, self._state.row_bytes_max)
             self._batches.settle(lease, event.emitted, event.failed, event.missing)
         self._blocks.settle(blocks)
 

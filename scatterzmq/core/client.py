@@ -17,7 +17,7 @@ from ..settings import TimingSettings
 from .clientasks import Asks, ClientState, Question
 from .clientevents import ClientAction, ClientEvent, GiveUp, Heard, LetGo, PeerDown, PeerUp, Said
 from .clientpeers import LOST_MS, Peers
-from .clientpolls import Polls
+from .clientpolls import Polls, added, cleared
 from .clientsubmit import Ending, Submission
 from .clienttasks import Tasks
 from .events import TimerFired
@@ -30,6 +30,7 @@ from .messages import (
     Attach,
     Cancel,
     Clear,
+    ClearCache,
     Final,
     Goodbye,
     LoadGraph,
@@ -121,7 +122,9 @@ class ClientCore:
             case AskTasks() as message:
                 self._polls.tasks(message)
             case AskStats() as message:
-                self._polls.stats(message)
+                self._polls.ask_all(message, added)
+            case ClearCache() as message:
+                self._polls.ask_all(message, cleared)
             case LoadGraph() | AskNamespaces() | AskDefinition() as message:
                 Question(state, asks, message)
             case AskMembers() | Release():

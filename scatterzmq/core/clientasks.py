@@ -23,9 +23,11 @@ from .messages import (
     AskNamespaces,
     AskStats,
     AskTasks,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     GraphLoaded,
@@ -39,7 +41,9 @@ from .messages import (
 )
 
 REPEAT_MS_MAX = 5_000
-Askable: TypeAlias = LoadGraph | Submit | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats
+Askable: TypeAlias = (
+    LoadGraph | Submit | Clear | Cancel | AskTasks | AskNamespaces | AskDefinition | AskStats | ClearCache
+)
 Answer: TypeAlias = (
     GraphLoaded
     | GraphRefused
@@ -51,6 +55,7 @@ Answer: TypeAlias = (
     | Namespaces
     | Definition
     | Stats
+    | CacheCleared
 )
 _ANSWERS: Mapping[type[Any], tuple[type[Any], ...]] = MappingProxyType(
     {
@@ -62,6 +67,7 @@ _ANSWERS: Mapping[type[Any], tuple[type[Any], ...]] = MappingProxyType(
         AskNamespaces: (Namespaces,),
         AskDefinition: (Definition,),
         AskStats: (Stats,),
+        ClearCache: (CacheCleared,),
     }
 )
 

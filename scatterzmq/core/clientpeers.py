@@ -19,7 +19,7 @@ from .messages import AskMembers, Contact, MemberList
 PINGS_MAX = 5
 """Questions in a row that a peer may leave open."""
 MEMBERS_MS = 5_000
-"""Between two questions who there is; also between two to a silent peer, and how long a new link may take."""
+"""Between two questions who there is; also between two to a silent peer, and how long a link may take to be made."""
 LOST_MS = 30_000
 """So long without any usable peer, and the cluster is out of reach."""
 
@@ -68,6 +68,11 @@ class Peers:
         known = None if peer is None else self._peers.get(peer)
         return known is not None and known.usable
 
+    def is_silent(self, peer: PeerId) -> bool:
+        """Whether there is a link to it, and no answer: so it may be halted, or out of reach."""
+        known = self._peers.get(peer)
+        return known is not None and known.silent
+
     def everybody(self) -> tuple[PeerId, ...]:
         """All usable peers, home first."""
         return tuple(
@@ -107,7 +112,9 @@ class Peers:
         peer = self._peers.get(id_)
         if peer is not None:
             was_usable = peer.usable
-            peer.up, peer.trying_until_ms = False, 0
+            # Maybe only the link broke, and who is there is the only one that knows some task.
+            peer.trying_until_ms = now_ms + MEMBERS_MS if peer.up else 0
+            peer.up = False
             if was_usable:
                 self._change(id_, False, now_ms)
 

@@ -6,14 +6,24 @@ Rules   1. Reports on tasks are asked for where the tasks are, or at home; what 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..ids import PeerId, TaskId
 from .clientasks import Answer, Ask, Asks, ClientState
 from .clienttasks import Tasks, chunks
-from .messages import AskStats, AskTasks, QueueStats, Stats, TaskReport, TaskReports, TaskStatus
+from .messages import (
+    AskStats,
+    AskTasks,
+    CacheCleared,
+    ClearCache,
+    QueueStats,
+    Stats,
+    TaskReport,
+    TaskReports,
+    TaskStatus,
+)
 
 
 class _Round(Protocol):
@@ -35,8 +45,8 @@ class Polls:
     def tasks(self, message: AskTasks) -> None:
         self._rounds.append(_TaskPoll(self._state, self._asks, self._tasks, message))
 
-    def stats(self, message: AskStats) -> None:
-        self._rounds.append(_StatsPoll(self._state, self._asks, message))
+    def ask_all(self, message: AskStats | ClearCache, joined: "Joined") -> None:
+        self._rounds.append(_Poll(self._state, self._asks, message, joined))
 
     def doubt(self, ids: Iterable[TaskId]) -> None:
         """One peer says that these tasks are unknown: ask the others, once at a time."""
@@ -137,19 +147,23 @@ class _Census(_TaskPoll):
         self._tasks.polled(self._number, self._reports)
 
 
-class _StatsPoll:
-    """The numbers of all peers, added up."""
+Joined: TypeAlias = Callable[[Iterable[Any]], Answer]
+"""Makes one answer of the answers of several peers."""
 
-    def __init__(self, state: ClientState, asks: Asks, message: AskStats) -> None:
+
+class _Poll:
+    """A question to all peers that has one answer."""
+
+    def __init__(self, state: ClientState, asks: Asks, message: AskStats | ClearCache, joined: Joined) -> None:
         self._state = state
         self._asks = asks
         self._message = message
+        self._joined = joined
         self._asked: list[PeerId] = []
         self._open: dict[int, Ask] = {}
-        self._answers: list[Stats] = []
+        self._answers: list[Answer] = []
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
-        assert isinstance(message, Stats)
         self._answers.append(message)
         self._close(ask)
 
@@ -171,7 +185,7 @@ class _StatsPoll:
                 self._open[ask.number] = ask
         if self._open or not settled:
             return True
-        self._asks.deliver(added(self._answers), self._message.mid)
+        self._asks.deliver(self._joined(self._answers), self._message.mid)
         return False
 
 
@@ -179,6 +193,11 @@ def _best(task: TaskId, reports: Iterable[TaskReport]) -> TaskReport:
     return max(
         reports, key=lambda report: report.status.complete, default=TaskReport(id=task, status=TaskStatus.UNKNOWN)
     )
+
+
+def cleared(answers: Iterable[CacheCleared]) -> CacheCleared:
+    """What several peers have forgotten."""
+    return CacheCleared(mid=0, values=sum(answer.values for answer in answers))
 
 
 def added(all_stats: Iterable[Stats]) -> Stats:

@@ -131,10 +131,12 @@ class Copies:
         blocks: Mapping[str, Block],
         now_ms: int,
         owned: Mapping[TaskId, Version],
+        *,
+        life: int,
     ) -> Kept:
         """Take in what an owner says of its tasks, except where something better is known.
 
-        owned: tasks that this peer itself owns, better than the sender knows them.
+        owned: tasks that this peer itself owns, better than the sender knows them. life: of the owner.
         """
         kept = Kept()
         ready = 0
@@ -144,14 +146,14 @@ class Copies:
                 has_result = message.statuses[place] in _WITH_RESULT
                 row = ready if has_result else -1
                 ready += has_result
-            version = version_in(message, place, owner)
+            version = version_in(message, place, owner, life)
             known = self._copies.get(task)
             tombstone = self._tombstones.get(task)
             if task in owned:
                 kept.better.append(info(task, owned[task]))
             elif tombstone is not None and tombstone.nonce == message.nonces[place] and tombstone.version > version:
                 kept.better.append(info(task, tombstone.version))
-            elif known is not None and known.version > version:
+            elif known is not None and known.version.beats(version):
                 kept.better.append(info(task, known.version))
             elif message.kind is CopyKind.DELETE:
                 self.bury(task, message.nonces[place], version, now_ms)
@@ -160,7 +162,7 @@ class Copies:
                     kept.lacking.append(task)
                 else:
                     self._put(self._made(message, place, version, known.since_ms), known.values)
-            elif known is None or known.version < version:
+            elif known is None or version.beats(known.version):
                 values = {} if row < 0 else {name: (block, row) for name, block in blocks.items()}
                 since_ms = now_ms if known is None else known.since_ms
                 self._put(self._made(message, place, version, since_ms), values)
@@ -223,7 +225,7 @@ class Copies:
             assert (copy.status is None) == (copy.version.rank == Rank.LIVE)
         assert by_owner == self._by_owner
         for owner, copies in by_owner.items():
-            numbers = [fingerprint(copy.id, copy.version.n, copy.version.change) for copy in copies.values()]
+            numbers = [_number(copy) for copy in copies.values()]
             assert self.summed(owner) == (len(copies), total(numbers))
         assert self._totals.keys() == by_owner.keys()
         assert all(stone.version.rank == Rank.DELETED for stone in self._tombstones.values())
@@ -268,24 +270,28 @@ class Copies:
         self._count(copy, 1)
 
     def _count(self, copy: Copy, sign: int) -> None:
-        version = copy.version
-        number = sign * fingerprint(copy.id, version.n, version.change)
-        self._totals[copy.owner] = total((self._totals.get(copy.owner, 0), number))
+        self._totals[copy.owner] = total((self._totals.get(copy.owner, 0), sign * _number(copy)))
+
+
+def _number(copy: Copy) -> int:
+    version = copy.version
+    return fingerprint(copy.id, version.n, version.life, version.change)
 
 
 def info(task: TaskId, version: Version) -> VersionInfo:
     """A version as it is sent."""
-    return VersionInfo(id=task, rank=version.rank, n=version.n, owner=version.owner, seq=version.change)
+    rank, n, owner, life, change = version
+    return VersionInfo(id=task, rank=rank, n=n, owner=owner, life=life, seq=change)
 
 
 def version_of(message: VersionInfo) -> Version:
     """A version as it is compared."""
-    return Version(message.rank, message.n, message.owner, message.seq)
+    return Version(message.rank, message.n, message.owner, message.life, message.seq)
 
 
-def version_in(message: Replicate, place: int, owner: PeerId) -> Version:
+def version_in(message: Replicate, place: int, owner: PeerId, life: int) -> Version:
     """The version of the task at a place of a Replicate."""
-    return Version(_rank(message, place), message.n, owner, message.seqs[place])
+    return Version(_rank(message, place), message.n, owner, life, message.seqs[place])
 
 
 _WITH_RESULT = frozenset((TaskStatus.READY, TaskStatus.DONE))

@@ -408,7 +408,7 @@ class Desk:
                 self._out.report("error.task.ghost", task=record.id)
             self.release(record)
             if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
-                version = Version(Rank.DELETED, record.epoch_n, self._state.me, record.change + 1)
+                version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
         self._replicas.write(CopyKind.DELETE, records, self._state.now_ms, partial(self._cleared, told, then))
@@ -423,7 +423,7 @@ class Desk:
         for task in ids:
             copy = self._copies.copy(task)
             if copy is not None:
-                version = Version(Rank.DELETED, copy.version.n + 1, self._state.me, 0)
+                version = Version(Rank.DELETED, copy.version.n + 1, self._state.me, self._state.life, 0)
                 self._copies.bury(task, copy.nonce, version, self._state.now_ms)
                 self.unknown(copy.clients, task)
                 for peer in copy.rset:

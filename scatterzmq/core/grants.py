@@ -38,6 +38,17 @@ def sent(blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...
     return made
 
 
+def bytes_beside(blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...]], tasks: int) -> list[int]:
+    """How many bytes of each task's inputs would travel with a grant."""
+    sizes = [0] * tasks
+    for values in inputs.values():
+        for at, value in enumerate(values):
+            block, row = _source(blocks, borrower, value)
+            if blocks.away(block.id) is None:
+                sizes[at] += block.row_nbytes(row)
+    return sizes
+
+
 def _name(made: Sent, blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...]]) -> None:
     found = {name: [_source(blocks, borrower, value) for value in values] for name, values in inputs.items()}
     numbers: dict[BlockId, int] = {}

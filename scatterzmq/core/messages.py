@@ -15,6 +15,9 @@ from ..errors import ErrorCode, ErrorInfo
 from ..graph.formats import Format
 from ..ids import ExecutorId, PeerId, TaskId
 
+ORIGIN_BYTES = 8
+"""So much of a closure begins the key of a cached value: enough to tell from which graph or node it is."""
+
 
 class TaskStatus(StrEnum):
     """Where a task is, as users see it."""
@@ -45,6 +48,7 @@ class NamespaceInfo:
 
     digests: whether inputs need content digests (something in there caches).
     outputs: the fields of a result with their formats.
+    cached: where keys of its cached graphs and nodes come from (core/cache.py `origins_of`).
     """
 
     ns: str
@@ -54,6 +58,7 @@ class NamespaceInfo:
     outputs: Format
     digests: bool
     description: str = ""
+    cached: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +170,14 @@ class AskStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClearCache:
+    """Forget the cached values of keys with these origins (None: all). What is being computed goes on."""
+
+    mid: int
+    origins: tuple[bytes, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Hand your tasks over and leave the cluster. Whoever asks twice gets the same answer."""
 
@@ -173,9 +186,13 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskMembers:
-    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there.
+
+    cluster: 8 bytes that stand for the name of the one that is meant; b"" for whichever the receiver belongs to.
+    """
 
     mid: int
+    cluster: bytes = b""
 
 
 # ---- peer -> client
@@ -288,6 +305,14 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCleared:
+    """So many values have been forgotten."""
+
+    mid: int
+    values: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReport:
     """One task as it stands now.
 
@@ -363,11 +388,16 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberList:
-    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter."""
+    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
+
+    message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
+    """
 
     mid: int
     members: tuple[Contact, ...]
     suspects: tuple[PeerId, ...] = ()
+    message_bytes: int = 0
+    refusal: str = ""
 
 
 ToPeer: TypeAlias = (
@@ -383,6 +413,7 @@ ToPeer: TypeAlias = (
     | AskStats
     | AskMembers
     | Release
+    | ClearCache
 )
 ToClient: TypeAlias = (
     GraphLoaded
@@ -400,5 +431,6 @@ ToClient: TypeAlias = (
     | Definition
     | Stats
     | MemberList
+    | CacheCleared
 )
 Message: TypeAlias = ToPeer | ToClient

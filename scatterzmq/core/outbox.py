@@ -6,7 +6,7 @@ Rules   1. Within one call, ends of tasks are sent once per client and namespace
            needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, ClientId, PeerId
@@ -16,10 +16,19 @@ from .peermessages import BetweenPeers
 from .values import Value
 
 
+def everything(_: str) -> bool:
+    """Somebody listens to all events."""
+    return True
+
+
 @dataclass(slots=True)
 class Outbox:
-    """Collects actions; `take` hands them over and starts anew."""
+    """Collects actions; `take` hands them over and starts anew.
 
+    wants: whether anybody listens to events of this name. What would be reported for each task is asked for first.
+    """
+
+    wants: Callable[[str], bool] = everything
     _messages: list[Action] = field(default_factory=list)
     _work: list[Action] = field(default_factory=list)
     _reports: list[Action] = field(default_factory=list)

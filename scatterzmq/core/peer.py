@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, assert_never
 
-from ..ids import PeerId
+from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
 from .batches import Batches
@@ -42,6 +42,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -53,9 +54,11 @@ from .messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     LoadGraph,
     MemberList,
@@ -65,6 +68,7 @@ from .messages import (
     Submit,
 )
 from .nudges import Nudges
+from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -120,6 +124,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
+    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
     """
 
     def __init__(
@@ -131,10 +136,11 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
+        wants: Callable[[str], bool] = everything,
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static)
+        self._state = State.new(me, nonce, settings, static=static, wants=wants)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
         self._batches = Batches(self._state, self._travel)
@@ -473,6 +479,30 @@ class PeerCore:
             HeldPayloads: lambda sender, message, _: payloads.still_held(sender, message),
         }
 
+    def _about_peer(self, sender: ClientId, message: AskStats | AskMembers | ClearCache) -> None:
+        match message:
+            case AskStats(mid=mid):
+                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
+            case AskMembers() as asked:
+                self._state.out.send(sender, self._member_list(asked))
+            case ClearCache(mid=mid, origins=origins):
+                cache = self._state.cache
+                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+            case _:
+                assert_never(message)
+
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
         self._desk.heard(sender)
@@ -498,12 +528,8 @@ class PeerCore:
                 self._definitions.namespaces(sender, message)
             case AskDefinition() as message:
                 self._definitions.definition(sender, message)
-            case AskStats(mid=mid):
-                self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskStats() | AskMembers() | ClearCache() as message:
+                self._about_peer(sender, message)
             case Release(mid=mid):
                 self._state.out.send(sender, Released(mid=mid))
                 self._leaving.begin()

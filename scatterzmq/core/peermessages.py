@@ -14,8 +14,8 @@ from typing import TypeAlias
 from ..errors import ErrorCode, ErrorInfo
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
+from .messages import ORIGIN_BYTES, Message, TaskStatus
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
-from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
@@ -222,12 +222,13 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
-    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner), seq."""
+    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner, life of it), seq."""
 
     id: TaskId
     rank: int
     n: int
     owner: PeerId
+    life: int
     seq: int
 
 
@@ -398,7 +399,10 @@ class FailedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything."""
+    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything.
+
+    piece, more: of what is too much for one message the next piece is said when this one has been answered.
+    """
 
     executor: ExecutorId
     order: int
@@ -406,6 +410,8 @@ class Commit:
     failed: tuple[FailedPart, ...] = ()
     missing: tuple[int, ...] = ()
     claim: Claim | None = None
+    piece: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +421,7 @@ class Committed:
     executor: ExecutorId
     order: int
     fenced: bool
+    piece: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,6 +459,10 @@ class Surrender:
 
 
 # ---- the cache
+
+
+CACHE_KEY_BYTES = ORIGIN_BYTES + 32
+"""The origin, and a digest over closure and inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

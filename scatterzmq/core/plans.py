@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..graph.plan import NodePlan, Plan
 from ..ids import GraphId, QueueId
 from .actions import RetirePlan
+from .cache import origins_of
 from .messages import NamespaceInfo
 from .needed import needed
 from .outbox import Outbox
@@ -167,4 +168,5 @@ def describe(plan: Plan) -> NamespaceInfo:
         outputs=entry.output_format,
         digests=plan.digests,
         description=entry.description,
+        cached=origins_of(plan),
     )

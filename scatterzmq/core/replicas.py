@@ -24,7 +24,7 @@ from .copies import version_of
 from .ledger import Ledger, Phase, Record
 from .members import Members
 from .outbox import Outbox
-from .peermessages import CopyKind, Drop, Replicate, Replicated
+from .peermessages import Contact, CopyKind, Drop, Replicate, Replicated
 from .values import Value
 from .versions import Rank, Version, fingerprint, rank_of_error, total
 from .writes import WRITE_TASKS_MAX, chunks, replicate
@@ -149,8 +149,8 @@ class Replicas:
         self._short.pop(record.id, None)
 
     def _count(self, peer: PeerId, record: Record, sign: int) -> None:
-        number = sign * fingerprint(record.id, record.epoch_n, record.change)
-        self._totals[peer] = total((self._totals.get(peer, 0), number))
+        number = fingerprint(record.id, record.epoch_n, self._members.me.incarnation, record.change)
+        self._totals[peer] = total((self._totals.get(peer, 0), sign * number))
 
     @property
     def has_holders(self) -> bool:
@@ -252,12 +252,10 @@ class Replicas:
             if record is None or self._ledger.record(known.id) is not record:
                 continue
             version = version_of(known)
-            if version.owner == self._me:
-                continue  # a later word of ours has come before this one
-            if version > record_version(record, self._me):
+            if version.beats(record_version(record, self._members.me)):
                 write.barrier.left += 1
                 self.lost.append(Lost(record, version, sender, write.barrier))
-            else:
+            elif version.owner != self._me:  # else a later word of ours has come before this one
                 again.append(record)
         for task in message.lacking:
             record = concerned.get(task)
@@ -503,7 +501,8 @@ class Replicas:
             assert all(barrier.left and barrier.is_noted for barrier in record.barriers), record.told()
         assert held == self._held_by
         for peer, records in held.items():
-            numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]
+            life = self._members.me.incarnation
+            numbers = [fingerprint(record.id, record.epoch_n, life, record.change) for record in records.values()]
             assert self.summed(peer) == (len(records), total(numbers))
         assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
@@ -517,7 +516,7 @@ def _nothing() -> None:
     """Nobody waits for this write."""
 
 
-def record_version(record: Record, me: PeerId) -> Version:
+def record_version(record: Record, me: Contact) -> Version:
     """What its owner knows of a record."""
     if not record.phase.ended:
         rank = Rank.LIVE
@@ -526,7 +525,7 @@ def record_version(record: Record, me: PeerId) -> Version:
     else:
         assert record.error is not None
         rank = rank_of_error(record.error.code)
-    return Version(rank, record.epoch_n, me, record.change)
+    return Version(rank, record.epoch_n, me.id, me.incarnation, record.change)
 
 
 def _one_after_another(first: Then, second: Then) -> None:

@@ -179,7 +179,7 @@ class Takeover:
             if self._copies.copy(copy.id) is not copy or not is_nobody_s or not self._can_adopt(copy):
                 continue
             better = inquiry.better.get(copy.id)
-            if better is not None and better[0] > copy.version:
+            if better is not None and better[0].beats(copy.version):
                 self._give_way(copy, *better)
             else:
                 adopted.append(copy)
@@ -198,9 +198,10 @@ class Takeover:
             self._copies.drop(copy.id)
 
     def _is_forgotten(self, version: Version) -> bool:
-        """Whether this peer has said so in an earlier life, and does not know it any more."""
-        is_live = version.rank != Rank.DELETED
-        return is_live and version.owner == self._state.me and version.n < self._state.first_n
+        """Whether a version that is better than what is known here is this peer's own word: said in an earlier life,
+        or before the task was given up to somebody who is gone with it.
+        """
+        return version.rank != Rank.DELETED and version.owner == self._state.me
 
     def _disown(self, holder: PeerId, tasks: Sequence[TaskId]) -> None:
         """What this peer does not know any more is owned by the first who remembers it, as long as that one is there,
@@ -287,18 +288,19 @@ class Takeover:
     def replicated(self, sender: PeerId, message: Replicate, blocks: Mapping[str, Block]) -> None:
         """An owner says what is to be kept of its tasks."""
         owned: dict[TaskId, Version] = {}
+        life = self._members.incarnation(sender)
         for place, task in enumerate(message.ids):
             record = self._ledger.record(task)
             if record is not None:
-                mine, theirs = record_version(record, self._state.me), version_in(message, place, sender)
-                if mine > theirs:
+                mine, theirs = self._mine(record), version_in(message, place, sender, life)
+                if mine.beats(theirs):
                     owned[task] = mine
                 else:
                     self.hand_off(record, theirs, sender)
         if not self._definitions.has(message.digest):
             self._definitions.want(message.digest, sender)
             return  # no copy without its definition; the owner repeats this until it is answered
-        kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned)
+        kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned, life=life)
         answer = Replicated(
             mid=message.mid,
             better=tuple(kept.better),
@@ -335,9 +337,13 @@ class Takeover:
         if version.rank == Rank.DELETED:
             self._copies.bury(record.id, nonce, version, self._state.now_ms)
             self._desk.unknown(clients, record.id)
-        else:
-            record.rset = tuple(dict.fromkeys((version.owner, teller)))
-            self._desk.moved(clients, record.id, version.owner)
+            return
+        is_forgotten = self._is_forgotten(version)
+        owner = teller if is_forgotten else version.owner
+        record.rset = tuple(dict.fromkeys((owner, teller)))
+        self._desk.moved(clients, record.id, owner)
+        if is_forgotten:
+            self._disown(teller, [record.id])
 
     def take_lost(self) -> bool:
         """Give up what the copies' holders know better. False if there was nothing."""
@@ -350,8 +356,11 @@ class Takeover:
     def _version(self, task: TaskId) -> Version | None:
         record = self._ledger.record(task)
         if record is not None:
-            return record_version(record, self._state.me)
+            return self._mine(record)
         return self._copies.version(task)
+
+    def _mine(self, record: Record) -> Version:
+        return record_version(record, self._members.me)
 
     # ---- after a split
 
@@ -381,7 +390,7 @@ class Takeover:
         self._sync(sender, self._replicas.held_by(sender), ())
 
     def _sync(self, peer: PeerId, records: Iterable[Record], copies: Iterable[Copy]) -> None:
-        versions = [info(record.id, record_version(record, self._state.me)) for record in records]
+        versions = [info(record.id, self._mine(record)) for record in records]
         versions += [info(copy.id, copy.version) for copy in copies]
         for start in range(0, len(versions), TASKS_PER_MESSAGE):
             self._members.tell(peer, Sync(versions=tuple(versions[start : start + TASKS_PER_MESSAGE])))
@@ -397,18 +406,16 @@ class Takeover:
             mine = self._version(told.id)
             theirs = version_of(told)
             record = self._ledger.record(told.id)
-            if record is None and (mine is None or theirs > mine) and self._is_forgotten(theirs):
+            if record is None and (mine is None or theirs.beats(mine)) and self._is_forgotten(theirs):
                 forgotten.append(told.id)
             elif mine is None:
-                if theirs.owner == self._state.me:
-                    forgotten.append(told.id)  # given up to somebody who may be gone since
-                elif theirs.owner == sender:
+                if theirs.owner == sender:
                     lacking.append(told.id)
-            elif mine > theirs:
+            elif mine.beats(theirs):
                 better.append(info(told.id, mine))
                 if record is not None and sender in record.rset:
                     behind.append(record)
-            elif record is not None and theirs > mine:
+            elif record is not None and theirs.beats(mine):
                 self.hand_off(record, theirs, sender)
             elif record is not None and sender not in record.rset:
                 unwanted.append(told.id)
@@ -427,9 +434,9 @@ class Takeover:
             version = version_of(told)
             record = self._ledger.record(told.id)
             copy = self._copies.copy(told.id)
-            if record is not None and version > record_version(record, self._state.me):
+            if record is not None and version.beats(self._mine(record)):
                 self.hand_off(record, version, sender)
-            elif copy is not None and version > copy.version:
+            elif copy is not None and version.beats(copy.version):
                 self._give_way(copy, version, sender)
 
     def dropped(self, sender: PeerId, message: Drop) -> None:

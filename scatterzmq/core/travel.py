@@ -23,6 +23,7 @@ from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
 from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .sizes import too_large
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
 from .values import Value
@@ -219,7 +220,11 @@ class Travel:
         assert self.owners is not None
         if record.leads:
             record.leads.pop(key, None)
-        self.owners.put(key, record.id, output, fields)
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and _nbytes(fields.values()) > bytes_max:
+            self.owners.abort(key, record.id)  # no message could bring it to whoever waits
+        else:
+            self.owners.put(key, record.id, output, fields)
 
     def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
         """Hand a waiter (or a leader that asked) the value it waits for."""
@@ -377,10 +382,17 @@ class Travel:
     # ---- ending
 
     def _finish(self, record: Record, outputs: dict[str, Value]) -> None:
+        nbytes = _nbytes(outputs.values())
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and nbytes > bytes_max:
+            self._blocks.release(outputs.values())
+            message = too_large("the result of the graph", nbytes, bytes_max)
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message, final=True))
+            return
         for value in outputs.values():
             self._blocks.keep(value)
         record.result = outputs
-        self._end(record, Cause.FINISH, _nbytes(outputs.values()))
+        self._end(record, Cause.FINISH, nbytes)
         self.counters["finished"] += 1
 
     def failed(self, record: Record, failure: Failure) -> None:

@@ -73,7 +73,7 @@ class Child:
         self._cancelled: dict[int, set[int]] = {}
         self._pool: Pool | None = None
         self._executor: ExecutorId | None = None
-        self._fetching: dict[int, Future[str]] = {}
+        self._fetching: dict[int, Future[BlobFetched]] = {}
         self._requests = count(1)
         self._budget = LineBudget()
         self._output = NodeOutput(self._printed)
@@ -205,22 +205,23 @@ class Child:
                 if isinstance(word, CancelRows):
                     self._cancel(word)
                 elif isinstance(word, BlobFetched):
-                    self._fetching.pop(word.request).set_result(word.problem)
+                    self._fetching.pop(word.request).set_result(word)
                 elif isinstance(word, Describe):
                     # In a thread of its own: importing a plug-in may take any time.
                     threading.Thread(target=self._describe, args=(word,), daemon=True).start()
         finally:
             end_all()
 
-    def _fetch(self, name: str) -> None:
-        """Ask the control process for a blob and wait for it, in whichever thread needs it."""
+    def _fetch(self, name: str, digest: bytes) -> str:
+        """Ask the control process for a blob and wait for it, in whichever thread needs it; where it lies."""
         request = next(self._requests)
-        answer: Future[str] = Future()
+        answer: Future[BlobFetched] = Future()
         self._fetching[request] = answer
-        self._tell_aside(FetchBlob(request=request, name=name))
-        problem = answer.result()  # it comes, or this process is killed
-        if problem:
-            raise MissingBlob(problem)
+        self._tell_aside(FetchBlob(request=request, name=name, digest=digest))
+        fetched = answer.result()  # it comes, or this process is killed
+        if fetched.problem:
+            raise MissingBlob(fetched.problem)
+        return fetched.place
 
     def _cancel(self, word: CancelRows) -> None:
         with self._marking:

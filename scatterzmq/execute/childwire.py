@@ -91,10 +91,11 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFetched:
-    """On `aside`. Answer to FetchBlob. problem: why it is not there; else ""."""
+    """On `aside`. Answer to FetchBlob. problem: why it is not there; else "". place: path below the folder of blobs."""
 
     request: int
     problem: str
+    place: str = ""
 
 
 # ---- from a child
@@ -179,10 +180,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchBlob:
-    """On `aside`. A node needs a blob that is not here."""
+    """On `aside`. A node needs a blob. digest: of its bytes; b"" if that is not settled."""
 
     request: int
     name: str
+    digest: bytes
 
 
 ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched

@@ -15,7 +15,17 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from ..core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
+from ..core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -24,9 +34,11 @@ from ..core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     Final,
@@ -108,6 +120,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     11: AskMembers,
     12: Release,
     13: WriteBlob,
+    15: ClearCache,
     # peer -> client
     33: GraphLoaded,
     34: GraphRefused,
@@ -125,6 +138,7 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     46: Moved,
     47: Released,
     48: BlobWritten,
+    50: CacheCleared,
     # peer -> peer
     65: Hello,
     66: Welcome,
@@ -172,8 +186,10 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     108: AskBlob,
     109: BlobPiece,
     110: NoBlob,
-    111: KeepBlob,
-    112: BlobKept,
+    111: KeepBlobs,
+    112: BlobsKept,
+    113: AskBlobName,
+    114: BlobNamed,
 }
 
 Pack: TypeAlias = Callable[[Any], object]

@@ -88,6 +88,20 @@ def test_the_tables() -> None:
     ]
 
 
+def test_what_came_of_caches_is_shown_per_peer() -> None:
+    """The four counters together with what is there, and not among others again."""
+    counted = {"cache_hits": 5, "cache_misses": 2, "cache_deferred": 3, "cache_promoted": 1, "batches": 9}
+    view = statusview.view_of(MEMBERS, {A: replace(stats(), counters=counted), B: stats()})
+    lines = [line.rstrip() for line in statusview.lines_of(view)]
+    assert "cache     2 entries, 200 B; hits 5, misses 2, deferred 3, promoted 1" in lines
+    assert lines[-4:] == [
+        "counters  batches 11",
+        "",
+        "CACHE AT  ENTRIES  BYTES  HITS  MISSES  DEFERRED  PROMOTED",
+        "host-a    1        100    5     2       3         1",
+    ]
+
+
 def test_what_was_rejected_is_shown_however_little_it_is() -> None:
     counters = {f"many{number}": 1000 for number in range(50)}
     counters |= {"rejected_magic": 1, "network_sent": 2, "network_cut": 0}

@@ -18,9 +18,11 @@ from scatterzmq.core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     Final,
@@ -154,6 +156,8 @@ class FakePeer:
                 self.deliver(TaskReports(mid=mid, reports=tuple(map(self.report, ids))))
             case AskDefinition(mid=mid, ns=ns):
                 self.deliver(Definition(mid=mid, definition='{"ns": "double"}' if ns in self.infos else None))
+            case ClearCache(mid=mid, origins=origins):
+                self.deliver(CacheCleared(mid=mid, values=-1 if origins is None else len(origins)))
             case AskStats(mid=mid):
                 counts: dict[str, int] = {}
                 for record in self.tasks.values():

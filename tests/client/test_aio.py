@@ -47,6 +47,7 @@ def test_the_calls(kind: str, request: Any, x: Any, y: Any) -> None:
         assert await client.graph_to_json("double") == {"ns": "double"}
         assert (await client.get_queue_stats())[0].queue_length == 3
         assert not await client.has_any_tasks()
+        assert (await client.clear_cache("double"), await client.clear_cache()) == (0, -1)
         assert (await client.get_healthcheck(), len(await client.peers())) != (None, 0)
         assert client.open_blob("b") == "blob b"  # type: ignore[comparison-overlap]
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -276,6 +277,17 @@ def test_namespaces_and_formats(client: Client) -> None:
             call("half")
     with pytest.raises(GraphError, match="no output field 'z'; it has: y"):
         client.output_format("double", "z")
+
+
+def test_the_cache_is_cleared_by_namespace(client: Client, peer: Any, x: Any) -> None:
+    """As it is defined now, and when what was enqueued before has been accepted."""
+    client.enqueue_task("double", x())
+    peer.infos["double"] = replace(peer.infos["double"], cached=(b"origin-1", b"origin-2"))
+    assert client.clear_cache("double") == 2
+    assert client.clear_cache() == -1
+    assert peer.kinds().index("Submit") < peer.kinds().index("ClearCache")
+    with pytest.raises(GraphError, match="'half' is not loaded"):
+        client.clear_cache("half")
 
 
 def test_the_cluster(client: Client, peer: Any, x: Any) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.cache import ENTRIES_MIN, ENTRY_NBYTES, Aborted, Ask, Cache, Cached, cache_key
-from scatterzmq.core.messages import AskStats, Stats, TaskStatus
+from scatterzmq.core.messages import ORIGIN_BYTES, AskStats, Stats, TaskStatus
 from scatterzmq.core.outbox import Outbox
+from scatterzmq.core.peermessages import CACHE_KEY_BYTES
 from scatterzmq.core.values import Block
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, Layout
@@ -121,8 +122,30 @@ def test_values_are_bounded_least_recently_used_out_first(blocks: Blocks) -> Non
     cache.put(keys[0], "", {"value": (too_large, 0)})
     assert len(cache) == 2, "the first value of a key stays"
     cache.check_invariants()
-    cache.clear()
+    assert cache.clear() == 2
     assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_values_are_forgotten_by_where_they_come_from(blocks: Blocks) -> None:
+    """What is being computed goes on."""
+    cache = Cache(blocks, bytes_max=100, use_defer=True)
+    block = a_block(blocks, 1, digests=(b"1" * 32,))
+    keys = [cache_key(closure * 32, [(name, (block, 0))]) for closure, name in ((b"a", "x"), (b"a", "y"), (b"b", "x"))]
+    for key in keys:
+        assert key is not None
+        assert len(key) == CACHE_KEY_BYTES
+        cache.put(key, "", {"value": (block, 0)})
+    pending = cache_key(b"a" * 32, [("z", (block, 0))])
+    assert pending is not None
+    assert cache.ask(pending, T1, may_wait=True) is Ask.LEAD
+    assert cache.ask(pending, T2, may_wait=True) is Ask.WAIT
+    assert cache.clear([b"a" * ORIGIN_BYTES, b"c" * ORIGIN_BYTES]) == 2
+    assert [key for key in keys if key in cache._values] == keys[2:]
+    assert cache.nbytes == 8
+    assert cache.put(pending, "", {"value": (block, 0)}) == (T2,)
+    assert cache.clear([]) == 0
+    assert len(cache) == 2
+    cache.check_invariants()
 
 
 def test_values_without_bytes_are_bounded_too(blocks: Blocks) -> None:

@@ -12,8 +12,19 @@ from scatterzmq.core.actions import Tell
 from scatterzmq.core.cache import cache_key
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.events import TimerFired
-from scatterzmq.core.messages import AskStats, Attach, Moved, Stats, TaskStatus
+from scatterzmq.core.messages import (
+    AskNamespaces,
+    AskStats,
+    Attach,
+    CacheCleared,
+    ClearCache,
+    Moved,
+    Namespaces,
+    Stats,
+    TaskStatus,
+)
 from scatterzmq.core.peermessages import (
+    CACHE_KEY_BYTES,
     BetweenPeers,
     CacheAbort,
     CacheAnswer,
@@ -72,6 +83,13 @@ def ran(mesh: Mesh) -> int:
     return sum(len(peer.ran) for peer in mesh.peers)
 
 
+def counted(mesh: Mesh, at: int) -> list[int]:
+    """What came of the questions of a peer's tasks: hits, misses, deferred, promoted."""
+    mesh.peers[at].say(AskStats(mid=1))
+    counters = mesh.peers[at].last(Stats).counters
+    return [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred", "promoted")]
+
+
 def statuses(mesh: Mesh, at: int, tasks: Iterable[TaskId]) -> list[TaskStatus]:
     return [mesh.peers[at].status(task) for task in tasks]
 
@@ -115,8 +133,7 @@ def test_what_one_peer_has_computed_is_a_hit_for_another(owner: int) -> None:
     assert outcome.retries == 0
     assert len(mesh.said(CacheAsk)) == {0: 1, 1: 1, 2: 2}[owner]
     mesh.peers[1].say(AskStats(mid=1))
-    counters = mesh.peers[1].last(Stats).counters
-    assert [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred")] == [2, 0, 0]
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
     mesh.wait(20_000)
     assert {peer.core.deadline_ms() for peer in mesh.peers} == {3_600_000, None}, "only the results' own time"
 
@@ -134,9 +151,7 @@ def test_equal_tasks_at_all_peers_are_computed_once() -> None:
     assert ran(mesh) == 1
     assert len(mesh.said(CacheAsk)) == 2, "one task asks for all of a peer"
     assert [outcome.retries for peer in mesh.peers for told in peer.outcomes.values() for outcome in told] == [0] * 15
-    mesh.peers[0].say(AskStats(mid=1))
-    counters = mesh.peers[0].last(Stats).counters
-    assert [counters[f"cache_{what}"] for what in ("hits", "misses", "deferred")] == [0, 0, 5]
+    assert [counted(mesh, at) for at in range(3)] == [[0, 0, 5, 0], [0, 0, 5, 0], [0, 1, 4, 0]]
 
 
 def test_what_is_asked_at_once_goes_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +187,44 @@ def test_without_deferral_only_hits_save_work() -> None:
     late = mesh.submit(1, value)
     mesh.deliver()
     assert mesh.results(1, late) == [value + 1]
+
+
+def test_values_of_a_namespace_are_forgotten_where_all_of_them_are() -> None:
+    """At the key's owner and at those who asked it; those of another graph stay."""
+    mesh, plan = make_mesh()
+    nodes = [node("s", "add", ":value", "t", by=1, cache=True), node("t", "add", "s:value", None, by=1)]
+    mesh.load(graph("main", "t:value", nodes, cache=True), ns="other")
+    value = owned_by(mesh, plan, 2)
+    for at in range(3):
+        mesh.submit(at, value)
+        mesh.run()
+    mesh.submit(0, value, ns="other")
+    mesh.run()
+    assert ran(mesh) == 3
+    mesh.peers[0].say(AskNamespaces(mid=1))
+    infos = {info.ns: info for info in mesh.peers[0].last(Namespaces).infos}
+    assert [len(infos[ns].cached) for ns in ("main", "other")] == [1, 2]
+    gone = []
+    for peer in mesh.peers:
+        peer.say(ClearCache(mid=1, origins=infos["main"].cached))
+        gone.append(peer.last(CacheCleared).values)
+    assert gone == [1, 1, 1]
+    mesh.submit(1, value)
+    mesh.submit(0, value, ns="other")
+    mesh.run()
+    assert ran(mesh) == 4
+    gone = []
+    for peer in mesh.peers:
+        peer.say(ClearCache(mid=1))
+        gone.append(peer.last(CacheCleared).values)
+    assert sum(gone) >= 4
+    assert not any(len(owners_of(mesh, at)._cache) for at in range(3))
+
+
+def test_who_does_not_cache_has_nothing_to_forget() -> None:
+    mesh = Mesh(1, cache={"enabled": False})
+    mesh.peers[0].say(ClearCache(mid=1))
+    assert mesh.peers[0].last(CacheCleared) == CacheCleared(mid=1, values=0)
 
 
 def test_nodes_are_cached_among_peers_too() -> None:
@@ -229,6 +282,47 @@ def test_other_definitions_share_what_they_have_in_common() -> None:
     assert mesh.results(1, [task]) == [value + 2], "nothing stale"
 
 
+# ---- what is told of it
+
+
+def test_events_say_what_came_of_each_question() -> None:
+    """Of whole graphs by their name, of nodes by theirs, too."""
+    mesh = Mesh(2)
+    inner = graph("inner", "n:value", [node("n", "add", ":value", None, by=1, cache=True)])
+    main = graph("main", "c:value", [node("c", "call", ":value", None, graph="inner")], cache=True)
+    mesh.load(main, inner)
+    first, second = mesh.submit(0, 5, 5)
+    mesh.deliver()
+    mesh.peers[0].cancel(first)
+    mesh.run()
+    (third,) = mesh.submit(0, 5)
+    cached = [report for report in mesh.peers[0].reports if report.name.startswith("cache.")]
+    assert [(report.name, *report.context.values()) for report in cached] == [
+        ("cache.miss", first, "main:main", ""),
+        ("cache.defer", second, "main:main", ""),
+        ("cache.promote", second, "main:main", ""),
+        ("cache.miss", second, "main:inner", "n"),
+        ("cache.hit", third, "main:main", ""),
+    ]
+
+
+def test_events_nobody_listens_to_are_not_made() -> None:
+    mesh, plan = make_mesh(2)
+    asked: list[str] = []
+
+    def wants(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    for peer in mesh.peers:
+        peer.core.state.out.wants = wants
+    mesh.submit(0, *[owned_by(mesh, plan, 0)] * 3)
+    mesh.run()
+    assert asked == ["cache.miss", "cache.defer", "cache.defer"]
+    assert not [report for peer in mesh.peers for report in peer.reports if report.name.startswith("cache.")]
+    assert counted(mesh, 0) == [0, 1, 2, 0]
+
+
 # ---- leaders that give up
 
 
@@ -252,6 +346,8 @@ def test_errors_are_not_passed_on_and_two_leaders_are_enough(owner: int) -> None
             assert outcome.error is not None
             assert outcome.error.code is ErrorCode.GENERAL_EXCEPTION
     assert ran(mesh) == 8
+    totals = [sum(numbers) for numbers in zip(*[counted(mesh, at) for at in range(4)], strict=True)]
+    assert totals == [0, 1, 7, 7], "one was first, seven waited, and each of those computed after all"
     mesh.wait(20_000)
     assert {peer.core.deadline_ms() for peer in mesh.peers} == {3_600_000}
 
@@ -273,6 +369,7 @@ def test_when_the_leader_is_given_up_the_next_one_leads(owner: int, how: str) ->
     assert mesh.results(1, tasks[1]) == mesh.results(2, tasks[2]) == [value + 1]
     assert len(mesh.peers[1].ran) == 1
     assert len(mesh.peers[2].ran) == 0
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]]
 
 
 @pytest.mark.parametrize("how", ["clear", "cancel"])
@@ -307,6 +404,7 @@ def test_who_waits_at_one_peer_goes_on_when_its_leader_fails_elsewhere() -> None
     mesh.run()
     assert mesh.results(0, first[1:]) == mesh.results(1, other) == [value + 1]
     assert [len(peer.ran) for peer in mesh.peers] == [1, 1, 0], "peer 0 ran what was cancelled"
+    assert [counted(mesh, at) for at in range(3)] == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
 
 
 def test_a_retried_leader_leads_again() -> None:
@@ -513,8 +611,8 @@ def test_who_does_not_cache_says_so_at_once() -> None:
     mesh.wait(3_600_000)
     assert statuses(mesh, 0, tasks) == [TaskStatus.UNKNOWN] * 2, "time goes on without a cache"
     task = TaskId("T" + "9" * 32)
-    tell(mesh, 0, 1, CacheAsk(keys=(b"k" * 32,), ids=(task,), may_wait=(True,)))
-    assert mesh.said(CacheTell) == [CacheTell(key=b"k" * 32, id=task, answer=CacheAnswer.COMPUTE)]
+    tell(mesh, 0, 1, CacheAsk(keys=(b"k" * CACHE_KEY_BYTES,), ids=(task,), may_wait=(True,)))
+    assert mesh.said(CacheTell) == [CacheTell(key=b"k" * CACHE_KEY_BYTES, id=task, answer=CacheAnswer.COMPUTE)]
 
 
 # ---- members come and go

@@ -14,9 +14,11 @@ from scatterzmq.core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     ExecutorStats,
@@ -402,6 +404,59 @@ def test_it_is_not_waited_for_for_ever(durable: bool, waits: bool) -> None:
     assert (world.now_ms >= began_ms + 60_000) == waits
 
 
+def others_know_nothing(world: ClientWorld, but: PeerId) -> dict[TaskId, TaskStatus]:
+    """Everybody else answers, and knows no task. Returns the ends that the user is told."""
+    ends: dict[TaskId, TaskStatus] = {}
+    while actions := world.take():
+        for action in actions:
+            match action:
+                case SayTo(peer=peer) if peer == but:
+                    pass
+                case SayTo(peer=peer, message=AskMembers()):
+                    world.members(peer, A, B)
+                case SayTo(peer=peer, message=Attach(ids=ids)):
+                    world.hear(peer, final(*[(task, UNKNOWN) for task in ids]))
+                case SayTo(peer=peer, message=AskTasks()):
+                    report(world, peer, action)
+                case Deliver(message=Final(ids=ids, statuses=statuses)):
+                    ends |= dict(zip(ids, statuses, strict=True))
+    return ends
+
+
+def test_an_owner_that_only_does_not_answer_may_still_have_it() -> None:
+    """Found by simulation: of one copy, at a peer that was halted, everybody else said that there was no such task."""
+    world = ClientWorld(A, B, static=False, grace_s=60.0)
+    (task,) = world.accepted(B, 1, rset=(B,))
+    while not world.core._state.peers.is_silent(B):
+        assert not others_know_nothing(world, but=B)
+        world.wait(1_000)
+    began_ms = world.now_ms
+    while not (ends := others_know_nothing(world, but=B)):
+        world.wait(1_000)
+        assert world.now_ms < began_ms + 80_000
+    assert ends == {task: UNKNOWN}
+    assert world.now_ms >= began_ms + 60_000
+
+
+def test_an_owner_whose_link_broke_is_asked_when_there_is_another_one() -> None:
+    """Found by simulation: all links broke, and the owner's was the last to come again."""
+    world = ClientWorld(A, B, static=False)
+    (task,) = world.accepted(B, 1, rset=(B,))
+    world.down(B)
+    assert not others_know_nothing(world, but=B)
+    world.wait(1_000)
+    assert not others_know_nothing(world, but=B)
+    world.up(B)
+    asks = world.said(AskTasks, to=B)
+    assert asks
+    answer_all(world, asks, t1=TaskStatus.BUSY)
+    assert not others_know_nothing(world, but=B)
+    world.down(B)
+    assert not others_know_nothing(world, but=B)
+    world.wait(6_000)
+    assert others_know_nothing(world, but=B) == {task: UNKNOWN}
+
+
 def test_who_is_back_without_it_is_believed() -> None:
     world = ClientWorld(A, B, C)
     (task,) = world.accepted(A, 1, rset=(A, B), durable=True)
@@ -756,6 +811,22 @@ def test_an_ended_task_that_is_asked_for_is_fetched() -> None:
     (ask,) = world.said(AskTasks)
     report(world, A, ask, t1=READY)
     assert world.targets(Attach) == [(A, (task,))]
+
+
+def test_all_peers_forget_what_they_have_cached() -> None:
+    """Also one that comes while others are asked; what went is added up."""
+    world = ClientWorld(A, B)
+    world.say(ClearCache(mid=9, origins=(b"12345678",)))
+    asks = world.said(ClearCache)
+    assert [(ask.peer, ask.message.origins) for ask in asks] == [(A, (b"12345678",)), (B, (b"12345678",))]
+    world.hear(A, CacheCleared(mid=asks[0].message.mid, values=2))
+    assert not world.told()
+    world.up(C)
+    (late,) = world.said(ClearCache)
+    assert late.peer == C
+    world.hear(B, CacheCleared(mid=asks[1].message.mid, values=0))
+    world.hear(C, CacheCleared(mid=late.message.mid, values=1))
+    assert world.told() == [CacheCleared(mid=9, values=3)]
 
 
 def test_numbers_of_all_peers_are_added_up() -> None:

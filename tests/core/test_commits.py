@@ -297,10 +297,11 @@ def large(rows: int, counter: int = 1) -> Block:
         ([(1, 0), (1, 1)], []),
         ([(1, 1), (1, 0), (1, 2)], []),
         ([(3, 0)], []),
+        ([(1, 0), (1, 1), (1, 2), (3, 0)], []),
     ],
 )
 def test_whole_blocks_stay(values: list[tuple[int, int]], stay: list[int]) -> None:
-    """The third one has no checksum."""
+    """The third one has no checksum: it cannot be fetched, and what is stored with it cannot stay either."""
     blocks = {1: large(3), 2: large(2, 2), 3: replace(block(1), id=BlockId(HOLDER, 3))}
     column = tuple((blocks[number], row) for number, row in values)
     event = BatchFinished(

@@ -224,7 +224,7 @@ def given_up(mesh: Mesh) -> tuple[TaskId, int]:
     mesh.deliver()
     record = records(mesh, 0)[task]
     (other,) = [peer for peer in mesh.peers if peer.me not in record.rset]
-    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1), other.me)
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1, 1), other.me)
     return task, other.number
 
 

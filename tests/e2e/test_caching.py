@@ -298,6 +298,67 @@ def test_another_definition_has_other_keys(start: Any, build: Any, finish: Any) 
         assert response.result["value"].item() == 5 + constant
 
 
+@pytest.mark.parametrize("peers", [1, 3])
+def test_a_namespace_s_values_are_cleared_at_all_peers(
+    start: Any, build: Any, gated: Any, finish: Any, peers: int
+) -> None:
+    """Whoever has them; other graphs keep theirs, and an equal graph elsewhere has lost the same ones."""
+    client = start(peers=peers, plugins=[gated.__name__])
+    gated.open()
+    line = build.line([1], gated.__name__, cache=True)
+    one = client.load_graph(build.graphs(line, ns="one"))
+    same = client.load_graph(build.graphs(line, ns="same"))
+    other = client.load_graph(build.graphs(build.line([1], gated.__name__, ("add", 1), cache=True), ns="other"))
+
+    def computed(ns: str) -> int:
+        before = len(gated.ran)
+        tasks = [client.enqueue_task(ns, {"value": [value]}) for value in range(6)]
+        plus = 1 if ns == other else 0
+        responses = finish(client, tasks).values()
+        assert [response.result["value"].item() for response in responses] == [2 * value + plus for value in range(6)]
+        return len(gated.ran) - before
+
+    assert [computed(ns) for ns in (one, same, other, one)] == [6, 0, 6, 0]
+    assert client.clear_cache(one) >= 6
+    assert client.clear_cache(one) == 0
+    assert [computed(ns) for ns in (other, same, one)] == [0, 6, 0]
+    assert client.clear_cache() >= 12
+    assert [computed(ns) for ns in (other, one)] == [6, 6]
+    with pytest.raises(GraphError, match="'nothing' is not loaded"):
+        client.clear_cache("nothing")
+
+
+def test_events_tell_what_came_of_it(start: Any, build: Any, gated: Any, finish: Any, plugin: Any) -> None:
+    """For whoever asks for them: usually they are too many to be told."""
+    module = plugin(
+        """
+        told = []
+
+        class Recorder(Listener):
+            def take(self, event):
+                told.append((event.name, event.context.get("task"), event.context.get("graph")))
+        """,
+        header="from scatterzmq.eventstream import Listener",
+    )
+    for disable, is_told in (("debug", True), ("cache", False)):
+        module.told.clear()
+        client = start(
+            plugins=[gated.__name__, module.__name__], events={"listeners": [module.__name__], "disable": [disable]}
+        )
+        ns = client.load_graph(build.graphs(build.line([1], gated.__name__, cache=True)))
+        leader, waiter = (client.enqueue_task(ns, {"value": [4]}, wait=True) for _ in range(2))
+        gated.entered.get(timeout=60)
+        client.cancel(leader)
+        gated.open()
+        (response,) = finish(client, [waiter]).values()
+        assert response.result["value"].item() == 8
+        later = client.enqueue_task(ns, {"value": [4]}, wait=True)
+        client.close()
+        expected = [("miss", leader), ("defer", waiter), ("promote", waiter), ("hit", later)]
+        told = [entry for entry in module.told if entry[0].startswith("cache.")]
+        assert told == ([(f"cache.{what}", task, "main:main") for what, task in expected] if is_told else [])
+
+
 def test_what_is_not_pure_cannot_be_cached(start: Any, build: Any, plugin: Any) -> None:
     """Neither the node, nor its graph, nor who calls that."""
     module = plugin("""

@@ -113,8 +113,8 @@ WORDS: list[Word] = [
         nodes=(Described(place="ns:main:n", info=INFO), Described(place="p", info=None, error="e", unknown=True)),
         problem="",
     ),
-    BlobFetched(request=2, problem="p"),
-    FetchBlob(request=2, name="a/b"),
+    BlobFetched(request=2, problem="p", place="a/b"),
+    FetchBlob(request=2, name="a/b", digest=DIGEST),
 ]  # fmt: skip
 
 

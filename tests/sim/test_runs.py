@@ -10,7 +10,7 @@ import pytest
 
 from scatterzmq.core.leases import Leases
 from scatterzmq.core.messages import Attach
-from scatterzmq.core.peermessages import AnyMessage, CachePut, Heartbeat
+from scatterzmq.core.peermessages import CACHE_KEY_BYTES, AnyMessage, CachePut, Heartbeat
 from scatterzmq.ids import TaskId
 from scatterzmq.sim.checkers import ALL_EVERY, Violation
 from scatterzmq.sim.forge import forge
@@ -104,7 +104,10 @@ def test_what_is_forged_is_no_message() -> None:
     """And it is forged in every way there is to refuse one."""
     messages: list[tuple[AnyMessage, dict[str, Column]]] = [
         (Heartbeat(seq=1, idle=0, missing=(), dead=(), dead_incarnations=(), queues=0, pointers=b""), {}),
-        (CachePut(key=bytes(32), id=TaskId("T" + "0" * 32), output="", digests={}), {"value": column_of([7])}),
+        (
+            CachePut(key=bytes(CACHE_KEY_BYTES), id=TaskId("T" + "0" * 32), output="", digests={}),
+            {"value": column_of([7])},
+        ),
         (Attach(ids=(TaskId("T" + "0" * 32),)), {}),
     ]
     chance, reasons = Random(1), set()

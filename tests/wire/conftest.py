@@ -10,7 +10,18 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 
-from scatterzmq.core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
+from scatterzmq.core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobId,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -19,9 +30,11 @@ from scatterzmq.core.messages import (
     AskStats,
     AskTasks,
     Attach,
+    CacheCleared,
     Cancel,
     Cancelled,
     Clear,
+    ClearCache,
     Cleared,
     Definition,
     ExecutorStats,
@@ -47,6 +60,7 @@ from scatterzmq.core.messages import (
 )
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 from scatterzmq.core.peermessages import (
+    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
     AskPointers,
@@ -110,7 +124,7 @@ EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 
 HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
 CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
-VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
+VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, life=5, seq=4)
 CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
 PAYLOAD = Payload(
@@ -134,6 +148,7 @@ INFO = NamespaceInfo(
     outputs={},
     digests=True,
     description="Straße",
+    cached=(b"origin-1",),
 )
 ERROR = ErrorInfo(
     code=ErrorCode.GENERAL_EXCEPTION, message="boom", traceback="line", context=ErrorContext(task=ONE, node="node_0")
@@ -149,6 +164,15 @@ def _columns() -> Columns:
 
 def _one_row() -> Columns:
     return {"y": Column(Layout(DTYPES["bool"], 1, (1, 2)), memoryview(bytearray(b"\1\0")))}
+
+
+def _members() -> list[Example]:
+    return [
+        (AskMembers(mid=19, cluster=b"c" * 8), {}),
+        (AskMembers(mid=20), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
+        (MemberList(mid=19, members=(), refusal="another cluster"), {}),
+    ]
 
 
 def _with_clients() -> list[Example]:
@@ -181,8 +205,7 @@ def _with_clients() -> list[Example]:
         (AskNamespaces(mid=6, ns="n"), {}),
         (AskDefinition(mid=7, ns="n"), {}),
         (AskStats(mid=8), {}),
-        (AskMembers(mid=19), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,)), {}),
+        *_members(),
         (Goodbye(), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),
@@ -372,8 +395,8 @@ def _claims() -> list[Example]:
             Commit(executor=EXECUTOR, order=11, parts=parts, failed=(failed,), missing=(4, 6), claim=CLAIM),
             beside,
         ),
-        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,)), {}),
-        (Committed(executor=EXECUTOR, order=11, fenced=True), {}),
+        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,), piece=3, more=True), {}),
+        (Committed(executor=EXECUTOR, order=11, fenced=True, piece=3), {}),
         (Renew(orders=(11, 12), executors=(EXECUTOR, OTHER_EXECUTOR)), {}),
         (Renewed(fenced=(12,)), {}),
         (RowsRevoked(order=11, executor=EXECUTOR, rows=(0, 3)), {}),
@@ -382,9 +405,13 @@ def _claims() -> list[Example]:
 
 
 def _cache() -> list[Example]:
-    key, keys, ids = b"k" * 32, (b"k" * 32, b"l" * 32), (ONE, TWO)
+    key = b"k" * CACHE_KEY_BYTES
+    keys, ids = (key, b"l" * CACHE_KEY_BYTES), (ONE, TWO)
     digests = {"y": (b"y" * 32,)}
     return [
+        (ClearCache(mid=9, origins=(b"origin-1", b"origin-2")), {}),
+        (ClearCache(mid=9), {}),
+        (CacheCleared(mid=14, values=3), {}),
         (CacheAsk(keys=keys, ids=ids, may_wait=(True, False)), {}),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.HIT, ttl_ms=9, output="o", digests=digests), _one_row()),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.LEAD, ttl_ms=10000), {}),
@@ -410,11 +437,13 @@ def _blobs() -> list[Example]:
     writer, digest = b"w" * 16, b"d" * 32
     data = {"data": Column(Layout(DTYPES["uint8"], 1, (3,)), memoryview(bytearray(b"abc")))}
     return [
-        (AskBlob(name="a/b", offset=3, bytes_max=9), {}),
-        (BlobPiece(name="a/b", offset=3, blob_bytes=6, digest=digest), data),
-        (NoBlob(name="a/b"), {}),
-        (KeepBlob(name="a/b"), {}),
-        (BlobKept(name="a/b", is_kept=False, problem="full"), {}),
+        (AskBlobName(name="a/b"), {}),
+        (BlobNamed(name="a/b", is_here=True, blob_bytes=6, digest=digest), {}),
+        (AskBlob(name="a/b", digest=digest, offset=3, bytes_max=9), {}),
+        (BlobPiece(name="a/b", digest=digest, offset=3, blob_bytes=6, is_reading=True), data),
+        (NoBlob(name="a/b", digest=digest), {}),
+        (KeepBlobs(blobs=(BlobId(name="a/b", digest=digest),)), {}),
+        (BlobsKept(kept=(digest,), coming=(digest[::-1],), refused=(digest,)), {}),
         (WriteBlob(writer=writer, name="a/b", offset=3, last=True, digest=digest), data),
         (BlobWritten(writer=writer, blob_bytes=6, is_sealed=True, copies=2, problem="p"), {}),
     ]
@@ -427,6 +456,8 @@ def _shape(message: AnyMessage) -> str:
             return message.kind
         case CacheTell():
             return message.answer
+        case AskMembers() | MemberList():
+            return "of any cluster" if isinstance(message, AskMembers) else "of a refusal"
         case Grant(ids=()):
             return "of nothing"
         case Grant(payloads=(_, *_)):
