@@ -277,25 +277,13 @@ class Driver:
         # Large results of other peers' tasks stay here, for whoever needs them.
         is_borrowed = running.work.order.token.owner != self._state.me
         inline_bytes = self._state.settings.store.inline_bytes
-        emitted = tuple(
-            [
-                Emitted(
-                    output=part.output,
-                    rows=part.rows,
-                    fields={
-                        name: self._store.put(
-                            column,
-                            now_ms,
-                            digests=part.digests.get(name, ()),
-                            shared=is_borrowed and len(column.data) > inline_bytes * len(part.rows),
-                        )
-                        for name, column in part.columns.items()
-                    },
-                    call=part.call,
-                )
-                for part in done.emitted
-            ]
-        )
+        emitted = []
+        for part in done.emitted:
+            fields = {}
+            for name, column in part.columns.items():
+                shared = is_borrowed and len(column.data) > inline_bytes * len(part.rows)
+                fields[name] = self._store.put(column, now_ms, digests=part.digests.get(name, ()), shared=shared)
+            emitted.append(Emitted(output=part.output, rows=part.rows, fields=fields, call=part.call))
         rows, rows_count = running.work.rows, len(running.work.order.tasks)
         missing: tuple[int, ...] = ()
         if len(rows) < rows_count:
@@ -305,7 +293,7 @@ class Driver:
             BatchFinished(
                 executor=done.executor,
                 order=done.order,
-                emitted=emitted,
+                emitted=tuple(emitted),
                 failed=done.failed,
                 missing=missing,
                 loaded=done.loaded,

@@ -360,7 +360,8 @@ class Session:
                         unwanted.append(handle)
             if unwanted:
                 self._discard(unwanted)
-            self._after_settling(wakes)
+            if self._buffers or self._barriers or self._room:
+                self._after_settling(wakes)
         return wakes
 
     def _ended(self, message: Final, columns: Mapping[str, Column]) -> Wakes:
@@ -392,7 +393,8 @@ class Session:
                 row += has_result
             if over:
                 self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(over)))
-            self._after_settling(wakes)
+            if self._buffers or self._barriers or self._room:
+                self._after_settling(wakes)
         return wakes
 
     def _refused(self, message: Refused) -> Wakes:

@@ -59,10 +59,10 @@ class Batches:
 
     def inputs(self, queue: Queue, records: list[Record]) -> dict[str, tuple[Value, ...]]:
         """What the node gets: its field -> one value per task."""
-        return {
-            name: tuple([record.stack[-1].values[source] for record in records])
-            for name, source in queue.sources.items()
-        }
+        inputs = {}
+        for name, source in queue.sources.items():
+            inputs[name] = tuple([record.stack[-1].values[source] for record in records])
+        return inputs
 
     def lend(
         self,

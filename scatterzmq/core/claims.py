@@ -72,8 +72,8 @@ class Claims:
         """Lend batches until no executor is idle or no task waits that could run now."""
         if self._state.leaving:
             return
-        idle, waiting = self._executors.idle, self._plans.waiting
-        while idle and waiting and (queues := self._open()):
+        idle = self._executors.idle
+        while idle and (queues := self._open()):
             executor = next(iter(idle))
             self._lend(executor, queues[0] if len(queues) == 1 else self._pick(executor, queues))
 

@@ -71,7 +71,9 @@ class _Waiting:
 
 
 class Desk:
-    """One peer's clients. waiting: submissions that are not accepted yet."""
+    """One peer's clients. waiting: submissions that are not accepted yet. left: clients that are gone, as far as any
+    record names them.
+    """
 
     def __init__(self, state: State, travel: Travel, claims: Claims) -> None:
         self._state = state
@@ -93,7 +95,7 @@ class Desk:
         self._attached: Counter[ClientId] = Counter()
         # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
         self._accepting: dict[TaskId, None] = {}
-        self._left: set[ClientId] = set()
+        self.left: set[ClientId] = set()
         self.counters = {"accepted": 0, "refused": 0}
 
     # ---- submissions
@@ -132,7 +134,7 @@ class Desk:
         self.waiting.clear()
         if others:
             for client in self._attached:
-                if client not in self._left:
+                if client not in self.left:
                     self._out.send(client, Goodbye())
 
     def admit_waiting(self) -> None:
@@ -202,7 +204,9 @@ class Desk:
         conflicts: list[TaskId] = []
         attached: list[TaskId] = []
         created: list[Record] = []
-        columns = [(f":{name}", block) for name, block in blocks.items()]
+        columns = []
+        for name, block in blocks.items():
+            columns.append((f":{name}", block))
         clients = (entry.sender,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
@@ -402,7 +406,7 @@ class Desk:
         told: dict[ClientId, list[TaskId]] = {}
         for record in records:
             for client in record.clients:
-                if client not in self._left:
+                if client not in self.left:
                     told.setdefault(client, []).append(record.id)
             if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id)
@@ -446,7 +450,7 @@ class Desk:
         self._attached[client] -= records
         if not self._attached[client]:
             del self._attached[client]
-            self._left.discard(client)
+            self.left.discard(client)
 
     def ended(self, records: list[Record]) -> None:
         """Tell everybody who attached how tasks ended."""
@@ -468,7 +472,7 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
         for client, records in by_client.items():
-            if client in self._left:
+            if client in self.left:
                 continue
             groups: dict[tuple[bytes, int], list[Record]] = {}
             for record in records:
@@ -493,12 +497,12 @@ class Desk:
 
     def heard(self, client: ClientId) -> None:
         """A client says something, so it is there (again): a link broke, and it has made another."""
-        self._left.discard(client)
+        self.left.discard(client)
 
     def lost(self, client: ClientId) -> None:
         """A client left: its tasks go on, their results are kept as for any other."""
         if client in self._attached:
-            self._left.add(client)
+            self.left.add(client)
 
     # ---- questions
 
@@ -536,7 +540,7 @@ class Desk:
         assert self._expiring.keys() == {record.id for record in self._ledger if record.phase.ended}
         assert list(self._expiring.values()) == sorted(self._expiring.values())
         assert self._attached == Counter(client for record in self._ledger for client in record.clients)
-        assert self._left <= self._attached.keys()
+        assert self.left <= self._attached.keys()
 
 
 def _nothing() -> None:

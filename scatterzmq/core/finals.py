@@ -45,4 +45,7 @@ def final_of_records(records: Sequence[Record], *, durable: bool) -> tuple[Final
         copies=records[0].copies,
         durable=durable,
     )
-    return final, {name: tuple([result[name] for result in results]) for name in names}
+    columns = {}
+    for name in names:
+        columns[name] = tuple([result[name] for result in results])
+    return final, columns

@@ -118,9 +118,14 @@ class Leases:
 
     def deadline_ms(self) -> int | None:
         """Earliest moment at which `expire` does something; None if nothing is lent."""
-        while self._times and not self._is_live(self._times[0]):
-            heapq.heappop(self._times)
-        return self._times[0][0] if self._times else None
+        times, held = self._times, self._held
+        while times:
+            expires_ms, order = times[0]
+            lease = held.get(order)
+            if lease is not None and lease.expires_ms == expires_ms:
+                return expires_ms
+            heapq.heappop(times)
+        return None
 
     def __len__(self) -> int:
         return len(self._held)

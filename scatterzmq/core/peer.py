@@ -163,9 +163,11 @@ class PeerCore:
         self._restoring = None
         if self._journal is not None:
             self._restoring = Restoring(self._state, self._journal, self._definitions, self._takeover)
-        state = self._state
-        self._timed = (state.members, state.leases, state.replicas, state.copies, self._desk, self._travel)
+        state, owners = self._state, self._travel.owners
+        self._timed = (state.leases, state.replicas, self._desk, *(() if owners is None else (owners,)))
         self._timed_seldom = (
+            state.members,
+            state.copies,
             self._borrowing,
             self._payloads,
             self._fetches,
@@ -194,7 +196,8 @@ class PeerCore:
         changed = bool(members.changes or members.clock.paused_ms) and self._membership_changed()
         if self._restoring is not None:
             self._restore(self._restoring)
-        self._work_off()
+        if what is not ResultRead or self._restoring is not None:  # else nothing follows
+            self._work_off()
         if changed or members.linked_count:
             # What clients say tells nothing new of others.
             self._among_others(look=not isinstance(event, MessageReceived))
@@ -260,7 +263,7 @@ class PeerCore:
             self._travel.owners.check_invariants(state.ledger)
 
     def _work_off(self) -> None:
-        replicas, travel, desk = self._state.replicas, self._travel, self._desk
+        replicas, plans, travel, desk = self._state.replicas, self._state.plans, self._travel, self._desk
         if replicas.repairs:
             replicas.repair(self._state.now_ms)
         while True:
@@ -272,7 +275,8 @@ class PeerCore:
                     desk.ended(ended)
             if desk.waiting:
                 desk.admit_waiting()
-            self._claims.dispatch()
+            if self._executors.idle and plans.waiting:
+                self._claims.dispatch()
             if not self._lending.answer() and not (travel.agenda or travel.ended):
                 return
 
@@ -505,7 +509,8 @@ class PeerCore:
 
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
-        self._desk.heard(sender)
+        if self._desk.left:
+            self._desk.heard(sender)
         if self._restoring is not None and self._restoring.defers(event):
             return
         match event.message:

@@ -216,7 +216,11 @@ class Queue:
             if not heap:
                 heaps = list(filter(None, heaps))
         # Peers come and go, and each that ever made something would leave a heap.
-        for bucket in [bucket for bucket, heap in self._heaps.items() if not heap]:
+        empty = []
+        for bucket, heap in self._heaps.items():
+            if not heap:
+                empty.append(bucket)
+        for bucket in empty:
             del self._heaps[bucket]
         return taken
 

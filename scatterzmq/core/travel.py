@@ -101,9 +101,6 @@ class Travel:
         if self.owners is not None:
             self.owners.expire()
 
-    def deadline_ms(self) -> int | None:
-        return None if self.owners is None else self.owners.deadline_ms()
-
     # ---- beginning
 
     def begin(self, record: Record) -> None:
@@ -487,7 +484,8 @@ class Travel:
 
     def _let_go(self, record: Record) -> None:
         """Release what only a running task needs."""
-        self._drop_frames(record)
+        if record.stack:
+            self._drop_frames(record)
         self._blocks.release(record.input.values())
         record.input = {}
         record.node = None
