@@ -110,7 +110,12 @@ Posted: TypeAlias = (
 
 
 class Executors(Protocol):
-    """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
+    """Runs batches elsewhere: threads, the caller's own thread, processes. Answers with `Done`, posted."""
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether nodes get a copy of what they are given, so that it may be what tasks keep."""
+        ...
 
     def start(self) -> tuple[ExecutorId, ...]:
         """Start all of them. Returns those that are ready; others are posted as ExecutorStarted when they are."""
@@ -410,8 +415,9 @@ class Driver:
         self._store.pin(pinned)
         inputs = {}
         if rows:
+            collect = self._store.collect if self._executors.copies_inputs else self._store.collect_private
             inputs = {
-                name: self._store.collect_private(values if not gone else [values[row] for row in rows])
+                name: collect(values if not gone else [values[row] for row in rows])
                 for name, values in order.inputs.items()
             }
         work = Work(order=order, rows=rows, columns=inputs)

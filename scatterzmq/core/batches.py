@@ -45,7 +45,9 @@ class Batches:
 
         near: the peer that it is for; None: we are.
         """
-        tasks = queue.pop_batch(tasks_max, queue.node.batch_tokens, near)
+        # Whoever gives a node a size of its own knows what its rows are.
+        bytes_max = self._state.settings.executor.batch_bytes if queue.node.batch_size is None else None
+        tasks = queue.pop_batch(tasks_max, queue.node.batch_tokens, near, bytes_max)
         self._plans.emptied(queue)
         sources = sources_of(queue)
         needed = set(sources.values())
