@@ -251,7 +251,7 @@ def test_nodes_never_get_the_memory_that_a_task_keeps(copies_inputs: bool) -> No
     """Unless what they get is a copy anyway."""
     world = World()
     world.executors.copies_inputs = copies_inputs
-    world.load("main")
+    world.load("main", 1)
     (task,) = world.submit(7)
     (work,) = world.executors.running.values()
     record = world.core.state.ledger.record(task)
