@@ -23,6 +23,7 @@ from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClie
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
+from .errors import ConfigError
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
 from .execute.device import named_device
@@ -98,6 +99,7 @@ class PeerProcess:
         self._events = events
         self._emit = events.emit
         self._lost: int | None = None
+        self._unfit = ""
         self._is_leaving = False
         self._board = HealthBoard()
         with ExitStack() as started:
@@ -135,7 +137,10 @@ class PeerProcess:
             self._ending = started.pop_all()
 
     def run(self) -> int:
-        """Be a peer until somebody asks it to leave. Returns the exit code: 0, or 3 if tasks were lost with it."""
+        """Be a peer until somebody asks it to leave. Returns the exit code: 0, or 3 if tasks were lost with it.
+
+        Raises ConfigError if it has left because its settings ask for what this machine has not got.
+        """
         with self._ending:
             _raise_file_limit(self._settings.cluster.peers_max)
             self.driver.start()
@@ -149,6 +154,8 @@ class PeerProcess:
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
         self._emit("tally.peer.stop", {"peer": self.contact.id})
+        if self._unfit:
+            raise ConfigError(self._unfit)
         return EXIT_LOST if self._lost else 0
 
     def leave(self) -> None:
@@ -173,6 +180,12 @@ class PeerProcess:
             return
         self._is_leaving = True
         self.driver.take(LeaveRequested())
+
+    def _give_up(self, reason: str) -> None:
+        """It will never have an executor: what it has been given meanwhile is for others."""
+        self._unfit = reason
+        if not self._is_leaving:
+            self.reactor.call(self._leave)
 
     def _left(self, lost: int) -> None:
         self._lost = lost
@@ -268,6 +281,7 @@ class PeerProcess:
                 output=self._printed,
                 fetch=service.want,
                 find=service.find,
+                hopeless=self._give_up,
             )
         else:
             pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)

@@ -267,7 +267,7 @@ class Borrowing:
     def _end(self, loan: _Loan) -> None:
         del self._loans[loan.order]
         self._blocks.settle(loan.blocks)
-        self._plans.leave(loan.plan)
+        self._plans.release(loan.plan.digest)
 
     def _promise(
         self,
@@ -296,7 +296,8 @@ class Borrowing:
         else:
             del self._answers[key]
             self._forget(answer)
-            self._payloads.answered(answer.stays, fenced=message.fenced)
+            is_undone = isinstance(answer.message, Surrender)  # after a commit that the owner may or may not have had
+            self._payloads.answered(answer.stays, fenced=message.fenced or is_undone)
             if isinstance(answer.message, Commit):
                 self.counters["borrowed_in_vain" if message.fenced else "returned"] += 1
 

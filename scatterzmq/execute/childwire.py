@@ -108,9 +108,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """It cannot be an executor, and ends."""
+    """It cannot be an executor, and ends. for_good: no other one could, with these settings on this machine."""
 
     reason: str
+    for_good: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

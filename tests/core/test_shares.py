@@ -1,11 +1,17 @@
 """How many tasks an executor takes at once, and how its pace is measured."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from scatterzmq.core.pace import Pace
+from scatterzmq.core.peermessages import Claim, Commit, Grant, Nudge
+from scatterzmq.core.queues import Queue
 from scatterzmq.core.shares import BATCH_MS_MIN, share
+from scatterzmq.ids import ExecutorId
+from tests.core.conftest import chain, graph, node
+from tests.core.mesh import Mesh
 
 
 def part(waiting: int, rate: float, *, task_us: int = 10_000, tasks_min: int = 2, tasks_max: int = 32) -> int:
@@ -132,3 +138,128 @@ def test_what_others_are_told_changes_seldom() -> None:
         pace.note(10, 100 + (at * 7) % 40 - 20)
         told.add(pace.task_us)
     assert told == {10_000}
+
+
+# ---- at peers
+
+E1, E2 = (ExecutorId(f"E{number:032x}") for number in (101, 102))
+
+
+def made(*executors: int, batch_size: int = 8, **sections: Any) -> Mesh:
+    return Mesh(
+        len(executors), executors=executors, cluster={"replicas": 1}, executor={"batch_size": batch_size}, **sections
+    )
+
+
+def queue_at(mesh: Mesh, number: int, name: str = "n0") -> Queue:
+    return next(queue for queue in mesh.peers[number].core._state.plans.queues() if queue.node.name == name)
+
+
+def claim(mesh: Mesh, executor: ExecutorId = E1, **numbers: int) -> int:
+    """Peer 1 claims from peer 0: how many it gets."""
+    key = queue_at(mesh, 0).key
+    message = Claim(**{"claim": 1, "tasks_max": 8} | numbers, executor=executor, digest=key[0], queue=key[1])
+    mesh.speak(1, 0, message)
+    return len(mesh.said(Grant, src=0)[-1].ids)
+
+
+def test_a_claim_gets_its_share_of_what_waits_anywhere() -> None:
+    mesh = made(0, 0, 0)
+    mesh.load(chain(1))
+    mesh.submit(0, *range(20))
+    mesh.drop(dst=1)
+    key, beliefs = queue_at(mesh, 0).key, mesh.peers[0].beliefs
+    beliefs.rates[key] = 1000.0
+    assert claim(mesh, task_us=10_000) == 2
+    assert claim(mesh, claim=2, task_us=10_000, tasks_min=3) == 3
+    beliefs.lengths[key] = {mesh.peers[2].me: 30}
+    assert claim(mesh, claim=3, task_us=10_000) == 5
+
+
+def test_executors_of_the_owner_have_their_share() -> None:
+    mesh = made(2, 0)
+    mesh.load(chain(1))
+    mesh.submit(0, *range(60))
+    mesh.drop(dst=1)
+    assert queue_at(mesh, 0).length == 44
+    assert claim(mesh, task_us=10_000) == 8
+    queue_at(mesh, 0).pace.task_us = 500  # both together do 4000 per second
+    assert claim(mesh, claim=2, task_us=10_000) == 1
+    assert claim(mesh, claim=3, task_us=5_000) == 2
+
+
+def test_a_claim_of_which_nothing_is_known_gets_a_full_batch() -> None:
+    mesh = made(0, 0)
+    mesh.load(chain(1))
+    mesh.submit(0, *range(20))
+    mesh.drop(dst=1)
+    mesh.peers[0].beliefs.rates[queue_at(mesh, 0).key] = 1000.0
+    assert claim(mesh, tasks_min=1) == 8
+    assert claim(mesh, claim=2, task_us=10_000, tasks_min=99) == 8
+
+
+def test_own_executors_share_what_waits() -> None:
+    mesh = made(2)
+    mesh.load(chain(1))
+    peer = mesh.peers[0]
+    tasks = list(mesh.submit(0, *range(8)))
+    assert [len(order.tasks) for order in peer.running.values()] == [8], "nothing is known yet"
+    mesh.now_ms += 400
+    mesh.step(0)
+    assert queue_at(mesh, 0).pace.task_us == 50_000
+    tasks += mesh.submit(0, *range(6))
+    assert [len(order.tasks) for order in peer.running.values()] == [3, 2]
+    mesh.run()
+    assert None not in mesh.results(0, tasks)
+
+
+def test_executors_that_cannot_work_beside_each_other_do_not_wait_for_each_other() -> None:
+    mesh = made(2)
+    mesh.load(graph("main", "n0:value", [node("n0", "alone", ":value", None)]))
+    mesh.submit(0, *range(8))
+    mesh.now_ms += 400
+    mesh.step(0)
+    mesh.submit(0, *range(6))
+    assert [len(order.tasks) for order in mesh.peers[0].running.values()] == [6]
+
+
+def test_a_borrower_says_how_fast_it_is() -> None:
+    mesh = made(0, 1, batch_size=4)
+    mesh.load(chain(1))
+    mesh.submit(0, *range(12))
+    mesh.gossip()
+    mesh.deliver()
+    mesh.now_ms += 80
+    mesh.step(1)
+    mesh.deliver()
+    mesh.now_ms += 40
+    mesh.step(1)
+    claims = [commit.claim for commit in mesh.said(Commit) if commit.claim is not None]
+    assert [(claim.tasks_min, claim.task_us) for claim in claims] == [(1, 20_000), (2, 10_000)]
+    (first,) = mesh.said(Claim)
+    assert (first.tasks_min, first.task_us) == (4, 0)
+
+
+def test_batches_that_fail_are_not_measured() -> None:
+    mesh = made(1)
+    mesh.load(graph("main", "n:value", [node("n", "fail", ":value", None, wrong=[3])]))
+    mesh.submit(0, 1, 2, 3)
+    mesh.now_ms += 30
+    mesh.step(0)
+    assert queue_at(mesh, 0, "n").pace.task_us == 0
+
+
+def test_more_are_told_where_each_gets_less() -> None:
+    mesh = made(0, 0, 0, 0)
+    mesh.load(chain(1))
+    for peer in mesh.peers[1:]:
+        mesh.peers[0].beliefs.idle[peer.me] = 1
+    pace = queue_at(mesh, 0).pace
+    mesh.submit(0, *range(4))
+    mesh.deliver()
+    assert len(mesh.said(Nudge)) == 1
+    pace.note(8, 800)
+    mesh.peers[0].beliefs.rates[queue_at(mesh, 0).key] = 30.0
+    mesh.submit(0, 4)
+    mesh.deliver()
+    assert len(mesh.said(Nudge)) == 3

@@ -99,7 +99,7 @@ WORDS: list[Word] = [
     CancelRows(order=7, rows=(1,)),
     DescribeWord(request=1, definition="[]"),
     Ready(),
-    Unfit(reason="no device"),
+    Unfit(reason="no device", for_good=True),
     Expected(order=7, outputs={"out": Guess(weight=1.0, nbytes=2)}),
     Finished(
         order=7,
