@@ -271,7 +271,7 @@ class PeerProcess:
         started.callback(blobs.close)
         copies = settings.cluster.replicas
         service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
-        self.links.hear_of_blobs(service.heard)
+        self.links.hear_of_blobs(service.heard, lambda: service.counters)
         self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":
