@@ -219,10 +219,17 @@ class EventSettings:
         lines), or the module of a plug-in (allowed by plugins.allow). Embedded peers tell nobody by themselves.
     disable: patterns of events that nobody is told: "debug" all whose names begin so, ".task" all with that part
         anywhere, "!debug.task" none the less. What happens for each task or batch is too much to be told always.
+    measure_s: how often the queues are measured, if anybody is told; people and graphs need no more.
+    record: file into which a peer writes everything that it decides upon, without tensors, so that
+        `python -m scatterzmq.sim replay` shows its life again; "" for none. What was there is kept as FILE.1.
+    record_bytes: of that file at most; then the recording ends, and the peer goes on. A task takes a few kilobytes.
     """
 
     listeners: tuple[str, ...] = ("stdout",)
     disable: tuple[str, ...] = ("debug", "measure", "cache")
+    measure_s: float = setting(5.0, low=0.1, high=SECONDS_MAX)
+    record: str | None = None
+    record_bytes: int = setting(256 * MIB, low=64 * KIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

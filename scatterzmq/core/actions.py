@@ -109,10 +109,14 @@ class AbandonExecutor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckGraph:
-    """Have an executor check a definition (JSON text); comes back as GraphChecked with the same request."""
+    """Have an executor check a definition (JSON text); comes back as GraphChecked with the same request.
+
+    settles: find out which bytes its blobs have where it does not say so; the plan is of the definition with that.
+    """
 
     request: int
     definition: str
+    settles: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -294,7 +294,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleared:
+    """These tasks are gone, wherever they are known from here. unknown: those of which the sender knows nothing."""
+
     mid: int
+    unknown: tuple[TaskId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

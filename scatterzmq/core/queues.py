@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import PeerId, QueueId, TaskId
+from .pace import Pace
 
 QueueKey: TypeAlias = tuple[bytes, QueueId]
 """(digest of the plan, queue id)"""
@@ -40,12 +41,16 @@ _Bucket: TypeAlias = int | PeerId
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change."""
+    """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change.
+
+    pace: how long batches of the node take here, whoever owns the tasks.
+    """
 
     plan: Plan
     node: NodePlan
     touched: dict[QueueKey, None] = field(default_factory=dict)
     key: QueueKey = field(init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
     _heaps: dict[_Bucket, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)

@@ -91,10 +91,11 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFetched:
-    """On `aside`. Answer to FetchBlob. problem: why it is not there; else ""."""
+    """On `aside`. Answer to FetchBlob. problem: why it is not there; else "". place: path below the folder of blobs."""
 
     request: int
     problem: str
+    place: str = ""
 
 
 # ---- from a child
@@ -160,6 +161,15 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Something worth telling listeners, as core/actions.py Report; texts and figures of its context apart."""
+
+    name: str
+    texts: Mapping[str, str]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
     """One node. error: why it is none (then without info). unknown: there is no such kind."""
 
@@ -180,20 +190,21 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchBlob:
-    """On `aside`. A node needs a blob that is not here."""
+    """On `aside`. A node needs a blob. digest: of its bytes; b"" if that is not settled."""
 
     request: int
     name: str
+    digest: bytes
 
 
 ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched
-FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Manifest | FetchBlob
+FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Told | Manifest | FetchBlob
 Word: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
-    *(BlobFetched, FetchBlob),
+    *(BlobFetched, FetchBlob, Told),
 )
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
 

@@ -90,6 +90,7 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
+        self._hear_of_links: Callable[[PeerId, bool], None] = _nobody_hears
         self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
         self._dials_max = 2 * settings.cluster.peers_max
@@ -130,6 +131,10 @@ class PeerLinks:
     def hear_of_blobs(self, heard: BlobHeard) -> None:
         """Who gets the words about blobs: of linked peers, and of clients."""
         self._hear_of_blob = heard
+
+    def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None:
+        """Who is told that there is a link to somebody from now on (True), in a life of its own, or none any more."""
+        self._hear_of_links = changed
 
     def say_of_blob(self, to: PeerId | ClientId, word: BlobWord, columns: Mapping[str, Column], /) -> None:
         if isinstance(to, ClientId):
@@ -213,6 +218,7 @@ class PeerLinks:
             self._subscribed[publishes] += 1
             if self._subscribed[publishes] == 1:
                 self._subscriber.connect(publishes)
+        self._hear_of_links(peer, True)
 
     def close(self, peer: PeerId, /) -> None:
         put_off = self._put_off.pop(peer, None)
@@ -221,6 +227,7 @@ class PeerLinks:
         link = self._links.pop(peer, None)
         if link is None:
             return
+        self._hear_of_links(peer, False)
         link.lanes.close()
         if link.publishes:
             self._subscribed[link.publishes] -= 1
@@ -394,3 +401,7 @@ def _from_peer(
         message=message,
         columns=columns,
     )
+
+
+def _nobody_hears(_peer: PeerId, _up: bool) -> None:
+    pass

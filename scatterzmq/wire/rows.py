@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
+from ..core.blobmessages import (
+    DIGEST_BYTES,
+    AskBlob,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from ..core.messages import (
     ORIGIN_BYTES,
     AskMembers,
@@ -201,11 +211,17 @@ def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
     return Shape(_lengths(message, len(message.ids), *names), [(message.keys, CACHE_KEY_BYTES)])
 
 
-def _blob(message: BlobPiece | WriteBlob) -> Shape:
-    """A digest may be missing, and there may be no bytes in the column."""
-    sizes: Sizes = [((message.digest,), DIGEST_BYTES)] if message.digest else []
+def _blobs(*digests: bytes) -> Shape:
+    return Shape(sizes=[(digests, DIGEST_BYTES)])
+
+
+def _piece(message: BlobPiece | WriteBlob) -> Shape:
+    """Of the whole, a new blob has no digest before it ends. There may be no bytes in the column."""
+    sizes: Sizes = []
     if isinstance(message, WriteBlob):
         sizes.append(((message.writer,), WRITER))
+    if message.digest or isinstance(message, BlobPiece):
+        sizes.append(((message.digest,), DIGEST_BYTES))
     return Shape(sizes=sizes, columns={"data": 1})
 
 
@@ -250,8 +266,13 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
-        BlobPiece: _blob,
-        WriteBlob: _blob,
+        AskBlob: lambda message: _blobs(message.digest),
+        BlobNamed: lambda message: _blobs(*filter(None, [message.digest])),
+        NoBlob: lambda message: _blobs(message.digest),
+        KeepBlobs: lambda message: _blobs(*[blob.digest for blob in message.blobs]),
+        BlobsKept: lambda message: _blobs(*message.kept, *message.coming, *message.refused),
+        BlobPiece: _piece,
+        WriteBlob: _piece,
         BlobWritten: lambda message: Shape(sizes=[((message.writer,), WRITER)]),
         Moved: lambda message: Shape(_lengths(message, len(message.ids), "owners")),
     }

@@ -167,10 +167,15 @@ class World:
     mids: int = 0
     checking: bool = True
     digesting: bool = True
+    tells: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
-            self.me, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
+            self.me,
+            self.settings,
+            node_strategy=SimpleNodeStrategy(),
+            queue_strategy=SimpleQueueStrategy(),
+            tells=self.tells,
         )
 
     # ---- events
@@ -464,8 +469,8 @@ def _digest(value: int | str) -> bytes:
 def make_world() -> Callable[..., World]:
     """Makes a world; keyword arguments are sections of settings."""
 
-    def make(executors: int = 1, **sections: Mapping[str, object]) -> World:
-        world = World(Settings.of(sections))
+    def make(executors: int = 1, *, tells: tuple[str, ...] = (), **sections: Mapping[str, object]) -> World:
+        world = World(Settings.of(sections), tells=frozenset(tells))
         world.start(executors)
         return world
 

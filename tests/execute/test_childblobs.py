@@ -19,10 +19,12 @@ class Fetching:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.thens: list[Callable[[str], None]] = []
+        self.digests: list[bytes] = []
+        self.thens: list[Callable[[str, str], None]] = []
 
-    def __call__(self, name: str, then: Callable[[str], None]) -> None:
+    def __call__(self, name: str, digest: bytes, then: Callable[[str, str], None]) -> None:
         self.names.append(name)
+        self.digests.append(digest)
         self.thens.append(then)
 
 
@@ -54,7 +56,7 @@ def test_a_blob_is_fetched(children: World, fetching: Fetching) -> None:
     children.pool.run(children.executor(), constant(children, "there"))
     children.loop.until(lambda: "there" in fetching.names)
     (folder(children) / "there").write_bytes(pack("<f", 2.5))
-    fetching.thens[-1]("")
+    fetching.thens[-1]("", "there")
     done = children.take(Done)
     assert numbers(done.emitted[0].columns["value"]) == [2.5]
 
@@ -62,7 +64,7 @@ def test_a_blob_is_fetched(children: World, fetching: Fetching) -> None:
 def test_a_blob_that_is_nowhere_is_a_missing_one(children: World, fetching: Fetching) -> None:
     children.pool.run(children.executor(), constant(children, "nowhere"))
     children.loop.until(lambda: "nowhere" in fetching.names)
-    fetching.thens[-1]("blob 'nowhere' is nowhere")
+    fetching.thens[-1]("blob 'nowhere' is nowhere", "")
     (failed,) = children.take(Done).failed
     assert failed.code is ErrorCode.MISSING_BLOB
     assert "blob 'nowhere' is nowhere" in failed.message
@@ -75,7 +77,10 @@ def test_a_child_that_is_killed_meanwhile_costs_nothing_else(children: World, fe
     children.loop.until(lambda: "late" in fetching.names)
     os.kill(pid, signal.SIGKILL)
     assert children.take(ExecutorLost).executor == executor
-    fetching.thens[-1]("")  # nobody is there to hear it
+    fetching.thens[-1]("", "late")  # nobody is there to hear it
     (folder(children) / "late").write_bytes(pack("<f", 1.5))
-    done = children.run(constant(children, "late"))
+    children.pool.run(children.executor(), constant(children, "late"))
+    children.loop.until(lambda: fetching.names.count("late") == 2)
+    fetching.thens[-1]("", "late")
+    done = children.take(Done)
     assert numbers(done.emitted[0].columns["value"]) == [1.5]

@@ -32,6 +32,7 @@ from scatterzmq.execute.childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -113,8 +114,9 @@ WORDS: list[Word] = [
         nodes=(Described(place="ns:main:n", info=INFO), Described(place="p", info=None, error="e", unknown=True)),
         problem="",
     ),
-    BlobFetched(request=2, problem="p"),
-    FetchBlob(request=2, name="a/b"),
+    BlobFetched(request=2, problem="p", place="a/b"),
+    FetchBlob(request=2, name="a/b", digest=DIGEST),
+    Told(name="tally.node.load", texts={"node": "ns:main:n"}, figures={"load_cost": 2.5}),
 ]  # fmt: skip
 
 

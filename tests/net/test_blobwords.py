@@ -11,7 +11,8 @@ from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, encode
 from tests.net.conftest import ALICE, Caller, Station, Stranger, World, peer_id, peer_name
 
-ASK = AskBlob(name="a", offset=0, bytes_max=9)
+DIGEST = b"d" * 32
+ASK = AskBlob(name="a", digest=DIGEST, offset=0, bytes_max=9)
 
 
 def hearing(station: Station) -> list[tuple[PeerId | ClientId, BlobWord]]:
@@ -69,7 +70,8 @@ def test_clients_are_heard_and_answered(world: World) -> None:
     world.until(lambda: caller.heard)
     assert heard == [(ALICE, word)]
     assert caller.heard[0][0] == BlobWritten(writer=b"w" * 16, blob_bytes=3)
-    caller.lanes.send(encode(BlobPiece(name="a", offset=0, blob_bytes=3, digest=b""), beside(), Envelope(src=ALICE)))
+    piece = BlobPiece(name="a", digest=DIGEST, offset=0, blob_bytes=3)
+    caller.lanes.send(encode(piece, beside(), Envelope(src=ALICE)))
     world.until(lambda: station.links.rejected["role"])
     assert len(heard) == 1
 

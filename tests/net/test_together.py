@@ -43,7 +43,7 @@ class Adders:
     def replace(self, executor: ExecutorId) -> ExecutorId | None:
         raise AssertionError("nothing hangs here")
 
-    def check(self, request: int, text: str) -> None:
+    def check(self, request: int, text: str, *, settles: bool) -> None:
         self.checks.append((request, text))
 
     def retire(self, digest: bytes) -> None:
