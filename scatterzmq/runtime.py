@@ -279,8 +279,8 @@ class PeerProcess:
                 report=self._emit,
                 output=self._printed,
                 fetch=service.want,
-                hopeless=self._give_up,
                 find=service.find,
+                hopeless=self._give_up,
             )
         else:
             pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)

@@ -63,6 +63,8 @@ WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blo
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
+BLOB_GRAPHS = ("graph.formats", "graph.blobs")
+BLOB_RULES = ("core.blobmessages", "core.blobkeepers")
 BLOB_FILES = ("execute.blobfiles", "execute.blobplaces")
 PASSED = ("core.actions", "core.events", "core.values")
 PARTS = ("blobs", "driver", "network", "net", "journal", "recording", "eventstream", "health", "plugins")
@@ -79,7 +81,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
-    "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
+    "blobs": (*BASE, *BLOB_GRAPHS, *BLOB_RULES, "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
     "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "measures", "network", "plugins"),

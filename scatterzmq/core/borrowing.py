@@ -267,7 +267,7 @@ class Borrowing:
     def _end(self, loan: _Loan) -> None:
         del self._loans[loan.order]
         self._blocks.settle(loan.blocks)
-        self._plans.leave(loan.plan)
+        self._plans.release(loan.plan.digest)
 
     def _promise(
         self,

@@ -11,7 +11,7 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -82,13 +82,17 @@ class Kept:
 
 
 class Copies:
-    """All copies that one peer holds, and all tombstones. nbytes: of their tensors."""
+    """All copies that one peer holds, and all tombstones. nbytes: of their tensors.
+
+    copy: the copy of a task, or None; a built-in, as it is asked for every task that is submitted.
+    """
 
     def __init__(self, blocks: Blocks, plans: Plans, tombstone_ms: int) -> None:
         self._blocks = blocks
         self._plans = plans
         self._tombstone_ms = tombstone_ms
         self._copies: dict[TaskId, Copy] = {}
+        self.copy: Callable[[TaskId], Copy | None] = self._copies.get
         self._by_owner: dict[PeerId, dict[TaskId, Copy]] = {}
         self._totals: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[TaskId, _Tombstone] = OrderedDict()
@@ -99,9 +103,6 @@ class Copies:
 
     def __iter__(self) -> Iterator[Copy]:
         return iter(self._copies.values())
-
-    def copy(self, task: TaskId) -> Copy | None:
-        return self._copies.get(task)
 
     def owners(self) -> tuple[PeerId, ...]:
         """Whose tasks there are copies of, in order of their ids."""
@@ -224,7 +225,7 @@ class Copies:
         return self._tombstones.popitem(last=False)[0]
 
     def deadline_ms(self) -> int | None:
-        return next((tombstone.until_ms for tombstone in self._tombstones.values()), None)
+        return next(iter(self._tombstones.values())).until_ms if self._tombstones else None
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""

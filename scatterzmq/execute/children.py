@@ -111,8 +111,8 @@ class ChildPool:
         output: Output | None = None,
         reserve_after_s: float = _RESERVE_AFTER_S,
         fetch: Fetch | None = None,
-        hopeless: Callable[[str], None] | None = None,
         find: FindBlobs | None = None,
+        hopeless: Callable[[str], None] | None = None,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
             raise ConfigError("executor.kind: 'process' needs Linux; use 'thread'")
@@ -123,9 +123,9 @@ class ChildPool:
         self._report = report
         self._output = output
         self._fetch = fetch
+        self._find = find
         self._hopeless = hopeless
         self._was_ready = False
-        self._find = find
         self._poller = Poller(self._due)
         self._executors: dict[ExecutorId, ChildProcess] = {}
         # All that are not given up, oldest first; and those that are, until their processes have ended.

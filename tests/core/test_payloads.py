@@ -629,6 +629,7 @@ def test_only_of_what_its_owner_knows_it_is_asked() -> None:
     known = block(trio, 0)
     trio.mesh.wait(10_000)
     trio.maker.core.payloads._ask_ms = trio.mesh.now_ms
+    trio.maker.core._is_seldom_known = False
     trio.mesh.wait(1)
     assert [message.counters for message in trio.mesh.said(HeldPayloads)] == [(known,)]
     trio.mesh.heal()
