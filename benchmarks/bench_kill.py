@@ -1,5 +1,5 @@
-"""W6: 500 tasks of 20 ms on two peers, one of which is killed with -9 when a third is done; and a process pool, a worker
-of which is killed the same way.
+"""W6: 500 tasks of 20 ms on two peers, one of which is killed with -9 when a third is done; and a process pool, where
+that happens to a worker.
 
     python -m benchmarks.bench_kill [--quick] [--rounds N]
 
