@@ -109,7 +109,12 @@ Posted: TypeAlias = (
 
 
 class Executors(Protocol):
-    """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
+    """Runs batches elsewhere: threads, the caller's own thread, processes. Answers with `Done`, posted."""
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether nodes get a copy of what they are given, so that it may be what tasks keep."""
+        ...
 
     def start(self) -> tuple[ExecutorId, ...]:
         """Start all of them. Returns those that are ready; others are posted as ExecutorStarted when they are."""
@@ -415,8 +420,10 @@ class Driver:
             columns = order.inputs.values()
             rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
         inputs = {}
-        for name, values in order.inputs.items() if rows else ():
-            inputs[name] = self._store.collect_private([values[row] for row in rows] if gone else values)
+        if rows:
+            collect = self._store.collect if self._executors.copies_inputs else self._store.collect_private
+            for name, values in order.inputs.items():
+                inputs[name] = collect([values[row] for row in rows] if gone else values)
         work = Work(order=order, rows=rows, columns=inputs)
         self._running[order.order] = _Running(executor, work, ids - gone)
         if rows:

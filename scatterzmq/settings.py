@@ -34,6 +34,8 @@ def setting(default: Any, *, low: float | None = None, high: float | None = None
 class ExecutorSettings:
     """count: executors per peer; one keeps all cores busy, because torch runs its own threads.
     batch_size: most tasks per batch; 32 amortises the cost per batch without hurting latency.
+    batch_bytes: of the newest tensors of the tasks in a batch, unless its node has a batch_size of its own; more saves
+        nothing, takes work from others, and needs new memory each time.
     device: torch device of the executors: "cpu", "cuda", "cuda:1" or "mps"; every machine has the first.
     kind: "process" (a child for each, so that what kills it kills nothing else), "thread" (in this process, as
         scatterzmq.local() has it), or "inline" (in the caller's thread while it waits, for debuggers; there only).
@@ -44,6 +46,7 @@ class ExecutorSettings:
 
     count: int = setting(1, low=1, high=1024)
     batch_size: int = setting(32, low=1, high=65536)
+    batch_bytes: int = setting(16 * MIB, low=0)
     device: str = "cpu"
     kind: str = setting("process", choices=("process", "thread", "inline"))
     max_exec_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)

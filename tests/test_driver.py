@@ -89,6 +89,7 @@ class Executors:
 
     count: int
     later: bool = False
+    copies_inputs: bool = False
     running: dict[ExecutorId, Work] = field(default_factory=dict)
     checks: list[tuple[int, str]] = field(default_factory=list)
     replaced: list[ExecutorId] = field(default_factory=list)
@@ -246,6 +247,22 @@ def with_two_waiting(store_bytes: int, **extra: Any) -> tuple[World, list[TaskId
     assert [world.place(executor) for executor in (first, second)] == ["other:main:n0"] * 2
     world.finish(first)
     return world, tasks
+
+
+@pytest.mark.parametrize("copies_inputs", [False, True])
+def test_nodes_never_get_the_memory_that_a_task_keeps(copies_inputs: bool) -> None:
+    """Unless what they get is a copy anyway."""
+    world = World()
+    world.executors.copies_inputs = copies_inputs
+    world.load("main", 1)
+    (task,) = world.submit(7)
+    (work,) = world.executors.running.values()
+    record = world.core.state.ledger.record(task)
+    assert record is not None
+    kept = world.store.collect(tuple(record.input.values()))
+    (given,) = work.columns.values()
+    assert bytes(given.data) == bytes(kept.data)
+    assert (given.data.obj is kept.data.obj) == copies_inputs
 
 
 def test_a_task_from_its_client_to_its_client() -> None:

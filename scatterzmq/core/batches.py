@@ -65,8 +65,10 @@ class Batches:
         near: the peer that it is for; None: we are.
         """
         needed = queue.needed
+        # Whoever gives a node a size of its own knows what its rows are.
+        bytes_max = self._state.settings.executor.batch_bytes if queue.node.batch_size is None else None
         records = []
-        for task in queue.pop_batch(tasks_max, queue.node.batch_tokens, near):
+        for task in queue.pop_batch(tasks_max, queue.node.batch_tokens, near, bytes_max):
             record = self._ledger.record(task)
             assert record is not None
             assert record.phase is Phase.WAIT

@@ -20,7 +20,7 @@ from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened, wrapped
 from .common import new_executor_id
 from .output import LineBudget
 from .poller import READABLE, WRITABLE, Poller
-from .sharedmemory import Channel, Packet
+from .sharedmemory import Channel, Packet, Scratch
 from .work import Work
 
 _ROOT = str(Path(__file__).parents[2])
@@ -72,6 +72,7 @@ class ChildProcess:
         self._doom = ""
         self._budget = LineBudget()
         self._rest = b""
+        self._scratch = Scratch()
         work, their_work = Channel.pair()
         aside, their_aside = Channel.pair()
         self._output, their_output = os.pipe()
@@ -105,7 +106,7 @@ class ChildProcess:
 
     def tell(self, word: ToChild, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> bool:
         """Say something on `work`; False if that is known to be in vain. Raises OSError without memory for it."""
-        return self._work.send(wrapped(word, columns))
+        return self._work.send(wrapped(word, columns, self._scratch))
 
     def tell_aside(self, word: ToChild) -> bool:
         """As `tell`, past the batches."""
@@ -183,6 +184,7 @@ class ChildProcess:
         """Its process is gone, all but its number."""
         self._poller.remove(self._pidfd)
         os.close(self._pidfd)
+        self._scratch.close()
         for link in (self._work, self._aside):
             for _ in range(_LAST_WORDS_MAX):
                 if not link.is_open or not self._said(link):

@@ -141,6 +141,10 @@ class ChildPool:
 
     # ---- what the driver calls
 
+    @property
+    def copies_inputs(self) -> bool:
+        return True
+
     def start(self) -> tuple[ExecutorId, ...]:
         self._watcher.watch(self._poller.fileno(), self._ready)
         self._fill()

@@ -206,12 +206,15 @@ def handles() -> int:
 
 @pytest.mark.parametrize("size", [1, 1024, 20_000, MIB], ids="floats={}".format)
 def test_columns_of_any_size(children: World, size: int) -> None:
-    """In line, copied, and mapped; the map lives as long as somebody looks at it, and holds no descriptor."""
+    """In line, copied, and mapped; the map lives as long as somebody looks at it, and holds no descriptor.
+
+    What goes to a child goes through memory that is kept, with its descriptor.
+    """
     before = maps(), handles()
     work = children.work(children.plan(NEGATE), "n", {"value": floats([[1.5] * size, [], [2.5]])})
     done = children.run(work)
     assert maps() == before[0] + (size == MIB)
-    assert handles() == before[1]
+    assert handles() - before[1] in ((0, 1) if size >= 20_000 else (0,))
     (part,) = done.emitted
     got = part.columns["value"]
     assert got.layout == work.columns["value"].layout
@@ -431,10 +434,11 @@ def test_a_child_that_hangs_is_replaced(children: World) -> None:
 def test_nothing_is_left_behind_and_stop_ends_all(children: World) -> None:
     """The last test of this pool."""
     children.reserve()
+    big = {"value": floats([[1.0] * (MIB // 4)])}
+    children.run(children.work(children.plan(NEGATE), "n", big))  # which makes the memory that is kept for the next
     before = handles(), maps()
     for number in range(200):
         assert children.run(children.act("double", rows=1 + number % 3)).emitted
-    big = {"value": floats([[1.0] * (MIB // 4)])}
     for _ in range(5):
         children.run(children.work(children.plan(NEGATE), "n", big))
     assert (handles(), maps()) == before
@@ -450,4 +454,4 @@ def test_nothing_is_left_behind_and_stop_ends_all(children: World) -> None:
     assert all(isinstance(event, BatchExpected) for event in children.posted)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     # Two sockets, a pidfd and a pipe of each child; epoll and alarm of the pool.
-    assert handles() == before[0] - 2 * 4 - 2
+    assert handles() == before[0] - 2 * 4 - 2 - 1
