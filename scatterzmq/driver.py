@@ -59,6 +59,7 @@ from .execute.store import PayloadStore
 from .execute.work import Done, Work
 from .frozen import frozen
 from .ids import BlockId, ClientId, ExecutorId
+from .measures import NUMBERS, Measures, Reporter, Wants
 from .network import FromPeer, Network, perform, stored
 from .wire.columns import Column
 
@@ -66,7 +67,6 @@ WAIT_MAX_S = 3600.0
 """Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
 
 Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
-Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
 
 
 @frozen(eq=False)
@@ -110,7 +110,12 @@ Posted: TypeAlias = (
 
 
 class Executors(Protocol):
-    """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
+    """Runs batches elsewhere: threads, the caller's own thread, processes. Answers with `Done`, posted."""
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether nodes get a copy of what they are given, so that it may be what tasks keep."""
+        ...
 
     def start(self) -> tuple[ExecutorId, ...]:
         """Start all of them. Returns those that are ready; others are posted as ExecutorStarted when they are."""
@@ -163,7 +168,9 @@ class _Running:
 class Driver:
     """One peer's driver.
 
-    report: gets every report of the core; None if nobody listens. network: None for a peer that is alone for good.
+    report: gets every report of the core; None if nobody listens. wants: which events are asked for, when it starts.
+    counted: what others than the core count, for whoever asks how the peer is.
+    network: None for a peer that is alone for good.
     journal: None for a peer that keeps nothing on disk; its core must know that, too.
     """
 
@@ -174,6 +181,8 @@ class Driver:
         executors: Executors,
         *,
         report: Reporter | None = None,
+        wants: Wants = lambda _: False,
+        counted: Callable[[], Mapping[str, int]] = dict,
         network: Network | None = None,
         journal: JournalFile | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -183,6 +192,9 @@ class Driver:
         self._store = store
         self._executors = executors
         self._report = report
+        self._wants = wants
+        self._measures: Measures | None = None
+        self._counted = counted
         self._network = network
         self._journal = journal
         self._clock = clock
@@ -196,8 +208,18 @@ class Driver:
         """Remember what the journal has, and start the executors."""
         if self._journal is not None:
             self._tell(self._journal.restored(self._put_kept))
+        if self._report is not None and any(map(self._wants, NUMBERS)):
+            every_s = self._core.state.settings.events.measure_s
+            self._measures = Measures(self._core, self._report, self._wants, every_s)
         for executor in self._executors.start():
             self._started(executor)
+
+    def stopped(self) -> None:
+        """The executors have been ended, with the peer."""
+        if self._report is not None:
+            for executor in sorted(self._alive):
+                self._report("tally.executor.stop", {"executor": executor, "reason": "the peer ends"})
+        self._alive.clear()
 
     @property
     def executors_count(self) -> int:
@@ -214,7 +236,8 @@ class Driver:
         core_ms, store_ms = self._core.deadline_ms(), self._store.deadline_ms()
         if core_ms is None or (store_ms is not None and store_ms < core_ms):
             core_ms = store_ms
-        return inf if core_ms is None else core_ms / 1000
+        due_s = inf if core_ms is None else core_ms / 1000
+        return due_s if self._measures is None else min(due_s, self._measures.due_s())
 
     def wait_s(self) -> float | None:
         """How long nothing will happen by itself, as far as it is worth waiting at once; None for ever."""
@@ -254,6 +277,8 @@ class Driver:
         deadline_ms = self._core.deadline_ms()
         if deadline_ms is not None and deadline_ms <= now_ms:
             self._tell(TimerFired())
+        if self._measures is not None:
+            self._measures.tick(self._clock())
 
     # ---- into the core
 
@@ -378,8 +403,8 @@ class Driver:
         deliver = self._clients.get(action.to)
         if deliver is not None:
             message = action.message
-            if isinstance(message, Stats) and self._network is not None:
-                message = replace(message, counters={**message.counters, **self._network.counted()})
+            if isinstance(message, Stats):
+                message = replace(message, counters={**message.counters, **self._counted()})
             columns = {}
             for name, values in action.values.items():
                 if values:
@@ -396,8 +421,10 @@ class Driver:
             columns = order.inputs.values()
             rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
         inputs = {}
-        for name, values in order.inputs.items() if rows else ():
-            inputs[name] = self._store.collect_private([values[row] for row in rows] if gone else values)
+        if rows:
+            collect = self._store.collect if self._executors.copies_inputs else self._store.collect_private
+            for name, values in order.inputs.items():
+                inputs[name] = collect([values[row] for row in rows] if gone else values)
         work = Work(order=order, rows=rows, columns=inputs)
         self._running[order.order] = _Running(executor, work, ids - gone)
         if rows:

@@ -5,7 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from textwrap import dedent
@@ -51,13 +51,22 @@ class Peer:
             {"network": network, "timing": {"heartbeat_s": 0.1}, "executor": {"kind": "thread"}} | sections
         )
         self.events: list[str] = []
-        self.peer = PeerProcess(settings, name=name, graphs=(), emit=lambda name, context: self.events.append(name))
+        self.peer = PeerProcess(settings, name=name, graphs=(), events=self)
         self._thread = threading.Thread(target=self.peer.run, name="test-peer")
         self._thread.start()
 
     @property
     def address(self) -> str:
         return self.peer.contact.address
+
+    def emit(self, name: str, _context: Mapping[str, Any], /) -> None:
+        self.events.append(name)
+
+    def wants(self, name: str, /) -> bool:
+        return True
+
+    def dropped(self) -> int:
+        return 0
 
     def stop(self) -> None:
         self.peer.reactor.stop()

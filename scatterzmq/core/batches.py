@@ -17,11 +17,12 @@ from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .actions import RowsCancelled
 from .events import Emitted, RowsFailed
-from .executors import subtract
+from .executors import Executors, subtract
 from .leases import Expectation, Lease
 from .ledger import Cause, Phase, Record
 from .peermessages import RowsRevoked
 from .queues import Queue, QueueKey
+from .shares import US_PER_S, share
 from .state import State
 from .travel import PURGED, Failure, Travel
 from .values import Value
@@ -30,8 +31,9 @@ from .values import Value
 class Batches:
     """All batches of this peer's tasks. claimants: executors, here and elsewhere, that have tasks of a queue."""
 
-    def __init__(self, state: State, travel: Travel) -> None:
+    def __init__(self, state: State, travel: Travel, executors: Executors) -> None:
         self._state = state
+        self._executors = executors
         self._leases = state.leases
         self._ledger = state.ledger
         self._plans = state.plans
@@ -40,14 +42,33 @@ class Batches:
 
     # ---- lending
 
+    def size(self, queue: Queue, *, task_us: int, tasks_min: int, tasks_max: int) -> int:
+        """How many tasks of a queue an executor gets, here or elsewhere (core/shares.py)."""
+        if not task_us or tasks_min >= tasks_max:
+            return tasks_max
+        hints, pace = self._state.gossip, queue.pace
+        rate = hints.rate(queue.key)
+        if pace.task_us:
+            rate += self._executors.able(queue.node) * US_PER_S / pace.task_us
+        waiting = queue.length + hints.waiting(queue.key)
+        return share(waiting, rate, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
+    def own_size(self, queue: Queue) -> int:
+        """How many tasks an executor of this peer gets, here or elsewhere."""
+        tasks_max = self._state.settings.executor.batch_size if queue.node.batch_size is None else queue.node.batch_size
+        tasks_min = queue.pace.tasks_min(tasks_max)
+        return self.size(queue, task_us=queue.pace.task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
     def draw(self, queue: Queue, tasks_max: int, near: PeerId | None = None) -> list[Record]:
         """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left.
 
         near: the peer that it is for; None: we are.
         """
         needed = queue.needed
+        # Whoever gives a node a size of its own knows what its rows are.
+        bytes_max = self._state.settings.executor.batch_bytes if queue.node.batch_size is None else None
         records = []
-        for task in queue.pop_batch(tasks_max, queue.node.batch_tokens, near):
+        for task in queue.pop_batch(tasks_max, queue.node.batch_tokens, near, bytes_max):
             record = self._ledger.record(task)
             assert record is not None
             assert record.phase is Phase.WAIT

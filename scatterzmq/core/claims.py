@@ -106,8 +106,7 @@ class Claims:
 
     def _lend(self, executor: ExecutorId, queue: Queue) -> None:
         node = queue.node
-        size = self._state.settings.executor.batch_size if node.batch_size is None else node.batch_size
-        records = self._batches.draw(queue, size)
+        records = self._batches.draw(queue, self._batches.own_size(queue))
         if not records:
             return
         max_exec_ms = self._batches.max_exec_ms(node)
@@ -130,12 +129,14 @@ class Claims:
         if lacking:
             self._fetches.run(executor, batch, lacking, partial(self._begins, lease.order, executor))
         else:
+            self._executors.begins(executor, self._state.now_ms)
             self._out.work(RunBatch(executor=executor, order=batch))
 
     def _begins(self, order: int, executor: ExecutorId, _: Iterable[Block]) -> None:
         """A batch that has waited for its inputs begins to run; its driver sees to them while it does."""
         lease = self._leases.held(order, executor)
         assert lease is not None
+        self._executors.begins(executor, self._state.now_ms)
         until_ms = self._state.now_ms + self._batches.max_exec_ms(lease.queue.node)
         self._leases.put(replace(lease, expires_ms=until_ms, until_ms=until_ms))
 
@@ -154,6 +155,7 @@ class Claims:
         if lease is None:
             self.counters["fenced"] += 1
         else:
+            self._executors.measured(event, lease.queue, len(lease.tasks), self._state.now_ms)
             self._executors.release(event.executor, event.loaded)
             event = fitting(event, blocks, lease.queue.node.name, self._state.row_bytes_max)
             self._batches.settle(lease, event.emitted, event.failed, event.missing)

@@ -5,12 +5,14 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
           2. A deleted task stays deleted as long as its tombstone stands; only its own nonce is dead, so the same id
              may be used again.
           3. Nothing here decides who owns a task: a copy waits until its owner, or core/takeover.py, says something.
+             What gives way to a better account stays, as a *stand-in* for a copy of that one, until its owner does not
+             want it: it may have no copies yet.
           4. A copy's tensors count as uses of their blocks, and are kept; so is its definition.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ..errors import ErrorInfo
@@ -57,6 +59,11 @@ class Copy:
     @property
     def owner(self) -> PeerId:
         return self.version.owner
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether this is not what its owner says of the task, but what was known before it was heard of that owner."""
+        return self.version.change == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,14 @@ class Copies:
                 since_ms = now_ms if known is None else known.since_ms
                 self._put(self._made(message, place, version, since_ms), values)
         return kept
+
+    def stand_in(self, copy: Copy, values: dict[str, Value], better: Version, others: Iterable[PeerId]) -> None:
+        """Keep this for a better account, which is not here. others: who should take the task over before this peer.
+
+        What its owner writes has at least one change, so anything that it says replaces this.
+        """
+        version = Version(copy.version.rank, better.n, better.owner, better.life, 0)
+        self._put(replace(copy, version=version, rset=tuple(dict.fromkeys(others)), clients=()), values)
 
     def attach(self, task: TaskId, client: ClientId) -> None:
         """A client asks here how a task ends."""

@@ -356,7 +356,7 @@ class Desk:
         copy = self._copies.copy(task)
         if copy is None:
             return False
-        if copy.status is None:
+        if copy.status is None or copy.stands_in:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
         else:
@@ -395,6 +395,11 @@ class Desk:
             if record is not None:
                 self._ledger.mark_read(record)
 
+    def unknown_of(self, ids: Iterable[TaskId]) -> tuple[TaskId, ...]:
+        """Those of these tasks of which nothing is known here, not even that they were deleted."""
+        known, copies = self._ledger.record, self._copies.version
+        return tuple([task for task in ids if known(task) is None and copies(task) is None])
+
     def clear(self, ids: Iterable[TaskId], then: Callable[[], None]) -> None:
         """Forget tasks, wherever they are in their lives; `then` is called when the copies have, too."""
         ids = tuple(dict.fromkeys(ids))
@@ -406,7 +411,7 @@ class Desk:
                 if client not in self.left:
                     told.setdefault(client, []).append(record.id)
             if not record.phase.ended:
-                self._out.report("error.task.ghost", task=record.id)
+                self._out.report("error.task.ghost", task=record.id, node=record.place)
             self.release(record)
             if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
@@ -513,7 +518,7 @@ class Desk:
             copy = self._copies.copy(task)
             if copy is None:
                 return TaskReport(id=task, status=TaskStatus.UNKNOWN)
-            status = TaskStatus.WAIT if copy.status is None else copy.status
+            status = TaskStatus.WAIT if copy.status is None or copy.stands_in else copy.status
             retries = copy.errors + copy.restarts
             return TaskReport(
                 id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms

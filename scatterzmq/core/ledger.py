@@ -20,6 +20,7 @@ from ..errors import ErrorCode, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan, Plan
 from ..ids import ClientId, PeerId, TaskId, Token
 from .messages import TaskStatus
+from .outbox import Outbox
 from .values import Value
 
 if TYPE_CHECKING:
@@ -228,13 +229,14 @@ _STATUS = {
 
 
 class Ledger:
-    """All records of one owner. kept_nbytes: of all their inputs and results.
+    """All records of one owner. kept_nbytes: of all their inputs and results. out: told of every change; None: not.
 
     record: the record of a task, or None if there is no such task (any more). next_seq: the age of the next record.
     Both are built-ins, as they are called several times per task.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, out: Outbox | None = None) -> None:
+        self._out = out
         self._records: dict[TaskId, Record] = {}
         self._counts: Counter[Phase] = Counter()
         self._read = 0
@@ -275,6 +277,9 @@ class Ledger:
         counts[target] += 1
         record.phase = target
         record.tell(now_ms, _WORDS[cause], detail)
+        if self._out is not None:
+            about = {"task": record.id, "phase": target.value, "cause": cause.value, "node": record.place}
+            self._out.report("debug.task", **about, **({"detail": detail} if detail else {}))
 
     def mark_read(self, record: Record) -> bool:
         """The user has seen the result. False if that was known, or there is no result."""

@@ -295,7 +295,10 @@ class Released:
 
 @frozen()
 class Cleared:
+    """These tasks are gone, wherever they are known from here. unknown: those of which the sender knows nothing."""
+
     mid: int
+    unknown: tuple[TaskId, ...] = ()
 
 
 @frozen()

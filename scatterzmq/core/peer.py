@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, assert_never
 from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
+from .asking import Asking
 from .batches import Batches
 from .borrowing import Borrowing
 from .cacheowners import decline
@@ -62,13 +63,13 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    QueueStats,
     Release,
     Released,
     ResultRead,
     Submit,
 )
 from .nudges import Nudges
-from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -111,7 +112,7 @@ from .peermessages import (
 )
 from .restoring import Restoring
 from .state import State
-from .status import stats
+from .status import queue_stats, stats
 from .strategy import NodeStrategy, QueueStrategy
 from .takeover import Takeover
 from .travel import Travel
@@ -124,7 +125,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
-    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
+    tells: of outbox.PER_TASK, what somebody listens to.
     """
 
     def __init__(
@@ -136,20 +137,21 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
-        wants: Callable[[str], bool] = everything,
+        tells: frozenset[str] = frozenset(),
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static, wants=wants)
+        self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
-        self._batches = Batches(self._state, self._travel)
+        self._batches = Batches(self._state, self._travel, self._executors)
         self._payloads = Payloads(self._state)
         self._fetches = Fetches(self._state, self._payloads)
         self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
-        self._nudges = Nudges(self._state)
+        self._nudges = Nudges(self._state, self._batches)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
-        self._borrowing = Borrowing(self._state, self._executors, self._claims, self._payloads, self._fetches)
+        self._asking = Asking(self._state, self._executors, self._batches, self._claims)
+        self._borrowing = Borrowing(self._state, self._executors, self._asking, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -235,10 +237,14 @@ class PeerCore:
             self._seldom_ms = _earliest(None, self._timed_seldom)
         return _earliest(self._seldom_ms, self._timed)
 
+    def queues(self) -> tuple[QueueStats, ...]:
+        """The numbers of all queues here: for drivers that measure. O(queues)."""
+        return queue_stats(self._state, self._claims)
+
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
         counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-        counters |= self._lending.counters | self._borrowing.counters
+        counters |= self._lending.counters | self._asking.counters | self._borrowing.counters
         counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
         return counters | self._payloads.counters | self._fetches.counters
 
@@ -402,7 +408,7 @@ class PeerCore:
 
     def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
         self._gossip.came(sender, message, self._state.now_ms)
-        self._borrowing.told(sender, message)
+        self._asking.told(sender, message)
 
     def _known(self, sender: PeerId, message: Known) -> None:
         self._takeover.known(sender, message)
@@ -433,7 +439,7 @@ class PeerCore:
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
-        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        lending, asking, borrowing, gossip = self._lending, self._asking, self._borrowing, self._gossip
         payloads, fetches = self._payloads, self._fetches
         cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
         if owners is None:
@@ -475,7 +481,7 @@ class PeerCore:
             Committed: lambda sender, message, _: borrowing.committed(sender, message),
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
-            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            Nudge: lambda sender, message, _: asking.nudge(sender, message),
             Fetch: lambda sender, message, _: fetches.asked(sender, message),
             Fetched: lambda sender, message, blocks: fetches.fetched(sender, message, blocks.get("rows")),
             Gone: lambda sender, message, _: fetches.not_there(sender, message),
@@ -521,7 +527,8 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
+                cleared = Cleared(mid=mid, unknown=self._desk.unknown_of(ids))
+                self._desk.clear(ids, partial(self._state.out.send, sender, cleared))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))

@@ -4,8 +4,9 @@ Rules     1. A task waits in a queue at most once.
           2. Highest priority first, the older task first among equals; a solo task is handed out alone.
           3. With a budget of padded elements the first task decides, and tasks of similar length join it: the batch
              stays within the budget, and at least half of what is padded is data (one task always fits).
-          4. The counters are exact at any time, and no operation looks at every waiting task.
-          5. Of tasks of equal priority, those whose inputs lie with whoever takes the batch go first, then those whose
+          4. With a budget of bytes the first tasks that fit into it make the batch (one always fits).
+          5. The counters are exact at any time, and no operation looks at every waiting task.
+          6. Of tasks of equal priority, those whose inputs lie with whoever takes the batch go first, then those whose
              inputs are here; but every few batches age alone counts, so that none waits for ever. Tasks are kept apart
              by where their inputs lie, so it takes a look at the top of one heap per peer.
 Why       Removing from the middle of a heap costs a search, so `remove` only forgets the task: its entry turns
@@ -17,11 +18,13 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from operator import itemgetter
 from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import PeerId, QueueId, TaskId
+from .pace import Pace
 
 QueueKey: TypeAlias = tuple[bytes, QueueId]
 """(digest of the plan, queue id)"""
@@ -45,6 +48,7 @@ class Queue:
     """The tasks that wait for one node.
 
     touched: gets the key of this queue whenever its numbers change. filled: has this queue as long as tasks are in it.
+    pace: how long batches of the node take here, whoever owns the tasks.
     sources: what a batch takes from the frame, by field. needed: the names there, each once.
     """
 
@@ -53,6 +57,7 @@ class Queue:
     touched: dict[QueueKey, None] = field(default_factory=dict)
     filled: "dict[QueueKey, Queue]" = field(default_factory=dict)
     key: QueueKey = field(init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
     sources: dict[str, str] = field(init=False)
     needed: frozenset[str] = field(init=False)
     _by_length: bool = field(init=False)
@@ -134,12 +139,15 @@ class Queue:
         self._forget([entry])
         return True
 
-    def pop_batch(self, max_tasks: int, max_tokens: int | None, near: PeerId | None = None) -> tuple[TaskId, ...]:
+    def pop_batch(
+        self, max_tasks: int, max_tokens: int | None, near: PeerId | None = None, max_bytes: int | None = None
+    ) -> tuple[TaskId, ...]:
         """The next batch, () if nothing waits. O(batch log length).
 
         max_tokens: bounds tasks * longest padded_length (rule 3). Only the queue of a node with `batch_tokens` is kept
             by length; any other fills its batches in order of priority, within the budget.
         near: the peer that takes it; None: we do. (Where tasks are kept by length, that counts for more.)
+        max_bytes: of their newest fields (rule 4).
         """
         assert max_tasks > 0, f"a batch of {max_tasks} tasks"
         first = self._first_bucket()
@@ -148,10 +156,10 @@ class Queue:
         if first == _SOLO:
             taken = [heapq.heappop(self._heaps[_SOLO])]
         elif max_tokens is None:
-            taken = self._take_by_priority(max_tasks, near)
+            taken = self._take_by_priority(max_tasks, near, max_bytes)
         else:
             assert isinstance(first, int), "kept by where its inputs lie, and taken by length"
-            taken = self._take_by_length(first, max_tasks, max_tokens)
+            taken = self._take_by_length(first, max_tasks, max_tokens, max_bytes)
         self._forget(taken)
         return tuple(map(_TASK, taken))
 
@@ -195,7 +203,7 @@ class Queue:
                 first, head = bucket, heap[0]
         return first
 
-    def _take_by_priority(self, max_tasks: int, near: PeerId | None) -> list[_Entry]:
+    def _take_by_priority(self, max_tasks: int, near: PeerId | None, max_bytes: int | None) -> list[_Entry]:
         waiting = self._waiting
         heaps = []
         for bucket, heap in self._heaps.items():
@@ -207,9 +215,13 @@ class Queue:
             if self._batches % _BY_AGE_EVERY:
                 preferred = [self._heaps[bucket] for bucket in (near or 0, 0) if bucket in self._heaps]
         taken: list[_Entry] = []
+        room = inf if max_bytes is None else max_bytes
         while heaps and len(taken) < max_tasks:
             heap = heaps[0] if len(heaps) == 1 else self._next_heap(heaps, preferred)
             if waiting.get(heap[0][2]) is heap[0]:
+                room -= heap[0][4]
+                if taken and room < 0:
+                    break
                 taken.append(heapq.heappop(heap))
             else:
                 self._drop_stale(heap)
@@ -229,8 +241,9 @@ class Queue:
         best = min(heaps)  # lists compare by their first entries, the tops
         return next((heap for heap in preferred if heap and heap[0][0] <= best[0][0]), best)
 
-    def _take_by_length(self, first: int, max_tasks: int, max_tokens: int) -> list[_Entry]:
+    def _take_by_length(self, first: int, max_tasks: int, max_tokens: int, max_bytes: int | None) -> list[_Entry]:
         taken: list[_Entry] = []
+        room = inf if max_bytes is None else max_bytes
         longest = total = 0
         for heap in self._nearest_heaps(first):
             while heap and len(taken) < max_tasks:
@@ -239,9 +252,10 @@ class Queue:
                     self._drop_stale(heap)
                     continue
                 padded = (len(taken) + 1) * max(longest, entry[5])
-                if taken and (padded > max_tokens or padded > 2 * (total + entry[5])):
+                if taken and (padded > max_tokens or padded > 2 * (total + entry[5]) or entry[4] > room):
                     break
                 taken.append(heapq.heappop(heap))
+                room -= entry[4]
                 longest = max(longest, entry[5])
                 total += entry[5]
             if len(taken) == max_tasks or (len(taken) + 1) * longest > max_tokens:

@@ -169,6 +169,10 @@ class Replicas:
         """How many copies a peer should have, and the sum over their versions."""
         return len(self._held_by.get(peer, ())), self._totals.get(peer, 0)
 
+    def is_whole(self, record: Record) -> bool:
+        """Whether a record of this peer has all its copies."""
+        return len(record.rset) >= self._wanted and not record.moving
+
     # ---- writes
 
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:

@@ -412,7 +412,7 @@ class Travel:
             record.error = _error_info(record, failure)
             if not self._may_restart(record):
                 return
-            self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+            self._tell_error("error.task.retry", record)
         self._queue(record, record.node)
 
     def taken_over(self, record: Record, failure: Failure) -> None:
@@ -440,7 +440,7 @@ class Travel:
         return True
 
     def _start_over(self, record: Record, failure: Failure) -> None:
-        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+        self._tell_error("error.task.retry", record)
         self._drop_frames(record)
         record.tell(self._state.now_ms, "restart", failure.code)
         self.begin(record)
@@ -450,7 +450,16 @@ class Travel:
         assert record.error is not None
         self._end(record, cause)
         self.counters["failed"] += 1
-        self._out.report("error.task.final", task=record.id, code=record.error.code, message=record.error.message)
+        self._tell_error("error.task.final", record)
+
+    def _tell_error(self, name: str, record: Record) -> None:
+        """What happened to it, and where."""
+        error = record.error
+        assert error is not None
+        at = error.context
+        about = {"node": ":".join(filter(None, (at.graph, at.node))), "executor": at.executor or ""}
+        known = {key: value for key, value in about.items() if value}
+        self._out.report(name, task=record.id, code=error.code, message=error.message, **known)
 
     def cancel(self, record: Record) -> None:
         """End a task that nobody wants any more. It must not be in a queue, nor hold a token."""

@@ -68,6 +68,10 @@ class Pool:
         self._numbers = count(1)
 
     @property
+    def copies_inputs(self) -> bool:
+        return False
+
+    @property
     def registry(self) -> "Registry":
         """The kinds of nodes, once it has been started."""
         assert self._registry is not None, "started"

@@ -151,18 +151,24 @@ class Loop:
             for key, _ in self._selector.select(0.05):
                 key.data()
 
+    def turn(self, timeout_s: float) -> None:
+        """Go round once, waiting that long for something to happen."""
+        for key, _ in self._selector.select(timeout_s):
+            key.data()
+
     def close(self) -> None:
         self._selector.close()
 
 
 class World:
-    """A pool with its loop. posted, reports, lines (place, line): all that came, in order."""
+    """A pool with its loop. posted, reports, lines (place, line), despair: all that came, in order."""
 
     def __init__(self, blobs: BlobStore, fetch: Fetch | None = None, **sections: Mapping[str, object]) -> None:
         self.loop = Loop()
         self.posted: list[Posted] = []
         self.reports: list[tuple[str, Mapping[str, str | int | float]]] = []
         self.lines: list[tuple[str, str]] = []
+        self.despair: list[str] = []
         self.settings = Settings.of({"plugins": {"allow": [KINDS]}, **sections})
         self.pool = ChildPool(
             self.settings,
@@ -173,6 +179,7 @@ class World:
             output=lambda _, place, line: self.lines.append((place, line)),
             reserve_after_s=0.0,
             fetch=fetch,
+            hopeless=self.despair.append,
         )
         self._numbers = 0
         self._plans: dict[str, Plan] = {}

@@ -12,7 +12,7 @@ from scatterzmq.core.events import LinkDown
 from scatterzmq.core.messages import AskMembers, Cleared
 from scatterzmq.core.peermessages import AskQueues, Bye, Heartbeat, Unwelcome
 from scatterzmq.ids import ClientId
-from scatterzmq.net import links, options, routing
+from scatterzmq.net import links, options, partial, routing
 from scatterzmq.net.fragments import pieces
 from scatterzmq.net.monitor import Change
 from scatterzmq.network import FromPeer
@@ -453,19 +453,19 @@ def test_pieces_that_stop_coming_are_forgotten(world: World) -> None:
     envelope = Envelope(src=peer_id(5), src_incarnation=1)
     parts = pieces(encode(replicate(), {"value": column(width=1 << 20)}, envelope), 1)
     other.say(*parts[0])
-    world.until(lambda: here.links._assemblers)
-    world.clock.ahead_s += links.PIECES_S - 1
+    world.until(lambda: here.links._partial)
+    world.clock.ahead_s += partial.PIECES_S - 1
     other.say(*parts[1])
     world.settle()
-    assert here.links._assemblers
-    world.clock.ahead_s += links.PIECES_S + 1
+    assert here.links._partial
+    world.clock.ahead_s += partial.PIECES_S + 1
     world.step()
-    assert not here.links._assemblers
-    assert here.links.counters["interrupted"] == 1
+    assert not here.links._partial
+    assert (here.links.counters["interrupted"], here.links.counters["stalled"]) == (1, 1)
     for part in parts:
         other.say(*part)
     world.until(lambda: here.posted)
-    assert not here.links._assemblers
+    assert not here.links._partial
 
 
 def test_many_messages_in_pieces_leave_nothing_behind(world: World) -> None:
