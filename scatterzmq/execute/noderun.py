@@ -17,6 +17,7 @@ import torch
 
 from ..core.events import RowsFailed
 from ..errors import ErrorCode
+from ..frozen import frozen
 from ..graph.formats import Format
 from ..ids import TaskId
 from ..nodes.batch import Answer, Batch, Rejection
@@ -37,7 +38,7 @@ class Outcome:
     failed: list[RowsFailed] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Rows:
     """Some rows of a batch.
 
