@@ -43,7 +43,8 @@ _Bucket: TypeAlias = int | PeerId
 class Queue:
     """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change.
 
-    pace: how long batches of the node take here, whoever owns the tasks.
+    pace: how long batches of the node take here, whoever owns the tasks. results_stay: those of the last batch for
+        others were large, and stayed here (or would have).
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Queue:
     touched: dict[QueueKey, None] = field(default_factory=dict)
     key: QueueKey = field(init=False)
     pace: Pace = field(default_factory=Pace, init=False)
+    results_stay: bool = field(default=False, init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
     _heaps: dict[_Bucket, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
