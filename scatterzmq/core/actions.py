@@ -79,6 +79,7 @@ class BatchOrder:
     order: number of the claim, unique for this peer.
     node: the node to run; where its graph is a block, the whole graph runs, beginning there.
     token: authority to commit this batch. tasks: by batch position.
+    joined: (position, token) where tasks begin that are lent by another owner, under another token.
     inputs: the node's field (for a block: the graph's input field) -> one Value per position.
     max_exec_ms: after this the core gives the executor up.
     """
@@ -91,6 +92,7 @@ class BatchOrder:
     inputs: Mapping[str, tuple[Value, ...]]
     max_exec_ms: int
     solo: bool = False
+    joined: tuple[tuple[int, Token], ...] = ()
 
 
 @frozen()
