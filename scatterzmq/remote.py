@@ -45,6 +45,7 @@ def connect(
     cluster: str = "default",
     timeout_s: float = 10.0,
     window: int = 4096,
+    cache: bool = True,
     key: str | None = None,
 ) -> Client:
     """Connect to a running cluster. Returns its client when a peer has answered; closing it leaves the cluster alone.
@@ -52,6 +53,7 @@ def connect(
     address: "tcp://host:port" (7411 without a port) of any peer, or several of which one must be there; None looks for
     peers of the `cluster` of that name on the local network. From there on all peers are known, and any may fail.
     timeout_s: for the first answer. window: tasks that may wait to be accepted; enqueueing another one waits for room.
+    cache: False keeps the tasks of this client out of the cache: everything is computed, and nothing kept for others.
     Raises ConfigError, and ClusterError, which says what was tried, if nobody answers.
     """
     if key is not None:
@@ -61,7 +63,7 @@ def connect(
         raise ConfigError('connect: expected an address such as "tcp://host:7411", a list of them or None, got none')
     if window < 1:
         raise ConfigError(f"connect: window: expected at least 1, got {window}")
-    return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window)
+    return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window, cache=cache)
 
 
 def connected(
@@ -70,12 +72,13 @@ def connected(
     cluster: str,
     timeout_s: float,
     window: int,
+    cache: bool = True,
     on_close: Callable[[], None] | None = None,
     open_blob: Callable[[str], BlobWriter] | None = None,
 ) -> Client:
     """As `connect`. on_close: called when the client is closed. open_blob: for peers that have the same files."""
     connection = Connection(addresses, cluster, open_blob)
-    client = Client(connection.open, window=window, on_close=on_close)
+    client = Client(connection.open, window=window, cache=cache, on_close=on_close)
     try:
         if not connection.wait(timeout_s):
             reason = connection.why_not(timeout_s)
