@@ -5,12 +5,17 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.cache import cache_key
 from scatterzmq.core.messages import Accepted, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
-from scatterzmq.ids import TaskId
+from scatterzmq.core.values import Block
+from scatterzmq.graph.formats import DTYPES, Layout
+from scatterzmq.ids import BlockId, TaskId
 from scatterzmq.sim.options import Options
+from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.process import Process
 from scatterzmq.sim.world import World
+from scatterzmq.wire.columns import row_digests
 from tests.core.conftest import chain
 from tests.core.mesh import Mesh
 
@@ -134,6 +139,49 @@ def test_one_value_is_computed_once_for_all(make: Make) -> None:
     assert ends(world, tasks) == [TaskStatus.READY] * 6
     claims = sum(count for (_, cause), count in world.checkers.rows.items() if cause == "claim")
     assert claims <= 6, "the nodes of one task, once each"
+
+
+def owned_elsewhere(world: World) -> tuple[int, int]:
+    """A value, and which peer owns the key of its result: not the first one."""
+    plan = world.plan("cached")
+    owners = world.peer(0).core._travel.owners
+    assert owners is not None
+    for value in range(100):
+        block = Block(BlockId(world.peer(0).id, 0), Layout(DTYPES["int64"], 1, ()), 8, row_digests(column_of([value])))
+        key = cache_key(plan.graphs[plan.entry].closure, [(":value", (block, 0))])
+        assert key is not None
+        place = next(place for place in range(3) if world.peer(place).id == owners.owner(key))
+        if place:
+            return value, place
+    raise AssertionError("all keys are the first peer's")
+
+
+def claims(world: World) -> int:
+    """Steps that were begun; a task of the cached graphs takes six."""
+    return sum(count for (_, cause), count in world.checkers.rows.items() if cause == "claim")
+
+
+@pytest.mark.parametrize("who", ["the owner of the key", "the owner of the leader", "the executor of the leader"])
+def test_five_hundred_tasks_wait_for_one_and_somebody_dies(make: Make, who: str) -> None:
+    """All get the result, and it is computed once more at most."""
+    world = make(3, namespaces=("cached",), exec_ms=1_000.0)
+    value, place = owned_elsewhere(world)
+    tasks = world.submit("cached", value, at=0)
+    world.run(300)
+    for _ in range(5):
+        tasks += world.submit("cached", *[value] * 50, at=0) + world.submit("cached", *[value] * 50, at=3 - place)
+    world.run(300)
+    assert world.peer(0).state.ledger.counts() == {TaskStatus.BUSY: 1, TaskStatus.DEFERRED: 250}
+    if who == "the owner of the key":
+        world.crash(world.peer(place))
+    elif who == "the owner of the leader":
+        world.crash(world.peer(0))
+    else:
+        (executor,) = [executor for executor, running in world.peer(0).executors.items() if running is not None]
+        world.peer(0).lose_executor(executor, crashed=True)
+    world.run(120_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 501
+    assert claims(world) <= 2 * 6
 
 
 def test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(make: Make) -> None:
