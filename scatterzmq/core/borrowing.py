@@ -359,8 +359,9 @@ class Borrowing:
                 continue
             self._executors.remove(loan.executor)
             self._out.work(AbandonExecutor(executor=loan.executor))
-            self._out.report("tally.executor.reclaim", executor=loan.executor)
-            self._out.report("error.executor", executor=loan.executor, message=RAN_TOO_LONG)
+            place = loan.plan.place(loan.plan.queues[loan.key[1]])
+            self._out.report("tally.executor.reclaim", executor=loan.executor, node=place)
+            self._out.report("error.executor", executor=loan.executor, message=RAN_TOO_LONG, node=place)
             self._undone(loan, RAN_TOO_LONG, crashed=True)
         self._asking.expire()
         for answer in self._answers.values():
