@@ -455,8 +455,9 @@ class Borrowing:
                 continue
             self._executors.remove(batch.executor)
             self._out.work(AbandonExecutor(executor=batch.executor))
-            self._out.report("tally.executor.reclaim", executor=batch.executor)
-            self._out.report("error.executor", executor=batch.executor, message=RAN_TOO_LONG)
+            place = batch.queue.plan.place(batch.queue.node)
+            self._out.report("tally.executor.reclaim", executor=batch.executor, node=place)
+            self._out.report("error.executor", executor=batch.executor, message=RAN_TOO_LONG, node=place)
             self._undone(batch, RAN_TOO_LONG, crashed=True)
         self._asking.expire()
         for answer in self._answers.values():
