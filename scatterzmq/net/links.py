@@ -40,7 +40,7 @@ from .monitor import Change
 from .options import FRAME_BYTES_MAX, OutOfFilesError, subscriber
 from .partial import Partial
 from .reactor import Alarm, Reactor
-from .routing import DIAL, Origin, of_peer, read
+from .routing import DIAL, Origin, is_bulk, of_peer, read
 
 __all__ = ["Listening", "PeerLinks", "listen"]
 
@@ -163,7 +163,7 @@ class PeerLinks:
             self.counters["long"] += 1
             return
         self._count_sent(frames)
-        self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        self._publisher.send_multipart(frames, zmq.NOBLOCK)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         """Always over a new connection: the one that there is may be what is wrong."""
@@ -296,10 +296,11 @@ class PeerLinks:
         taken_bytes = 0
         for _ in range(DRAINED_MAX):
             try:
-                routing_id, *parts = receive(self._router)
+                routing_id = self._router.recv(zmq.NOBLOCK)
+                parts = receive(self._router, bulk=is_bulk(routing_id))
             except zmq.Again:
                 return
-            self._come_in(bytes(routing_id), parts)
+            self._come_in(routing_id, parts)
             taken_bytes += nbytes(parts)
             if taken_bytes >= DRAINED_BYTES_MAX:
                 return
@@ -364,7 +365,7 @@ class PeerLinks:
         """
         while True:
             try:
-                frames = receive(self._subscriber)
+                frames = receive(self._subscriber, bulk=False)
             except zmq.Again:
                 return
             self._reactor.call(partial(self._published, frames))
@@ -372,7 +373,7 @@ class PeerLinks:
     def _read_published(self) -> None:
         for _ in range(DRAINED_MAX):
             try:
-                self._published(receive(self._subscriber))
+                self._published(receive(self._subscriber, bulk=False))
             except zmq.Again:
                 return
 
