@@ -152,15 +152,15 @@ class PeerLinks:
             self.counters["unlinked"] += 1
             return
         frames = encode(message, columns, self._envelope(peer, incarnation))
-        self._count_sent(frames)
-        link.lanes.send(frames)
+        link.lanes.send(frames, self._count_sent(nbytes(frames)))
 
     def publish(self, message: BetweenPeers, /) -> None:
         frames = encode(message, {}, self._envelope(None, 0))
-        if nbytes(frames) > FRAME_BYTES_MAX:
+        total = nbytes(frames)
+        if total > FRAME_BYTES_MAX:
             self.counters["long"] += 1
             return
-        self._count_sent(frames)
+        self._count_sent(total)
         self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
@@ -188,8 +188,7 @@ class PeerLinks:
             return  # as if it had got lost
         self._dialed[address] = lane, self._reactor.later(DIAL_S, lambda: self._hang_up(address))
         frames = encode(greeting, {}, self._envelope(None, 0))
-        self._count_sent(frames)
-        lane.send(frames)
+        lane.send(frames, self._count_sent(nbytes(frames)))
 
     def open(self, peer: PeerId, address: str, /) -> None:
         self.close(peer)
@@ -264,9 +263,11 @@ class PeerLinks:
             seq=next(self._numbers),
         )
 
-    def _count_sent(self, frames: Sequence[Frame]) -> None:
+    def _count_sent(self, total: int) -> int:
+        """A message of so many bytes leaves."""
         self.counters["sent"] += 1
-        self.counters["sent_bytes"] += nbytes(frames)
+        self.counters["sent_bytes"] += total
+        return total
 
     def _hang_up(self, address: str) -> None:
         dialed = self._dialed.pop(address, None)

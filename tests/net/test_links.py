@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from scatterzmq.core.events import LinkDown
 from scatterzmq.core.messages import AskMembers, Cleared
 from scatterzmq.core.peermessages import AskQueues, Bye, Heartbeat, Unwelcome
 from scatterzmq.ids import ClientId
-from scatterzmq.net import links, options, partial, routing
+from scatterzmq.net import fragments, lanes, links, options, partial, routing
 from scatterzmq.net.fragments import pieces
 from scatterzmq.net.monitor import Change
 from scatterzmq.network import FromPeer
@@ -74,6 +75,27 @@ def test_what_was_sent_is_counted_and_what_has_no_link_too(world: World, two: tu
     here.links.send(peer_id(9), 1, AskQueues(), {})
     assert here.links.counters["sent"] == before + 1
     assert here.links.counters["unlinked"] == 1
+
+
+@pytest.mark.parametrize("width", [1, 100_000, 1_000_000])
+def test_the_size_of_a_message_is_found_out_once(
+    world: World, two: tuple[Station, Station], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    here, there = two
+    summed: list[int] = []
+
+    def watched(frames: Sequence[Any]) -> int:
+        total = fragments.nbytes(frames)
+        summed.append(total)
+        return total
+
+    here.links.send(there.me.id, 1, AskQueues(), {})  # by now both lanes are there
+    here.links.send(there.me.id, 1, replicate(), {"value": column(width=width)})
+    world.until(lambda: len(from_peers(there)) == 2)
+    for module in (links, lanes):
+        monkeypatch.setattr(module, "nbytes", watched)
+    here.links.send(there.me.id, 1, replicate(), {"value": column(width=width)})
+    assert [total for total in summed if total >= 3 * width] == summed[:1]
 
 
 def test_messages_of_one_lane_keep_their_order(world: World, two: tuple[Station, Station]) -> None:
