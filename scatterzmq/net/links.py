@@ -23,7 +23,7 @@ import zmq
 from ..core.blobmessages import BlobBetweenPeers, BlobWord, WriteBlob
 from ..core.events import LinkDown
 from ..core.messages import Contact, ToPeer
-from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome, Welcome
+from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from ..driver import Incoming, Posted
 from ..ids import ClientId, PeerId
 from ..network import FromPeer
@@ -51,7 +51,6 @@ DRAINED_BYTES_MAX = 16 << 20
 """Taken in from one socket per round; then others have their turn."""
 DIAL_S = 10.0
 """How long a connection is kept on which somebody was greeted."""
-GREETED_MAX = 1024
 OPEN_AGAIN_S = 1.0
 """Where there was no file left for a link."""
 
@@ -103,7 +102,6 @@ class PeerLinks:
             reactor, self._router, me, self._outbox_bytes, take, self.counters, self._limits.total_bytes
         )
         self._links: dict[PeerId, _Link] = {}
-        self._greeted: dict[PeerId, Contact] = {}
         self._put_off: dict[PeerId, Alarm] = {}
         self._dialed: dict[str, tuple[Lane, Alarm]] = {}
         self._partial = Partial(
@@ -190,9 +188,10 @@ class PeerLinks:
         frames = encode(greeting, {}, self._envelope(None, 0))
         lane.send(frames, self._count_sent(nbytes(frames)))
 
-    def open(self, peer: PeerId, address: str, /) -> None:
+    def open(self, contact: Contact, /) -> None:
+        peer = contact.id
         self.close(peer)
-        parsed = Address.parse(address)
+        parsed = Address.parse(contact.address)
         if parsed is None:
             self.counters["address"] += 1
             return
@@ -208,10 +207,9 @@ class PeerLinks:
             )
         except OutOfFilesError:
             self.counters["files"] += 1
-            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, peer, address))
+            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, contact))
             return
-        contact = self._greeted.get(peer)
-        publishes = endpoint(parsed.host, contact.gossip_port) if contact is not None and contact.gossip_port else ""
+        publishes = endpoint(parsed.host, contact.gossip_port) if contact.gossip_port else ""
         self._links[peer] = _Link(lanes, publishes)
         if publishes:
             self._subscribed[publishes] += 1
@@ -344,17 +342,8 @@ class PeerLinks:
         elif not isinstance(message, BetweenPeers):
             self.rejected["role"] += 1
         else:
-            if isinstance(message, Hello | Welcome) and message.me.id == origin.id:
-                self._note(message.me)
             to_incarnation = envelope.dst_incarnation if is_me else NOBODY
             self._take(_from_peer(envelope, origin.id, to_incarnation, message, columns))
-
-    def _note(self, contact: Contact) -> None:
-        """Who has greeted says where it publishes."""
-        self._greeted.pop(contact.id, None)
-        self._greeted[contact.id] = contact
-        if len(self._greeted) > GREETED_MAX:
-            del self._greeted[next(iter(self._greeted))]
 
     def _put_by(self) -> None:
         """Take in what is there of publications, to be read later. libzmq 4.3.5 ends the process ("Assertion failed:

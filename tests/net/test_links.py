@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.core.events import LinkDown
-from scatterzmq.core.messages import AskMembers, Cleared
+from scatterzmq.core.messages import AskMembers, Cleared, Contact
 from scatterzmq.core.peermessages import AskQueues, Bye, Heartbeat, Unwelcome
 from scatterzmq.ids import ClientId
 from scatterzmq.net import fragments, lanes, links, options, partial, routing
@@ -211,7 +211,7 @@ def test_addresses_that_are_none_are_counted(world: World) -> None:
     here = Station(world, 1)
     for address in ("", "mesh://1", "tcp://nowhere", "ipc://x"):
         here.links.dial(address, here.hello())
-        here.links.open(peer_id(9), address)
+        here.links.open(Contact(id=peer_id(9), incarnation=1, address=address))
     assert here.links.counters["address"] == 8
     here.links.send(peer_id(9), 1, AskQueues(), {})
     assert here.links.counters["unlinked"] == 1
@@ -267,7 +267,7 @@ def test_what_is_published_and_no_message_is_counted(world: World, two: tuple[St
 
 def test_who_does_not_publish_is_linked_nevertheless(world: World) -> None:
     here, there = Station(world, 1), Station(world, 2)
-    here.links.open(there.me.id, there.me.address)
+    here.links.open(replace(there.me, gossip_port=0))
     here.links.send(there.me.id, 1, AskQueues(), {})
     world.until(lambda: from_peers(there))
     assert not here.links._subscribed
@@ -278,25 +278,15 @@ def test_who_does_not_publish_is_linked_nevertheless(world: World) -> None:
 def test_a_link_that_is_opened_again_leaves_one_subscription(world: World, two: tuple[Station, Station]) -> None:
     here, there = two
     for _ in range(3):
-        there.links.open(here.me.id, here.me.address)
+        there.links.open(here.me)
     assert list(there.links._subscribed.values()) == [1]
-    there.links._note(
-        replace(here.me, id=peer_id(7))
-    )  # another life of it, at the same port, before the old one is closed
-    there.links.open(peer_id(7), here.me.address)
+    # another life of it, at the same port, before the old one is closed
+    there.links.open(replace(here.me, id=peer_id(7)))
     assert list(there.links._subscribed.values()) == [2]
     there.links.close(here.me.id)
     world.until(lambda: here.links.publish(Heartbeat(seq=2, idle=0)) or there.links.rejected["sender"])  # type: ignore[func-returns-value]
     there.links.close(peer_id(7))
     assert not there.links._subscribed
-
-
-def test_greetings_are_remembered_up_to_a_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "GREETED_MAX", 2)
-    here = Station(world, 1)
-    for number in (3, 4, 3, 5):
-        here.links._note(replace(here.me, id=peer_id(number)))
-    assert list(here.links._greeted) == [peer_id(3), peer_id(5)]
 
 
 def test_a_publication_that_is_too_long_is_not_sent(world: World, two: tuple[Station, Station]) -> None:
@@ -319,7 +309,7 @@ def test_the_end_of_a_process_is_told_as_refused(world: World, two: tuple[Statio
 def test_a_link_to_nobody_is_told_as_refused_until_it_is_closed(world: World) -> None:
     here, gone = Station(world, 1), Station(world, 2)
     world.kill(gone.reactor)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     world.until(lambda: here.posted)
     assert here.posted[0] == LinkDown(peer=gone.me.id, refused=True)
     here.links.close(gone.me.id)
@@ -332,10 +322,10 @@ def test_a_peer_without_files_left_lives_on_and_opens_its_links_later(world: Wor
     one, other = Station(world, 1), Station(world, 2)
     with no_files_left():
         one.links.dial(other.me.address, one.hello())
-        one.links.open(other.me.id, other.me.address)
+        one.links.open(other.me)
         assert one.links.counters["files"] == 2
         one.links.send(other.me.id, 1, Bye(), {})
-        one.links.open(peer_id(3), other.me.address)
+        one.links.open(replace(other.me, id=peer_id(3)))
         one.links.close(peer_id(3))
     world.settle()
     assert other.posted == []
@@ -362,10 +352,10 @@ def test_without_a_file_for_the_bulk_lane_only_what_is_large_is_lost(
 
 def test_what_is_told_of_a_link_that_was_closed_meanwhile_is_dropped(world: World) -> None:
     here, gone = Station(world, 1), Station(world, 2)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     lanes = here.links._links[gone.me.id].lanes
     here.links._changed(gone.me.id, lanes, Change.DOWN)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     here.reactor.step()
     assert not here.posted
 
