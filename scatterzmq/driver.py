@@ -57,6 +57,7 @@ from .core.peer import PeerCore
 from .core.values import Block, Value
 from .execute.store import PayloadStore
 from .execute.work import Done, Work
+from .frozen import frozen
 from .ids import BlockId, ClientId, ExecutorId
 from .measures import NUMBERS, Measures, Reporter, Wants
 from .network import FromPeer, Network, perform, stored
@@ -68,7 +69,7 @@ WAIT_MAX_S = 3600.0
 Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Incoming:
     """A client's message with its columns."""
 
@@ -77,7 +78,7 @@ class Incoming:
     columns: Mapping[str, Column]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ClientJoined:
     """A client that wants its messages delivered; `deliver` is called from the driver's thread."""
 
@@ -85,7 +86,7 @@ class ClientJoined:
     deliver: Deliver
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ClientLeft:
     client: ClientId
 

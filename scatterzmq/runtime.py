@@ -209,11 +209,12 @@ class PeerProcess:
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
 
     def _load_graphs(self) -> None:
-        """The peer is a client of its own for the definitions it was started with."""
+        """The peer is a client of its own for the definitions it was started with. An executor checks each first."""
         client = ClientId("C" + os.urandom(16).hex())
         self.driver.take(ClientJoined(client=client, deliver=self._graph_answered))
         for mid, graph in enumerate(self._graphs):
             message = LoadGraph(mid=mid, definition=graph.definition)
+            self._emit("tally.graph.check", {"file": graph.source})
             self.driver.take(Incoming(sender=client, message=message, columns={}))
 
     def _graph_answered(self, message: ToClient, _columns: Mapping[str, Column]) -> None:
@@ -270,7 +271,7 @@ class PeerProcess:
         started.callback(blobs.close)
         copies = settings.cluster.replicas
         service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
-        self.links.hear_of_blobs(service.heard)
+        self.links.hear_of_blobs(service.heard, lambda: service.counters)
         self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":

@@ -3,11 +3,11 @@
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from scatterzmq.core.actions import Persist
+from scatterzmq.core.actions import Action, Persist
 from scatterzmq.core.entries import Kept
 from scatterzmq.core.events import ExecutorLost, ExecutorStarted, GraphChecked, Persisted, Restored, RowsFailed
 from scatterzmq.core.messages import (
@@ -247,6 +247,10 @@ def with_two_waiting(store_bytes: int, **extra: Any) -> tuple[World, list[TaskId
     assert [world.place(executor) for executor in (first, second)] == ["other:main:n0"] * 2
     world.finish(first)
     return world, tasks
+
+
+def test_every_action_is_performed() -> None:
+    assert World().driver._performs.keys() == set(get_args(Action))
 
 
 @pytest.mark.parametrize("copies_inputs", [False, True])

@@ -57,7 +57,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 # -- who may import whom ----------------------------------------------------------------------------------------------
 
-BASE = ("errors", "ids")
+BASE = ("errors", "frozen", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
@@ -73,6 +73,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
     "errors": (),
+    "frozen": (),
     "ids": ("errors",),
     "settings": BASE,
     "graph": (*BASE, "graph"),

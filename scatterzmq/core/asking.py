@@ -4,10 +4,11 @@ Purpose   Believes something of the queues of others, and claims batches where n
 Rules     1. An owner that had nothing is not asked again for that queue before it says something new of it, or asks for
              help. Where many are idle, few ask (core/nudges.py).
           2. A claim is said again until it is answered, the owner is gone, or whatever it was granted has run out.
+          3. Where no owner has enough for a batch, up to OWNERS_MAX are asked at once, each for a part of it.
 """
 
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import accumulate
@@ -20,6 +21,9 @@ from .nudges import precedence
 from .peermessages import Claim, Grant, Nudge, QueueStates
 from .queues import Queue, QueueKey
 from .state import State
+
+OWNERS_MAX = 3
+"""A batch is filled from so many owners."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +52,7 @@ class Asking:
         self._executors = executors
         self._batches = batches
         self._claims = claims
-        self.asks: dict[ExecutorId, Ask] = {}
+        self.asks: dict[ExecutorId, list[Ask]] = {}
         # (owner, queue) -> by how much it is longer than its owner said last, and when that is forgotten: no word of
         # others is sure to come
         self._since: dict[tuple[PeerId, QueueKey], tuple[int, int]] = {}
@@ -61,16 +65,24 @@ class Asking:
 
     # ---- claims
 
-    def dispatch(self, returning: Callable[[ExecutorId], frozenset[PeerId]], *, look: bool) -> None:
+    def dispatch(
+        self,
+        returning: Callable[[ExecutorId], frozenset[PeerId]],
+        filling: Container[ExecutorId],
+        *,
+        look: bool,
+    ) -> None:
         """Find owners for idle executors. returning: owners that are told something of an executor now anyway.
 
-        look: something may have changed.
+        filling: executors with a part of a batch, that wait for the rest. look: something may have changed.
         """
         idle = self._executors.idle
         leaving = self._state.leaving
-        for executor, ask in list(self.asks.items()):
-            if leaving or executor not in idle or not self._members.is_heard(ask.owner):
+        for executor in list(self.asks):
+            if leaving or not (executor in idle or executor in filling):
                 del self.asks[executor]
+            else:
+                self._keep(executor, lambda ask: self._members.is_heard(ask.owner))
         if look and not leaving:
             for executor in [executor for executor in idle if executor not in self.asks]:
                 if not self._ask(executor, returning(executor)):
@@ -89,36 +101,55 @@ class Asking:
             view = self._claims.view(queue)
             views.append(view if view.length else replace(view, length=sum(length for _, length in owners)))
         key = self._executors.choose(executor, views)
-        self._number += 1
-        owner = self._owner(executor, key, found[key], returning)
         queue = self._plans.find(key)
         assert queue is not None
+        wanted = self._batches.own_size(queue)
+        owner = self._owner(executor, key, found[key], returning)
+        others = _filling_up(owner, found[key], wanted) if _may_fill(queue) else []
         size = queue.node.batch_size or self._state.settings.executor.batch_size
+        if others:
+            size = wanted - sum([tasks for _, tasks in others])
+        self.asks[executor] = [
+            self._claim(executor, queue, *part)
+            for part in ((owner, size, min(size, wanted)), *[(*other, other[1]) for other in others])
+        ]
+        return True
+
+    def _claim(self, executor: ExecutorId, queue: Queue, owner: PeerId, tasks_max: int, tasks: int) -> Ask:
+        self._number += 1
+        self.counters["claims"] += 1
         message = Claim(
             claim=self._number,
             executor=executor,
-            digest=key[0],
-            queue=key[1],
-            tasks_max=size,
-            tasks_min=queue.pace.tasks_min(size),
+            digest=queue.key[0],
+            queue=queue.key[1],
+            tasks_max=tasks_max,
+            tasks_min=queue.pace.tasks_min(tasks_max),
             task_us=queue.pace.task_us,
         )
-        self.asks[executor] = Ask(
-            message, owner, key, self._batches.own_size(queue), self._state.now_ms + self._lease_ms
-        )
-        self.counters["claims"] += 1
-        return True
+        return Ask(message, owner, queue.key, tasks, self._state.now_ms + self._lease_ms)
+
+    def _keep(self, executor: ExecutorId, holds: Callable[[Ask], bool]) -> None:
+        """Forget an executor's other claims."""
+        left = [ask for ask in self.asks[executor] if holds(ask)]
+        if left:
+            self.asks[executor] = left
+        else:
+            del self.asks[executor]
+
+    def _all(self) -> list[Ask]:
+        return [ask for asks in self.asks.values() for ask in asks]
 
     def flush(self) -> None:
         """Send what was not said yet."""
-        for ask in self.asks.values():
+        for ask in self._all():
             if not ask.sent:
                 self._say(ask)
 
     def claim(self, executor: ExecutorId, owner: PeerId) -> Claim | None:
         """What an executor asks an owner for, who is told it now, beside something else."""
-        ask = self.asks.get(executor)
-        if ask is None or ask.owner != owner:
+        ask = next((ask for ask in self.asks.get(executor, ()) if ask.owner == owner), None)
+        if ask is None:
             return None
         self._said(ask)
         return ask.message
@@ -134,17 +165,19 @@ class Asking:
     def answered(self, owner: PeerId, message: Grant) -> bool:
         """A grant has come. False if this was not asked for (any more)."""
         key = (message.digest, message.queue)
-        ask = self.asks.get(message.executor)
-        if ask is None or (ask.owner, ask.key, ask.message.claim) != (owner, key, message.claim):
+        asked = (owner, key, message.claim)
+        asks = self.asks.get(message.executor, ())
+        ask = next((ask for ask in asks if (ask.owner, ask.key, ask.message.claim) == asked), None)
+        if ask is None:
             return False
-        del self.asks[message.executor]
+        self._keep(message.executor, lambda other: other is not ask)
         self.correct(owner, key, self.believed(owner, key) - len(message.ids) if message.ids else 0)
         return True
 
     def gone(self, owner: PeerId) -> None:
         """A member is dead or has left."""
-        for executor in [executor for executor, ask in self.asks.items() if ask.owner == owner]:
-            del self.asks[executor]
+        for executor in list(self.asks):
+            self._keep(executor, lambda ask: ask.owner != owner)
         self._since = {key: news for key, news in self._since.items() if key[0] != owner}
 
     # ---- beliefs
@@ -180,13 +213,13 @@ class Asking:
         """Whether a batch of this node may run here, also when all that was asked for has come."""
         if not self._executors.may_run(queue.key, queue.node):
             return False
-        return queue.node.thread_safe or all(ask.key != queue.key for ask in self.asks.values())
+        return queue.node.thread_safe or all(ask.key != queue.key for ask in self._all())
 
     def _left(self, owner: PeerId, key: QueueKey) -> int:
         """How many tasks an owner is believed to have beyond those that are asked for; 0 if it is not to be asked."""
         if not self._members.is_heard(owner):
             return 0
-        asked = [ask.tasks for ask in self.asks.values() if (ask.owner, ask.key) == (owner, key)]
+        asked = [ask.tasks for ask in self._all() if (ask.owner, ask.key) == (owner, key)]
         return self.believed(owner, key) - sum(asked)
 
     def believed(self, owner: PeerId, key: QueueKey) -> int:
@@ -239,17 +272,18 @@ class Asking:
     def expire(self) -> None:
         """Say again what was not answered, and forget what is too old."""
         now_ms = self._state.now_ms
-        for executor, ask in list(self.asks.items()):
-            if ask.until_ms <= now_ms:  # what it was granted, if it was, has run out by now
-                del self.asks[executor]
+        for ask in self._all():
+            if ask.until_ms <= now_ms:
                 self.correct(ask.owner, ask.key, 0)
             elif ask.again_ms <= now_ms:
                 self._say(ask)
+        for executor in list(self.asks):  # what was granted, if it was, has run out by now
+            self._keep(executor, lambda ask: ask.until_ms > now_ms)
         self._since = {key: news for key, news in self._since.items() if news[1] > now_ms}
 
     def times(self) -> Iterator[int]:
         """When something is due."""
-        for ask in self.asks.values():
+        for ask in self._all():
             yield min(ask.again_ms, ask.until_ms)
         for _, forget_ms in self._since.values():
             yield forget_ms
@@ -258,12 +292,31 @@ class Asking:
 
     def idle_count(self) -> int:
         """Executors that have nothing to do and nothing coming."""
-        return len(self._executors.idle) - len(self.asks)
+        return len(self._executors.idle.keys() - self.asks.keys())
 
     def check_invariants(self) -> None:
-        assert self.asks.keys() <= self._executors.idle.keys(), "a claim for an executor that is at work"
-        assert all(ask.sent for ask in self.asks.values())
+        assert all(self.asks.values())
+        assert all(ask.sent for ask in self._all())
         assert not self._sure
+
+
+def _may_fill(queue: Queue) -> bool:
+    """Whether batches may be filled from several owners. Not while nothing is known of the node: executors beside this
+    one may do it sooner. Not within a budget of elements, and not where results stay here: they are whole blocks, and
+    each is one owner's.
+    """
+    return bool(queue.pace.task_us) and queue.node.batch_tokens is None and not queue.results_stay
+
+
+def _filling_up(first: PeerId, owners: list[tuple[PeerId, int]], wanted: int) -> list[tuple[PeerId, int]]:
+    """Whom else to ask, and for how many tasks each, if the first owner does not have enough."""
+    lacking = wanted - next(left for owner, left in owners if owner == first)
+    others: list[tuple[PeerId, int]] = []
+    for owner, left in sorted(owners, key=lambda known: (-known[1], known[0])):
+        if lacking > 0 and owner != first and len(others) < OWNERS_MAX - 1:
+            others.append((owner, min(left, lacking)))
+            lacking -= left
+    return others
 
 
 def _drawn(owners: list[tuple[PeerId, int]], lot: bytes) -> tuple[int, PeerId]:

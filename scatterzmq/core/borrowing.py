@@ -6,12 +6,14 @@ Rules     1. Own work comes first, also while a claim is under way; what is gran
              owner that is gone has restarted its tasks elsewhere: nothing for it is of use any more.
           3. An executor is free once it is through, whether its owner knows of the results or not; where it asks the
              same owner next, both are said in one message.
-          4. Large results stay here for their owner (core/payloads.py); inputs that lie elsewhere are fetched before a
+          4. What several owners grant one executor is run together, as one batch of several loans: with what there is
+             after FILL_MS at the latest. Each owner is told what came of its own tasks, as if it were alone.
+          5. Large results stay here for their owner (core/payloads.py); inputs that lie elsewhere are fetched before a
              batch begins (core/fetches.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..graph.plan import NodePlan, Plan
@@ -19,7 +21,7 @@ from ..ids import ExecutorId, PeerId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
 from .asking import Asking
 from .claims import INPUTS_LATE, RAN_TOO_LONG, blocks_of
-from .commits import Told, commit_of
+from .commits import Needed, Told, commit_of, part_of
 from .events import BatchFinished
 from .executors import Executors
 from .fetches import Fetches
@@ -35,7 +37,8 @@ from .peermessages import (
     RowsRevoked,
     Surrender,
 )
-from .queues import Queue, QueueKey
+from .queues import Queue
+from .shares import BATCH_MS_MIN
 from .sizes import batch_bytes, fitting, is_short, pieces
 from .state import State
 from .values import Block, Value
@@ -43,25 +46,67 @@ from .values import Block, Value
 MAX_EXEC_MS_MAX = 1_000_000_000_000
 TTL_MS_MIN = 30
 
+FILL_MS = BATCH_MS_MIN
+"""A part of a batch waits so long for the others: no longer than a small batch would take."""
+
 
 @dataclass(slots=True, eq=False)
 class _Loan:
-    """A batch of another peer that runs here, as our batch number `order` and the owner's `number`.
+    """Tasks that an owner has lent, under its `number`. start: position of the first one in its batch.
 
-    blocks: its inputs. fenced: nobody wants its results any more.
+    inputs, lacking: as they came (core/grants.py). fenced: nobody wants the results any more.
+    """
+
+    batch: "_Batch"
+    owner: PeerId
+    number: int
+    token: Token
+    tasks: tuple[TaskId, ...]
+    ttl_ms: int
+    inputs: Mapping[str, tuple[Value, ...]]
+    lacking: Mapping[Block, None]
+    start: int = 0
+    fenced: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """What an executor runs for others, as our batch number `order`. blocks: inputs that are here.
+
+    due_ms: when it begins without what has not come yet. begun: it was given to its executor.
     """
 
     order: int
     executor: ExecutorId
-    owner: PeerId
-    number: int
-    key: QueueKey
-    plan: Plan
-    tasks: tuple[TaskId, ...]
-    blocks: tuple[Block, ...]
+    queue: Queue
+    solo: bool
+    max_exec_ms: int
+    due_ms: int
     expires_ms: int
-    ttl_ms: int
-    fenced: bool = False
+    loans: list[_Loan] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    begun: bool = False
+
+    def begin(self, now_ms: int) -> BatchOrder:
+        """All loans as one batch."""
+        tasks: list[TaskId] = []
+        for loan in self.loans:
+            loan.start = len(tasks)
+            tasks += loan.tasks
+        names = self.loans[0].inputs
+        first, *others = self.loans
+        self.expires_ms = now_ms + self.max_exec_ms
+        return BatchOrder(
+            order=self.order,
+            plan=self.queue.plan,
+            node=self.queue.node,
+            token=first.token,
+            joined=tuple([(loan.start, loan.token) for loan in others]),
+            tasks=tuple(tasks),
+            inputs={name: tuple([value for loan in self.loans for value in loan.inputs[name]]) for name in names},
+            max_exec_ms=self.max_exec_ms,
+            solo=self.solo,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -98,23 +143,27 @@ class Borrowing:
         self._fetches = fetches
         self._inline_bytes = state.settings.store.inline_bytes
         self._batch_bytes = batch_bytes(state.settings.network, state.row_bytes_max)
-        self._loans: dict[int, _Loan] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._filling: dict[ExecutorId, _Batch] = {}
         self._answers: dict[tuple[PeerId, ExecutorId, int], _Answer] = {}
         self._unsent: list[_Answer] = []
         self._renew_ms: int | None = None
         self._ask_ms = int(state.settings.timing.ask_s * 1000)
-        self.counters = {"borrowed": 0, "returned": 0, "surrendered": 0, "borrowed_in_vain": 0}
+        self.counters = {"borrowed": 0, "joined": 0, "returned": 0, "surrendered": 0, "borrowed_in_vain": 0}
 
     @property
     def busy(self) -> bool:
         """Whether other peers' tasks run here, or their owners do not know yet what came of them."""
-        return bool(self._loans or self._answers)
+        return bool(self._batches or self._answers)
 
     # ---- claiming
 
     def dispatch(self, *, look: bool) -> None:
         """Find work for idle executors, and send what has come of earlier work. look: something may have changed."""
-        self._asking.dispatch(self._returning, look=look)
+        self._asking.dispatch(self._returning, self._filling, look=look)
+        for batch in list(self._filling.values()):
+            if batch.executor not in self._asking.asks or batch.due_ms <= self._state.now_ms:
+                self._begin(batch)
         if self._unsent or self._asking.asks:
             self._flush()
 
@@ -155,64 +204,83 @@ class Borrowing:
         if not message.ids:
             return
         found = None if queue is None else read(queue, message, blocks, self._payloads)
-        if queue is None or found is None or not self._executors.may_run(key, queue.node):
+        if queue is None or found is None or not self._may_take(queue, message):
             self._give_back(owner, message)
         else:
-            self._begin(owner, queue, message, found)
+            self._take(owner, queue, message, found)
 
-    def _begin(self, owner: PeerId, queue: Queue, message: Grant, found: Read) -> None:
-        order, _ = self._state.leases.token()
-        now_ms = self._state.now_ms
-        max_exec_ms = min(max(message.max_exec_ms, 1), MAX_EXEC_MS_MAX)
+    def _may_take(self, queue: Queue, message: Grant) -> bool:
+        batch = self._filling.get(message.executor)
+        if batch is None:
+            return self._executors.may_run(queue.key, queue.node)
+        return not (batch.solo or message.solo)
+
+    def _take(self, owner: PeerId, queue: Queue, message: Grant, found: Read) -> None:
+        """Tasks for an executor. They wait for those that others may grant, and are as good as begun."""
+        batch = self._filling.get(message.executor)
+        if batch is None:
+            batch = self._open(queue, message)
         loan = _Loan(
-            order=order,
-            executor=message.executor,
+            batch=batch,
             owner=owner,
             number=message.order,
-            key=queue.key,
-            plan=queue.plan,
-            tasks=message.ids,
-            blocks=tuple(found.here),
-            expires_ms=now_ms + max_exec_ms,
-            ttl_ms=max(message.ttl_ms, TTL_MS_MIN),
-        )
-        self._loans[order] = loan
-        for block in loan.blocks:
-            self._blocks.hold((block, 0))
-        self._plans.enter(queue.plan)
-        self._executors.occupy(message.executor, queue.key)
-        self._renew_soon(loan.ttl_ms)
-        self.counters["borrowed"] += 1
-        batch = BatchOrder(
-            order=order,
-            plan=queue.plan,
-            node=queue.node,
             token=Token(self._members.incarnation(owner), owner, message.order),
             tasks=message.ids,
+            ttl_ms=max(message.ttl_ms, TTL_MS_MIN),
             inputs=found.inputs,
-            max_exec_ms=max_exec_ms,
-            solo=message.solo,
+            lacking=found.lacking,
         )
-        if found.lacking:
-            begins = partial(self._begins, loan, max_exec_ms)
-            self._fetches.run(message.executor, batch, found.lacking, begins, owner)
-        else:
-            self._executors.begins(message.executor, now_ms)
-            self._out.work(RunBatch(executor=message.executor, order=batch))
+        batch.loans.append(loan)
+        batch.max_exec_ms = min(batch.max_exec_ms, max(message.max_exec_ms, 1))
+        self._hold(batch, found.here)
+        self._renew_soon(loan.ttl_ms)
+        self.counters["borrowed"] += 1
+        if message.solo:
+            self._begin(batch)
 
-    def _begins(self, loan: _Loan, max_exec_ms: int, blocks: Iterable[Block]) -> None:
-        """A batch that has waited for its inputs begins to run."""
+    def _open(self, queue: Queue, message: Grant) -> _Batch:
+        order, _ = self._state.leases.token()
+        max_exec_ms = min(max(message.max_exec_ms, 1), MAX_EXEC_MS_MAX)
+        due_ms = self._state.now_ms + FILL_MS
+        batch = _Batch(order, message.executor, queue, message.solo, max_exec_ms, due_ms, due_ms + max_exec_ms)
+        self._batches[order] = self._filling[batch.executor] = batch
+        self._plans.enter(queue.plan)
+        self._executors.occupy(batch.executor, queue.key)
+        return batch
+
+    def _begin(self, batch: _Batch) -> None:
+        """Run what there is; what comes later goes back."""
+        del self._filling[batch.executor]
+        self._asking.asks.pop(batch.executor, None)
+        order = batch.begin(self._state.now_ms)
+        self.counters["joined"] += len(order.joined)
+        lacking = {block: loan.owner for loan in batch.loans for block in loan.lacking}
+        if lacking:
+            self._fetches.run(batch.executor, order, lacking, partial(self._begins, batch))
+        else:
+            self._begins(batch, ())
+            self._out.work(RunBatch(executor=batch.executor, order=order))
+
+    def _begins(self, batch: _Batch, blocks: Iterable[Block]) -> None:
+        """A batch begins to run. blocks: that it has waited for."""
+        self._hold(batch, blocks)
+        batch.begun = True
+        batch.expires_ms = self._state.now_ms + batch.max_exec_ms
+        self._executors.begins(batch.executor, self._state.now_ms)
+
+    def _hold(self, batch: _Batch, blocks: Iterable[Block]) -> None:
         for block in blocks:
             self._blocks.hold((block, 0))
-            loan.blocks += (block,)
-        loan.expires_ms = self._state.now_ms + max_exec_ms
-        self._executors.begins(loan.executor, self._state.now_ms)
+            batch.blocks.append(block)
+
+    def _loans(self) -> list[_Loan]:
+        return [loan for batch in self._batches.values() for loan in batch.loans]
 
     def _unasked(self, owner: PeerId, message: Grant) -> None:
         """A grant for an executor that found something else meanwhile, or that we have taken already."""
         known = (owner, message.executor, message.order) in self._answers or any(
-            (loan.owner, loan.executor, loan.number) == (owner, message.executor, message.order)
-            for loan in self._loans.values()
+            (loan.owner, loan.batch.executor, loan.number) == (owner, message.executor, message.order)
+            for loan in self._loans()
         )
         if message.ids and not known:
             self._give_back(owner, message)
@@ -224,50 +292,69 @@ class Borrowing:
         self._members.tell(owner, surrender)
 
     def finished(self, event: BatchFinished) -> bool:
-        """An executor is through with a batch. False if it was none of another peer."""
-        loan = self._loans.get(event.order)
-        if loan is None or loan.executor != event.executor:
+        """An executor is through with a batch. False if it was none of others."""
+        batch = self._batches.get(event.order)
+        if batch is None or batch.executor != event.executor:
             return False
         blocks = self._blocks.admit(blocks_of(event.emitted), kept=False)
-        needed = self._plans.needed(loan.plan)  # which may go with the batch
-        node = loan.plan.queues[loan.key[1]]
-        self._executors.measured(event, self._plans.queue(loan.plan, node), len(loan.tasks), self._state.now_ms)
+        needed = self._plans.needed(batch.queue.plan)  # which may go with the batch
+        tasks = sum([len(loan.tasks) for loan in batch.loans])
+        self._executors.measured(event, batch.queue, tasks, self._state.now_ms)
         self._executors.release(event.executor, event.loaded)
-        self._end(loan)
-        if loan.fenced:
-            self.counters["borrowed_in_vain"] += 1
-            self._blocks.settle(blocks)
-        else:
-            event = fitting(event, blocks, node.name, self._state.row_bytes_max)
-            told = commit_of(event, loan.number, loan.plan, node, needed, self._inline_bytes)
-            if told.stays and not is_short(told, self._batch_bytes):
-                told = commit_of(event, loan.number, loan.plan, node, needed)
-            self._payloads.hold(loan.owner, told.stays)
-            first, *rest = pieces(told, self._batch_bytes)
-            self._promise(loan, first.message, first.values, blocks, told.stays, rest)
-            for queue, tasks in _lands_in(loan.plan, node, event):
-                key = (loan.key[0], queue)
-                self._asking.correct(loan.owner, key, self._asking.believed(loan.owner, key) + tasks)
+        self._end(batch)
+        event = fitting(event, blocks, batch.queue.node.name, self._state.row_bytes_max)
+        if len(batch.loans) > 1:
+            told = commit_of(event, 0, batch.queue.plan, batch.queue.node, needed, self._inline_bytes)
+            batch.queue.results_stay = bool(told.stays)
+        for loan in batch.loans:
+            if loan.fenced:
+                self.counters["borrowed_in_vain"] += 1
+            else:
+                part = event if len(batch.loans) == 1 else part_of(event, loan.start, len(loan.tasks))
+                self._done(loan, part, needed)
+        self._blocks.settle(blocks)
         return True
+
+    def _done(self, loan: _Loan, event: BatchFinished, needed: Needed) -> None:
+        """event: what came of this loan's tasks."""
+        queue = loan.batch.queue
+        plan, node = queue.plan, queue.node
+        blocks = list(blocks_of(event.emitted))
+        for block in blocks:
+            self._blocks.hold((block, 0))
+        told = commit_of(event, loan.number, plan, node, needed, self._inline_bytes)
+        if told.stays and not is_short(told, self._batch_bytes):
+            told = commit_of(event, loan.number, plan, node, needed)
+        if told.stays:
+            queue.results_stay = True
+        self._payloads.hold(loan.owner, told.stays)
+        first, *rest = pieces(told, self._batch_bytes)
+        self._promise(loan, first.message, first.values, blocks, told.stays, rest)
+        for following, tasks in _lands_in(plan, node, event):
+            key = (plan.digest, following)
+            self._asking.correct(loan.owner, key, self._asking.believed(loan.owner, key) + tasks)
 
     def lost(self, executor: ExecutorId, reason: str, *, crashed: bool) -> None:
         """An executor is gone; core/claims.py sees to the rest."""
         self._asking.asks.pop(executor, None)
-        for loan in [loan for loan in self._loans.values() if loan.executor == executor]:
-            self._undone(loan, reason, crashed=crashed)
+        for batch in [batch for batch in self._batches.values() if batch.executor == executor]:
+            self._undone(batch, reason, crashed=crashed)
 
-    def _undone(self, loan: _Loan, reason: str, *, crashed: bool) -> None:
-        crashed = not self._fetches.forget(loan.order) and crashed  # it was not at work yet
-        self._end(loan)
-        if not loan.fenced:
-            message = Surrender(executor=loan.executor, order=loan.number, reason=reason, crashed=crashed)
-            self.counters["surrendered"] += 1
-            self._promise(loan, message, {}, [], [], [])
+    def _undone(self, batch: _Batch, reason: str, *, crashed: bool) -> None:
+        self._fetches.forget(batch.order)
+        self._end(batch)
+        for loan in batch.loans:
+            if not loan.fenced:
+                crashed = crashed and batch.begun  # else it was not at work yet
+                message = Surrender(executor=batch.executor, order=loan.number, reason=reason, crashed=crashed)
+                self.counters["surrendered"] += 1
+                self._promise(loan, message, {}, [], [], [])
 
-    def _end(self, loan: _Loan) -> None:
-        del self._loans[loan.order]
-        self._blocks.settle(loan.blocks)
-        self._plans.release(loan.plan.digest)
+    def _end(self, batch: _Batch) -> None:
+        del self._batches[batch.order]
+        self._filling.pop(batch.executor, None)
+        self._blocks.settle(batch.blocks)
+        self._plans.release(batch.queue.plan.digest)
 
     def _promise(
         self,
@@ -280,7 +367,7 @@ class Borrowing:
     ) -> None:
         """Have an owner told, until it says that it knows."""
         answer = _Answer(loan.owner, message, 0, values, blocks, loan.ttl_ms, stays, rest)
-        self._answers[loan.owner, loan.executor, loan.number] = answer
+        self._answers[loan.owner, loan.batch.executor, loan.number] = answer
         self._unsent.append(answer)
 
     def committed(self, owner: PeerId, message: Committed) -> None:
@@ -309,36 +396,45 @@ class Borrowing:
     def renewed(self, owner: PeerId, message: Renewed) -> None:
         """Some batches are not ours (any more)."""
         for number in message.fenced:
-            for loan in [loan for loan in self._loans.values() if (loan.owner, loan.number) == (owner, number)]:
+            for loan in [loan for loan in self._loans() if (loan.owner, loan.number) == (owner, number)]:
                 self._fence(loan)
             for key in [key for key in self._answers if (key[0], key[2]) == (owner, number)]:
                 self._drop_answer(key)
 
     def revoked(self, owner: PeerId, message: RowsRevoked) -> None:
         """Tasks of a batch are not wanted any more."""
-        for loan in self._loans.values():
-            if (loan.owner, loan.executor, loan.number) == (owner, message.executor, message.order):
+        for loan in self._loans():
+            if (loan.owner, loan.batch.executor, loan.number) == (owner, message.executor, message.order):
                 unwanted = frozenset(message.rows)
-                rows = tuple([row for row in range(len(loan.tasks)) if row in unwanted])
-                if rows:
-                    self._out.work(RowsCancelled(executor=loan.executor, order=loan.order, rows=rows))
+                self._cancel(loan, [row for row in range(len(loan.tasks)) if row in unwanted])
+
+    def _cancel(self, loan: _Loan, rows: Iterable[int]) -> None:
+        """Nobody wants these of its tasks any more."""
+        batch = loan.batch
+        positions = tuple([loan.start + row for row in rows])
+        if positions and batch.begun:
+            self._out.work(RowsCancelled(executor=batch.executor, order=batch.order, rows=positions))
 
     def gone(self, owner: PeerId) -> None:
         """A member is dead or has left."""
         self._asking.gone(owner)
-        for loan in [loan for loan in self._loans.values() if loan.owner == owner]:
+        for loan in [loan for loan in self._loans() if loan.owner == owner]:
             self._fence(loan)
         for key in [key for key in self._answers if key[0] == owner]:
             self._drop_answer(key)
 
     def _fence(self, loan: _Loan) -> None:
-        if self._fetches.forget(loan.order):
-            self._end(loan)
-            self._executors.release(loan.executor, None)
-        elif not loan.fenced:
-            loan.fenced = True
-            rows = tuple(range(len(loan.tasks)))
-            self._out.work(RowsCancelled(executor=loan.executor, order=loan.order, rows=rows))
+        batch = loan.batch
+        if loan.fenced:
+            return
+        loan.fenced = True
+        if batch.begun:
+            self._cancel(loan, range(len(loan.tasks)))
+        elif batch.executor in self._filling and len(batch.loans) > 1:
+            batch.loans.remove(loan)
+        else:  # its inputs may come from nowhere now
+            self._executors.release(batch.executor, None)
+            self._undone(batch, "other tasks of its batch are not wanted any more", crashed=False)
 
     def _drop_answer(self, key: tuple[PeerId, ExecutorId, int]) -> None:
         answer = self._answers.pop(key)
@@ -352,16 +448,16 @@ class Borrowing:
     def expire(self) -> None:
         """Say again what was not answered, renew, and give up executors that ran past their time."""
         now_ms = self._state.now_ms
-        for loan in [loan for loan in self._loans.values() if loan.expires_ms <= now_ms]:
-            if self._fetches.is_waiting(loan.order):
-                self._executors.release(loan.executor, None)
-                self._undone(loan, INPUTS_LATE, crashed=False)
+        for batch in [batch for batch in self._batches.values() if batch.expires_ms <= now_ms]:
+            if not batch.begun:
+                self._executors.release(batch.executor, None)
+                self._undone(batch, INPUTS_LATE, crashed=False)
                 continue
-            self._executors.remove(loan.executor)
-            self._out.work(AbandonExecutor(executor=loan.executor))
-            self._out.report("tally.executor.reclaim", executor=loan.executor)
-            self._out.report("error.executor", executor=loan.executor, message=RAN_TOO_LONG)
-            self._undone(loan, RAN_TOO_LONG, crashed=True)
+            self._executors.remove(batch.executor)
+            self._out.work(AbandonExecutor(executor=batch.executor))
+            self._out.report("tally.executor.reclaim", executor=batch.executor)
+            self._out.report("error.executor", executor=batch.executor, message=RAN_TOO_LONG)
+            self._undone(batch, RAN_TOO_LONG, crashed=True)
         self._asking.expire()
         for answer in self._answers.values():
             if answer.again_ms <= now_ms and answer not in self._unsent:
@@ -373,9 +469,9 @@ class Borrowing:
         """Renew what runs, and what is finished without its owner knowing."""
         held: dict[PeerId, list[tuple[int, ExecutorId]]] = {}
         self._renew_ms = None
-        for loan in self._loans.values():
+        for loan in self._loans():
             if not loan.fenced:
-                held.setdefault(loan.owner, []).append((loan.number, loan.executor))
+                held.setdefault(loan.owner, []).append((loan.number, loan.batch.executor))
                 self._renew_soon(loan.ttl_ms)
         for (owner, executor, number), answer in self._answers.items():
             if isinstance(answer.message, Commit):
@@ -393,8 +489,10 @@ class Borrowing:
         return min(self._times(), default=None)
 
     def _times(self) -> Iterator[int]:
-        for loan in self._loans.values():
-            yield loan.expires_ms
+        for batch in self._batches.values():
+            yield batch.expires_ms
+        for batch in self._filling.values():
+            yield batch.due_ms
         yield from self._asking.times()
         for answer in self._answers.values():
             yield answer.again_ms
@@ -405,22 +503,26 @@ class Borrowing:
 
     def blocks_held(self) -> Iterable[Block]:
         """Every use of a block by a batch that runs or by an answer, for checks."""
-        for loan in self._loans.values():
-            yield from loan.blocks
+        for batch in self._batches.values():
+            yield from batch.blocks
         for answer in self._answers.values():
             yield from answer.blocks
 
     def check_invariants(self) -> None:
         assert not self._unsent
         own = {lease.executor for lease in self._state.leases if lease.holder is None}
-        here = [loan.executor for loan in self._loans.values()]
+        here = [batch.executor for batch in self._batches.values()]
         assert len(set(here)) == len(here), "an executor has two batches of others"
         assert not own & set(here), "an executor has a batch of ours and one of others"
         assert own | set(here) == self._executors.slots.keys() - self._executors.idle.keys()
-        for loan in self._loans.values():
+        assert self._filling.keys() <= self._asking.asks.keys() <= self._executors.idle.keys() | self._filling.keys()
+        for batch in self._batches.values():
+            assert batch.loans
+            assert batch.begun or not any(loan.fenced for loan in batch.loans)
+        for loan in self._loans():
             assert loan.fenced or self._members.status(loan.owner) in (Status.ALIVE, Status.SUSPECT)
         self._asking.check_invariants()
-        assert self._renew_ms is not None or all(loan.fenced for loan in self._loans.values())
+        assert self._renew_ms is not None or all(loan.fenced for loan in self._loans())
 
 
 def _lands_in(plan: Plan, node: NodePlan, event: BatchFinished) -> Iterator[tuple[QueueId, int]]:

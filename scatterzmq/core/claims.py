@@ -127,7 +127,7 @@ class Claims:
             solo=records[0].solo,
         )
         if lacking:
-            self._fetches.run(executor, batch, lacking, partial(self._begins, lease.order, executor))
+            self._fetches.run(executor, batch, dict.fromkeys(lacking), partial(self._begins, lease.order, executor))
         else:
             self._executors.begins(executor, self._state.now_ms)
             self._out.work(RunBatch(executor=executor, order=batch))

@@ -52,12 +52,14 @@ STALE = "stale:"
 class _Waiting:
     """A submission for which there is no room yet.
 
+    columns: the blocks with their names in the frame of the graph.
     start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
     """
 
     sender: ClientId
     message: Submit
     blocks: Mapping[str, Block]
+    columns: list[tuple[str, Block]]
     nbytes: int
     until_ms: int
     start: int = 0
@@ -111,10 +113,11 @@ class Desk:
             self._blocks.settle(blocks.values())
             return
         until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
-        nbytes = 0
-        for block in blocks.values():
+        columns, nbytes = [], 0
+        for name, block in blocks.items():
+            columns.append((f":{name}", block))
             nbytes += block.nbytes
-        entry = _Waiting(sender, message, blocks, nbytes, until_ms)
+        entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
         wrong = _uneven(message, blocks)
         if self._state.leaving:
             wrong = "this peer is leaving, and there is no other one to submit to"
@@ -192,26 +195,20 @@ class Desk:
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
-        settings = self._state.settings.cluster
-        rset = self._replicas.choose()
-        if len(rset) < settings.min_replicas:
-            few = f"{len(rset)} of {settings.min_replicas} peers (cluster.min_replicas) are there to keep copies"
+        rset, replicas_min = self._replicas.choose(), self._state.settings.cluster.min_replicas
+        if len(rset) < replicas_min:
+            few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
             return
         if len(rset) == 1 and self._state.journal is not None and self._is_disk_gone:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {self._disk_gone()}")
             return
-        conflicts: list[TaskId] = []
-        attached: list[TaskId] = []
-        created: list[Record] = []
-        columns = []
-        for name, block in blocks.items():
-            columns.append((f":{name}", block))
+        conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
             fields, nbytes = {}, 0
-            for name, block in columns:
+            for name, block in entry.columns:
                 fields[name] = (block, row)
                 nbytes += block.row_nbytes(row)
             entry.nbytes -= nbytes

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .queues import Queue
 
@@ -24,7 +25,7 @@ Expectation: TypeAlias = tuple[Queue, float, int]
 _STALE_MIN = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class Lease:
     """One batch on loan. expects: what was announced to the queues its tasks will land in next.
 

@@ -486,8 +486,8 @@ class Takeover:
             return
         if theirs.owner != self._state.me:
             answer.better.append(info(record.id, mine))
-        elif sender not in record.rset and self._replicas.is_whole(record):
-            answer.unwanted.append(record.id)
+        if sender not in record.rset and self._replicas.is_whole(record):
+            answer.unwanted.append(record.id)  # once it has given way, if it has to
         if sender in record.rset and mine.beats(theirs):
             answer.behind.append(record)
 

@@ -84,6 +84,7 @@ class Run(NamedTuple):
     solo: bool
     max_exec_ms: int
     rows: tuple[int, ...]
+    joined: tuple[tuple[int, Token], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,14 +232,17 @@ def _pack_run(run: Run) -> object:
 
 def _unpack_run(raw: Any, _: Limits) -> Run:
     """What we say ourselves is not checked."""
-    order, digest, queue, tasks, (n, owner, seq), *rest = raw
+    order, digest, queue, tasks, (n, owner, seq), solo, max_exec_ms, rows, joined = raw
     return Run(
         order,
         digest,
         QueueId(queue),
         tuple([TaskId(tasks[start : start + _ID_CHARS]) for start in range(0, len(tasks), _ID_CHARS)]),
         Token(n, PeerId(owner), seq),
-        *rest,
+        solo,
+        max_exec_ms,
+        rows,
+        tuple([(start, Token(n, PeerId(owner), seq)) for start, (n, owner, seq) in joined]),
     )
 
 

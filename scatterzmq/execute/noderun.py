@@ -17,6 +17,7 @@ import torch
 
 from ..core.events import RowsFailed
 from ..errors import ErrorCode
+from ..frozen import frozen
 from ..graph.formats import Format
 from ..ids import TaskId
 from ..nodes.batch import Answer, Batch, Rejection
@@ -37,7 +38,7 @@ class Outcome:
     failed: list[RowsFailed] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Rows:
     """Some rows of a batch.
 
@@ -68,7 +69,7 @@ class Rows:
 class Setting(NamedTuple):
     """What a run needs to know of the place where it happens. A tuple, as one is made per batch.
 
-    node: what failures name as the node inside of a block, "" elsewhere.
+    node: what failures name as the node inside of a block, "" elsewhere. token, joined: see nodes/batch.py.
     dead: positions of tasks that nobody waits for any more. output: catches what the node prints, if anybody does.
     in_time: whether there is time for another run. free_memory: called after memory ran out; with True it may also
         unload other nodes, and then says whether it did.
@@ -78,6 +79,7 @@ class Setting(NamedTuple):
     loaded: Loaded
     node: str
     token: str
+    joined: tuple[tuple[int, str], ...]
     dead: set[int]
     device: torch.device
     output: NodeOutput | None
@@ -185,6 +187,7 @@ class NodeRun:
             columns=rows.columns,
             calls=loaded.calls,
             token=setting.token,
+            joined=setting.joined,
             dead=setting.dead,
             positions=rows.positions,
             device=setting.device,

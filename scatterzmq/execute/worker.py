@@ -108,6 +108,7 @@ class Worker:
                         loaded=loaded,
                         node=name,
                         token=fencing_text(order.token),
+                        joined=tuple([(start, fencing_text(token)) for start, token in order.joined]),
                         dead=work.dead,
                         device=self._nodes.device,
                         output=self._output,

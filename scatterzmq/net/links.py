@@ -40,7 +40,7 @@ from .monitor import Change
 from .options import FRAME_BYTES_MAX, OutOfFilesError, subscriber
 from .partial import Partial
 from .reactor import Alarm, Reactor
-from .routing import DIAL, Origin, of_peer, read
+from .routing import DIAL, Origin, is_bulk, of_peer, read
 
 __all__ = ["Listening", "PeerLinks", "listen"]
 
@@ -89,6 +89,7 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
+        self._count_blobs: Callable[[], Mapping[str, int]] = dict
         self._hear_of_links: Callable[[PeerId, bool], None] = _nobody_hears
         self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
@@ -126,9 +127,10 @@ class PeerLinks:
         """To whom there is a link."""
         return tuple(self._links)
 
-    def hear_of_blobs(self, heard: BlobHeard) -> None:
-        """Who gets the words about blobs: of linked peers, and of clients."""
+    def hear_of_blobs(self, heard: BlobHeard, counted: Callable[[], Mapping[str, int]] = dict) -> None:
+        """Who gets the words about blobs, of linked peers and of clients, and what is counted there."""
         self._hear_of_blob = heard
+        self._count_blobs = counted
 
     def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None:
         """Who is told that there is a link to somebody from now on (True), in a life of its own, or none any more."""
@@ -159,7 +161,7 @@ class PeerLinks:
             self.counters["long"] += 1
             return
         self._count_sent(total)
-        self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        self._publisher.send_multipart(frames, zmq.NOBLOCK)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         """Always over a new connection: the one that there is may be what is wrong."""
@@ -237,8 +239,9 @@ class PeerLinks:
         self._left(lost)
 
     def counted(self) -> dict[str, int]:
-        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
+        """`counters` as "network_...", those of blobs as "blobs_...", and `rejected` as "rejected_...", by reason."""
         named = {f"network_{name}": number for name, number in self.counters.items()}
+        named |= {f"blobs_{name}": number for name, number in self._count_blobs().items()}
         return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
 
     def close_all(self) -> None:
@@ -292,10 +295,11 @@ class PeerLinks:
         taken_bytes = 0
         for _ in range(DRAINED_MAX):
             try:
-                routing_id, *parts = receive(self._router)
+                routing_id = self._router.recv(zmq.NOBLOCK)
+                parts = receive(self._router, bulk=is_bulk(routing_id))
             except zmq.Again:
                 return
-            self._come_in(bytes(routing_id), parts)
+            self._come_in(routing_id, parts)
             taken_bytes += nbytes(parts)
             if taken_bytes >= DRAINED_BYTES_MAX:
                 return
@@ -351,7 +355,7 @@ class PeerLinks:
         """
         while True:
             try:
-                frames = receive(self._subscriber)
+                frames = receive(self._subscriber, bulk=False)
             except zmq.Again:
                 return
             self._reactor.call(partial(self._published, frames))
@@ -359,7 +363,7 @@ class PeerLinks:
     def _read_published(self) -> None:
         for _ in range(DRAINED_MAX):
             try:
-                self._published(receive(self._subscriber))
+                self._published(receive(self._subscriber, bulk=False))
             except zmq.Again:
                 return
 

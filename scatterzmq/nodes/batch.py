@@ -80,7 +80,8 @@ class Batch:
     """The claimed tasks of one node.
 
     place: "ns:graph:node", for messages. inputs, outputs, calls: as the node stated them.
-    columns: input field -> data, one row per task. token: see `fencing_token`.
+    columns: input field -> data, one row per task. token: see `fencing_token`; joined: (position, token) where tasks
+        begin that have another one, by another owner.
     dead: positions (see `positions`) of tasks that were cleared or taken over; may grow from another thread.
     positions: what `dead` calls each row; by default its number.
     """
@@ -95,6 +96,7 @@ class Batch:
         columns: Mapping[str, Column],
         calls: Sequence[CallSite] = (),
         token: str = "",
+        joined: Sequence[tuple[int, str]] = (),
         dead: Container[int] = (),
         positions: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
@@ -107,6 +109,7 @@ class Batch:
         self._columns = columns
         self._calls = calls
         self._token = token
+        self._joined = joined
         self._dead = dead
         self._positions = range(len(self.task_ids)) if positions is None else positions
         self._flat: dict[str, Tensor] = {}
@@ -187,7 +190,8 @@ class Batch:
     def fencing_token(self, row: int) -> str:
         """To pass to stores outside, so that they can tell a task's newer attempt from an older one."""
         assert 0 <= row < len(self), f"row {row} of {len(self)}"
-        return self._token
+        position = self._positions[row]
+        return next((token for start, token in reversed(self._joined) if start <= position), self._token)
 
     def alive(self, row: int) -> bool:
         """False when the task was cleared or taken over: nobody waits for its answer any more."""

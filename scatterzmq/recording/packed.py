@@ -298,7 +298,8 @@ def unpacked_event(raw: object) -> Event:
 def _told_order(order: BatchOrder) -> object:
     """Its plan and node by what identifies them."""
     inputs = [[name, _told_rows(values)] for name, values in order.inputs.items()]
-    return (order.order, order.plan.digest, order.node.queue, order.tasks, order.token, inputs, order.max_exec_ms)
+    tokens = (order.token, order.joined)
+    return (order.order, order.plan.digest, order.node.queue, order.tasks, tokens, inputs, order.max_exec_ms)
 
 
 def _told_rows(values: Iterable[Value]) -> object:

@@ -1,12 +1,12 @@
 """Who is a member, and who is alive: greetings, lives, silence, witnesses, refusals, pauses, and coming back."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from scatterzmq.core import members as members_module
-from scatterzmq.core.actions import CloseLink, Dial, OpenLink, Publish, Tell
+from scatterzmq.core.actions import BatchOrder, CloseLink, Dial, OpenLink, Publish, RowsCancelled, RunBatch, Tell
 from scatterzmq.core.dials import Dials
 from scatterzmq.core.members import Change, Members, Pulse, Status
 from scatterzmq.core.outbox import Outbox
@@ -21,6 +21,7 @@ from scatterzmq.core.peermessages import (
     WrongIncarnation,
 )
 from scatterzmq.core.punctual import Punctual
+from scatterzmq.ids import ExecutorId
 from scatterzmq.settings import Settings
 from tests.core.circle import Circle, One, peer_id
 
@@ -1240,4 +1241,14 @@ def test_what_is_said_last_goes_before_the_link_is_closed() -> None:
     out.tell(peer_id(1), 1, Bye())
     out.link(OpenLink(contact=Contact(id=peer_id(2), incarnation=1, address="mesh://2")))
     assert [type(action) for action in out.take()] == [OpenLink, Tell, CloseLink, Dial]
+    assert out.take() == ()
+
+
+def test_a_batch_begins_before_others_are_told() -> None:
+    out = Outbox()
+    executor, order = ExecutorId("E" + "1" * 32), cast(BatchOrder, None)
+    out.tell(peer_id(1), 1, Bye())
+    out.work(RowsCancelled(executor=executor, order=1, rows=(0,)))
+    out.work(RunBatch(executor=executor, order=order))
+    assert [type(action) for action in out.take()] == [RunBatch, Tell, RowsCancelled]
     assert out.take() == ()

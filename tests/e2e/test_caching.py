@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import scatterzmq
 from scatterzmq import GraphError
 
 TEXT = ["uint8", [None]]
@@ -167,6 +168,11 @@ def test_each_level_is_remembered_if_it_says_so(
         client.clear_task(task)
 
 
+def at_another_peer(client: "scatterzmq.Client") -> "scatterzmq.Client":
+    """A client of the same embedded peers, whose tasks are owned by the next one. The first one ends it."""
+    return scatterzmq.Client(client._session.link._peer.connect)  # type: ignore[attr-defined]
+
+
 COUNTING = """
     computed = []
 
@@ -200,25 +206,28 @@ SIZES = [
 
 @pytest.mark.parametrize(("batch_size", "peers"), SIZES)
 def test_each_level_computes_as_often_as_it_must(
-    start: Any, levels: Any, finish: Any, plugin: Any, batch_size: int, peers: int
+    start: Any, levels: Any, finish: Any, plugin: Any, until: Any, batch_size: int, peers: int
 ) -> None:
-    """Whatever comes together, in whatever batches, at whichever peer."""
+    """Whatever comes together, in whatever batches, at whichever peer: each has a client whose tasks it owns."""
     module = plugin(COUNTING)
     client = start(peers=peers, batch_size=batch_size, cluster_replicas=1, plugins=[module.__name__])
+    clients = [client, *(at_another_peer(client) for _ in range(peers - 1))]
     choices = [*CHOICES, {"a", "t", "mid"}]
     for run, cached in enumerate(choices):
         client.load_graph(levels(cached, f"ns{run}", module.__name__, run))
+    for each in clients:
+        until(lambda each=each: len(each.namespaces()) == len(choices))
     models = [Counted(cached) for cached in choices]
     # Some more than fit into a batch come at once; when they are through, others do that know some of it.
     for lines in (LINES + LINES)[: batch_size + 4], [LINES[1], LINES[6], ("uvw", "xyz", "new"), ("new", "vik", "new")]:
-        tasks = {
-            client.enqueue_task(f"ns{run}", dict(zip(("one", "two", "three"), line, strict=True))): line
-            for line in lines
-            for run in range(len(choices))
-        }
-        for response, line in zip(finish(client, tasks).values(), tasks.values(), strict=True):
-            assert (response.retries, response.error) == (0, None)
-            assert text(response.result["text"]) == f"{line[0]}|{line[1]}/{line[2]}"
+        tasks: dict[scatterzmq.Client, dict[str, tuple[str, ...]]] = {each: {} for each in clients}
+        for (run, line), each in zip(itertools.product(range(len(choices)), lines), itertools.cycle(clients)):
+            task = each.enqueue_task(f"ns{run}", dict(zip(("one", "two", "three"), line, strict=True)))
+            tasks[each][task] = line
+        for each, asked in tasks.items():
+            for response, line in zip(finish(each, asked).values(), asked.values(), strict=True):
+                assert (response.retries, response.error) == (0, None)
+                assert text(response.result["text"]) == f"{line[0]}|{line[1]}/{line[2]}"
         for run, model in enumerate(models):
             for line in lines:
                 model.main(*line)
