@@ -21,7 +21,8 @@ from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
 from .core.blobmessages import BlobWritten, WriteBlob
 from .core.client import ClientCore
-from .core.messages import Refused, Submit, ToClient, ToPeer
+from .core.messages import GraphRefused, LoadGraph, Refused, Submit, ToClient, ToPeer
+from .core.sizes import too_long
 from .errors import ClusterError, ConfigError, ErrorCode
 from .ids import PeerId
 from .net.clientlinks import ClientLinks
@@ -181,6 +182,9 @@ class Connection:
 
     def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
         self._must_be_open()
+        if isinstance(message, LoadGraph) and (problem := too_long(message.definition)):
+            self._reactor.call(partial(self._deliver, GraphRefused(mid=message.mid, problems=(problem,)), {}))
+            return
         if isinstance(message, Submit):
             nbytes = sum([column.data.nbytes for column in columns.values()])
             bytes_max = row_bytes(self._links.message_bytes)
