@@ -60,7 +60,7 @@ from .execute.store import PayloadStore
 from .execute.work import Done, Work
 from .ids import BlockId, ClientId, ExecutorId
 from .network import FromPeer, Network, perform, stored
-from .wire.columns import Column
+from .wire.columns import Apart, Column
 
 WAIT_MAX_S = 3600.0
 """Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
@@ -409,23 +409,30 @@ class Driver:
         gone = frozenset([block for block in ids if not self._store.holds(block)])
         rows = tuple(range(len(order.tasks)))
         if gone:
-            columns = order.inputs.values()
-            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
+            inputs = order.inputs.values()
+            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in inputs)])
         pinned = ids - gone
         self._store.pin(pinned)
-        inputs = {}
-        if rows:
-            collect = self._store.collect if self._executors.copies_inputs else self._store.collect_private
-            inputs = {
-                name: collect(values if not gone else [values[row] for row in rows])
-                for name, values in order.inputs.items()
-            }
-        work = Work(order=order, rows=rows, columns=inputs)
+        columns: dict[str, Column] = {}
+        apart: dict[str, Apart] = {}
+        for name, values in order.inputs.items() if rows else ():
+            found = self._collected(values if not gone else [values[row] for row in rows])
+            if isinstance(found, Apart):
+                apart[name] = found
+            else:
+                columns[name] = found
+        work = Work(order=order, rows=rows, columns=columns, apart=apart)
         self._running[order.order] = _Running(executor, work, pinned)
         if rows:
             self._executors.run(executor, work)
         else:
             self._done(Done(executor=executor, order=order.order, emitted=(), failed=()))
+
+    def _collected(self, values: Sequence[Value]) -> Column | Apart:
+        """Inputs for a node, which could write to them."""
+        if self._executors.copies_inputs:
+            return self._store.collect_apart(values)
+        return self._store.collect_private(values)
 
     def _persist(self, persist: Persist) -> None:
         assert self._journal is not None, f"write {persist.write} is for a journal, and this driver has none"
