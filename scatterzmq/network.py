@@ -53,10 +53,6 @@ class Network(Protocol):
         """This peer is done; `lost` tasks were left without anybody who could take them."""
         ...
 
-    def counted(self) -> Mapping[str, int]:
-        """What came and went until now, and what was dropped; for whoever asks how the peer is."""
-        ...
-
 
 def perform(network: Network, action: Outward, store: PayloadStore) -> None:
     """Carry out an action of the core that is about other peers."""

@@ -201,6 +201,10 @@ class BlobService:
                 then(stopped)
         return answers[0]
 
+    def counted(self) -> dict[str, int]:
+        """What was dropped, by reason, as "blobs_..."."""
+        return {f"blobs_{name}": number for name, number in self._exchange.counters.items()}
+
     def close(self) -> None:
         """Whoever waits is told; nothing is left behind."""
         if self._is_closed:

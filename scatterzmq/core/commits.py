@@ -242,6 +242,25 @@ def commit_of(
     return Told(message, beside, stay)
 
 
+def part_of(event: BatchFinished, start: int, tasks: int) -> BatchFinished:
+    """What came of some tasks of a batch, as if they had been one of their own."""
+    own = range(start, start + tasks)
+    emitted = []
+    for part in event.emitted:
+        places = [at for at, row in enumerate(part.rows) if row in own]
+        if places:
+            rows = tuple([part.rows[at] - start for at in places])
+            fields = {name: tuple([values[at] for at in places]) for name, values in part.fields.items()}
+            emitted.append(replace(part, rows=rows, fields=fields))
+    failed = []
+    for rows_failed in event.failed:
+        rows = tuple([row - start for row in rows_failed.rows if row in own])
+        if rows:
+            failed.append(replace(rows_failed, rows=rows))
+    missing = tuple([row - start for row in event.missing if row in own])
+    return replace(event, emitted=tuple(emitted), failed=tuple(failed), missing=missing)
+
+
 def frame_name(plan: Plan, node: NodePlan, part: Part | Emitted, field: str) -> tuple[GraphId, str]:
     """What a field of an answer becomes: a graph, and the field's name in its frame, as core/needed.py has them."""
     if part.call is not None:

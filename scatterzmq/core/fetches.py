@@ -13,7 +13,7 @@ Rules     1. A block is asked for once, however many batches wait for it, and ag
              holder is alive. (A batch of another queue that could run meanwhile would need its place afterwards.)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..ids import BlockId, ExecutorId, PeerId
@@ -85,14 +85,13 @@ class Fetches:
         self,
         executor: ExecutorId,
         order: BatchOrder,
-        lacking: Iterable[Block],
+        lacking: Mapping[Block, PeerId | None],
         begins: Callable[[Iterable[Block]], None],
-        owner: PeerId | None = None,
     ) -> None:
-        """Have a batch run when these blocks are here. owner: of its tasks; None for ours."""
+        """Have a batch run when these blocks are here. lacking: with the owner of the tasks; None for ours."""
         batch = _Batch(executor, order, begins, self._state.now_ms, {block.id: None for block in lacking})
         self._batches[order.order] = batch
-        for block in lacking:
+        for block, owner in lacking.items():
             self._fetch(block, owner).orders[order.order] = None
 
     def is_waiting(self, order: int) -> bool:

@@ -117,7 +117,8 @@ class Lending:
             self._nudges.claimed(peer, granted=False)
             return
         node = queue.node
-        size = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
+        tasks_max = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
+        size = self._batches.size(queue, task_us=message.task_us, tasks_min=message.tasks_min, tasks_max=tasks_max)
         drawn = self._batches.draw(queue, min(size, GRANT_TASKS_MAX), near=peer)
         records = [record for record in drawn if self._is_whole(queue, record)]
         records = self._light_enough(queue, records, peer)

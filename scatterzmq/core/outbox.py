@@ -15,20 +15,23 @@ from .messages import ToClient
 from .peermessages import BetweenPeers
 from .values import Value
 
+PER_TASK = ("debug.task", "cache.hit", "cache.miss", "cache.defer", "cache.promote")
+"""Reports that come with every task: made only if somebody listens."""
 
-def everything(_: str) -> bool:
-    """Somebody listens to all events."""
-    return True
+
+def told_per_task(wants: Callable[[str], bool]) -> frozenset[str]:
+    """What somebody listens to. A value, not a function: what a core does follows from what it was given."""
+    return frozenset(filter(wants, PER_TASK))
 
 
 @dataclass(slots=True)
 class Outbox:
     """Collects actions; `take` hands them over and starts anew.
 
-    wants: whether anybody listens to events of this name. What would be reported for each task is asked for first.
+    tells: of PER_TASK, what somebody listens to.
     """
 
-    wants: Callable[[str], bool] = everything
+    tells: frozenset[str] = frozenset()
     _batches: list[Action] = field(default_factory=list)
     _messages: list[Action] = field(default_factory=list)
     _work: list[Action] = field(default_factory=list)

@@ -88,7 +88,10 @@ class WrongIncarnation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to."""
+    """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to.
+
+    task_us: what a task takes each of its executors; 0: it has had none.
+    """
 
     digest: bytes
     queue: QueueId
@@ -98,6 +101,7 @@ class QueueState:
     expected_pressure: float
     claimants: int
     loaded: int
+    task_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +339,7 @@ class Claim:
     """An executor of the sender is free and wants tasks of this queue.
 
     claim: grows with each claim of that executor; the same number gets the same grant.
+    tasks_min: fewer are not worth it. task_us: what a task takes it; 0: not known (core/shares.py).
     """
 
     claim: int
@@ -342,6 +347,8 @@ class Claim:
     digest: bytes
     queue: QueueId
     tasks_max: int
+    tasks_min: int = 1
+    task_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

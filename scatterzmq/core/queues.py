@@ -19,10 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
+from operator import itemgetter
 from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import PeerId, QueueId, TaskId
+from .pace import Pace
 
 QueueKey: TypeAlias = tuple[bytes, QueueId]
 """(digest of the plan, queue id)"""
@@ -32,6 +34,7 @@ _Entry: TypeAlias = tuple[float, int, TaskId, float, int, int]
 """(-priority, seq, task, weight, nbytes, padded_length); compares in the order in which tasks are handed out"""
 
 _WEIGHT_UNITS = float(1 << 20)
+_TASK = itemgetter(2)
 _SOLO = -1
 """The bucket of tasks that are handed out alone."""
 _BY_AGE_EVERY = 8
@@ -42,12 +45,23 @@ _Bucket: TypeAlias = int | PeerId
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change."""
+    """The tasks that wait for one node.
+
+    touched: gets the key of this queue whenever its numbers change. filled: has this queue as long as tasks are in it.
+    pace: how long batches of the node take here, whoever owns the tasks. results_stay: those of the last batch for
+    others were large, and stayed here (or would have).
+    sources: what a batch takes from the frame, by field. needed: the names there, each once.
+    """
 
     plan: Plan
     node: NodePlan
     touched: dict[QueueKey, None] = field(default_factory=dict)
+    filled: "dict[QueueKey, Queue]" = field(default_factory=dict)
     key: QueueKey = field(init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
+    sources: dict[str, str] = field(init=False)
+    needed: frozenset[str] = field(init=False)
+    results_stay: bool = field(default=False, init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
     _heaps: dict[_Bucket, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
@@ -60,6 +74,10 @@ class Queue:
 
     def __post_init__(self) -> None:
         self.key = (self.plan.digest, self.node.queue)
+        graph = self.plan.graphs[self.node.graph]
+        # A block graph takes its whole input.
+        self.sources = {name: f":{name}" for name in graph.input_format} if graph.is_block else dict(self.node.inputs)
+        self.needed = frozenset(self.sources.values())
         self._by_length = self.node.batch_tokens is not None
 
     @property
@@ -111,6 +129,7 @@ class Queue:
         self._pressure += units * nbytes
         bucket: _Bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else lies_at or 0
         heapq.heappush(self._heaps[bucket], entry)
+        self.filled[self.key] = self
         self.touched[self.key] = None
 
     def remove(self, task: TaskId) -> bool:
@@ -144,7 +163,7 @@ class Queue:
             assert isinstance(first, int), "kept by where its inputs lie, and taken by length"
             taken = self._take_by_length(first, max_tasks, max_tokens, max_bytes)
         self._forget(taken)
-        return tuple([entry[2] for entry in taken])
+        return tuple(map(_TASK, taken))
 
     def expect(self, weight: float, nbytes: int) -> None:
         """A running batch announces tasks for this queue: their total weight and bytes."""
@@ -162,6 +181,7 @@ class Queue:
     def check_invariants(self) -> None:
         """Recount everything. O(length)."""
         waiting = self._waiting
+        assert (self.key in self.filled) == bool(waiting)
         weights = {task: int(entry[3] * _WEIGHT_UNITS) for task, entry in waiting.items()}
         assert self._weight == sum(weights.values())
         assert self._pressure == sum(weights[task] * entry[4] for task, entry in waiting.items())
@@ -187,7 +207,10 @@ class Queue:
 
     def _take_by_priority(self, max_tasks: int, near: PeerId | None, max_bytes: int | None) -> list[_Entry]:
         waiting = self._waiting
-        heaps = [heap for bucket, heap in self._heaps.items() if bucket != _SOLO and heap]
+        heaps = []
+        for bucket, heap in self._heaps.items():
+            if bucket != _SOLO and heap:
+                heaps.append(heap)
         preferred: list[list[_Entry]] = []
         if len(heaps) > 1 and not self._by_length:
             self._batches += 1
@@ -205,9 +228,13 @@ class Queue:
             else:
                 self._drop_stale(heap)
             if not heap:
-                heaps = [heap for heap in heaps if heap]
+                heaps = list(filter(None, heaps))
         # Peers come and go, and each that ever made something would leave a heap.
-        for bucket in [bucket for bucket, heap in self._heaps.items() if not heap]:
+        empty = []
+        for bucket, heap in self._heaps.items():
+            if not heap:
+                empty.append(bucket)
+        for bucket in empty:
             del self._heaps[bucket]
         return taken
 
@@ -255,6 +282,8 @@ class Queue:
         self._weight -= weight
         self._pressure -= pressure
         self.touched[self.key] = None
+        if not self._waiting:
+            self.filled.pop(self.key, None)
         if self._stale_count > len(self._waiting):
             self._sweep()
 

@@ -68,13 +68,11 @@ class State:
         go_on()
 
     @classmethod
-    def new(
-        cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, wants: Callable[[str], bool]
-    ) -> "State":
-        out = Outbox(wants)
+    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, tells: frozenset[str]) -> "State":
+        out = Outbox(tells)
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
-        ledger = Ledger()
+        ledger = Ledger(out if "debug.task" in tells else None)
         plans = Plans(out)
         timing = settings.timing
         mode = settings.journal.mode

@@ -51,8 +51,8 @@ class ChildProcess:
     """One child. Raises OSError if it cannot be started.
 
     is_ready: it has said so, at ready_s. work: the batch that it has. plans: that it knows. has_worked: it has
-    finished a batch. unfit: why it cannot be ready, as it says. last_line: that it has printed. silent_s: when it is to
-    be killed because it has closed its sockets and lives on.
+    finished a batch. unfit: why it cannot be ready, as it says. is_hopeless: and neither can any other. last_line: that
+    it has printed. silent_s: when it is to be killed because it has closed its sockets and lives on.
     """
 
     def __init__(self, poller: Poller, listener: Listener, begin: Begin) -> None:
@@ -64,6 +64,7 @@ class ChildProcess:
         self.has_worked = False
         self.plans: set[bytes] = set()
         self.unfit = ""
+        self.is_hopeless = False
         self.last_line = ""
         self.silent_s: float | None = None
         self._poller = poller

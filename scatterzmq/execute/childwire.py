@@ -85,6 +85,7 @@ class Run(NamedTuple):
     solo: bool
     max_exec_ms: int
     rows: tuple[int, ...]
+    joined: tuple[tuple[int, Token], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +123,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """It cannot be an executor, and ends."""
+    """It cannot be an executor, and ends. for_good: no other one could, with these settings on this machine."""
 
     reason: str
+    for_good: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,15 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Something worth telling listeners, as core/actions.py Report; texts and figures of its context apart."""
+
+    name: str
+    texts: Mapping[str, str]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
     """One node. error: why it is none (then without info). unknown: there is no such kind."""
 
@@ -202,13 +213,13 @@ class FetchBlob:
 
 
 ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched
-FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Manifest | FetchBlob
+FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Told | Manifest | FetchBlob
 Word: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
-    *(BlobFetched, FetchBlob),
+    *(BlobFetched, FetchBlob, Told),
 )
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
 
@@ -222,14 +233,17 @@ def _pack_run(run: Run) -> object:
 
 def _unpack_run(raw: Any, _: Limits) -> Run:
     """What we say ourselves is not checked."""
-    order, digest, queue, tasks, (n, owner, seq), *rest = raw
+    order, digest, queue, tasks, (n, owner, seq), solo, max_exec_ms, rows, joined = raw
     return Run(
         order,
         digest,
         QueueId(queue),
         tuple([TaskId(tasks[start : start + _ID_CHARS]) for start in range(0, len(tasks), _ID_CHARS)]),
         Token(n, PeerId(owner), seq),
-        *rest,
+        solo,
+        max_exec_ms,
+        rows,
+        tuple([(start, Token(n, PeerId(owner), seq)) for start, (n, owner, seq) in joined]),
     )
 
 

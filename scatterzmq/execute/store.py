@@ -149,6 +149,10 @@ class PayloadStore:
 
     def collect(self, values: Sequence[Value]) -> Column:
         """The rows in one column, which may share memory with the store. Raises KeyError(id) if a block has gone."""
+        if len(values) == 1:  # a task on its own
+            column = self._blocks[values[0][0].id].column
+            if column.layout.rows == 1:
+                return column
         return gather(self._parts(values))
 
     def collect_apart(self, values: Sequence[Value]) -> Column | Apart:
@@ -175,12 +179,16 @@ class PayloadStore:
             return Column(column.layout, memoryview(bytearray(column.data)))
         return column
 
-    def pin(self, ids: Iterable[BlockId]) -> None:
-        """Do not let these blocks go before as many `unpin`. Those that have gone already are passed over."""
+    def pin(self, ids: Iterable[BlockId]) -> tuple[BlockId, ...]:
+        """Do not let these blocks go before as many `unpin`. Returns those that have gone already."""
+        gone = []
         for block_id in ids:
             stored = self._blocks.get(block_id)
-            if stored is not None:
+            if stored is None:
+                gone.append(block_id)
+            else:
                 stored.pins += 1
+        return tuple(gone)
 
     def unpin(self, ids: Iterable[BlockId]) -> None:
         """Take back one `pin` each."""

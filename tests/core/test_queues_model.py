@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scatterzmq.core.queues import Queue, _bucket
-from scatterzmq.graph.plan import NodePlan, Plan
+from scatterzmq.graph.plan import GraphPlan, NodePlan, Plan
 from scatterzmq.ids import GraphId, NodeId, QueueId, TaskId
 
 TASKS = [TaskId(f"T{number:032x}") for number in range(12)]
@@ -33,8 +33,30 @@ def make_queue(batch_tokens: int | None) -> Queue:
         closure=b"",
         batch_tokens=batch_tokens,
     )
+    main = GraphPlan(
+        id=graph,
+        name="main",
+        description="",
+        first=node.id,
+        first_queue=node.queue,
+        input_format={},
+        output_format={},
+        outputs={},
+        nodes={node.id: node},
+        pure=True,
+        cache=False,
+        is_block=False,
+        closure=b"",
+        below=frozenset(),
+    )
     plan = Plan(
-        ns="ns", entry=graph, digest=b"digest", definition="", graphs={}, queues={node.queue: node}, digests=False
+        ns="ns",
+        entry=graph,
+        digest=b"digest",
+        definition="",
+        graphs={graph: main},
+        queues={node.queue: node},
+        digests=False,
     )
     return Queue(plan, node)
 

@@ -300,6 +300,21 @@ def test_a_sound_definition_gives_the_plan_without_an_import(children: World) ->
     assert f"{KINDS}.act" not in sys.modules
 
 
+def test_what_happens_in_a_child_is_told_here(children: World) -> None:
+    """As in threads, and which executor it was."""
+    args = {"op": "mul", "const": -17, "input": ["float", [None]]}  # which no other test has loaded
+    node = {"kind": "constant_op", "args": args, "vmap": {"value": ":value"}, "outs": {"out": None}}
+    plan = children.plan(one(node, None))
+    executor = children.executor()
+    children.run(children.work(plan, "n", {"value": floats([[1.0]])}), executor)
+    (loaded,) = [context for name, context in children.reports if name == "tally.node.load"]
+    assert loaded == {"executor": executor, "node": "ns:main:n", "load_cost": 1.0}
+    children.pool.retire(plan.digest)
+    children.run(children.act("double"), executor)  # whoever runs next unloads what is not needed any more
+    (unloaded,) = [context for name, context in children.reports if name == "tally.node.unload"]
+    assert unloaded == {"executor": executor, "node": "ns:main:n"}
+
+
 def test_problems_are_those_of_a_check_here(children: World) -> None:
     unknown = one({"kind": "nothing", "vmap": {"value": ":value"}, "outs": {"out": None}}, 1)
     wrong = one({"kind": "constant_op", "args": {}, "vmap": {"value": ":value"}, "outs": {"out": None}}, 1)

@@ -33,6 +33,7 @@ from scatterzmq.execute.childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -100,7 +101,7 @@ WORDS: list[Word] = [
     CancelRows(order=7, rows=(1,)),
     DescribeWord(request=1, definition="[]"),
     Ready(),
-    Unfit(reason="no device"),
+    Unfit(reason="no device", for_good=True),
     Expected(order=7, outputs={"out": Guess(weight=1.0, nbytes=2)}),
     Finished(
         order=7,
@@ -117,6 +118,7 @@ WORDS: list[Word] = [
     ),
     BlobFetched(request=2, problem="p", place="a/b"),
     FetchBlob(request=2, name="a/b", digest=DIGEST),
+    Told(name="tally.node.load", texts={"node": "ns:main:n"}, figures={"load_cost": 2.5}),
 ]  # fmt: skip
 
 

@@ -125,7 +125,7 @@ HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
 CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
 VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, life=5, seq=4)
-CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
+CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32, tasks_min=2, task_us=9000)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
 PAYLOAD = Payload(
     maker=THERE,
@@ -225,7 +225,7 @@ def _with_clients() -> list[Example]:
             ),
             _one_row(),
         ),
-        (Cleared(mid=13), {}),
+        (Cleared(mid=13, unknown=(TWO,)), {}),
         (Cancelled(mid=14), {}),
         (TaskReports(mid=15, reports=(report,)), {}),
         (Namespaces(mid=16, infos=(INFO,)), {}),
@@ -256,6 +256,7 @@ def _membership() -> list[Example]:
         expected_pressure=0.5,
         claimants=2,
         loaded=1,
+        task_us=300_000,
     )
     pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
     return [
