@@ -7,7 +7,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
@@ -309,7 +309,7 @@ class _Peer:
 
     def _roused(self, executor: ThreadExecutor) -> None:
         """In the thread of an executor that was idle."""
-        self._drive(until=executor.has_work)
+        self._drive(executor)
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
@@ -376,11 +376,12 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None) -> None:
+    def _drive(self, executor: ThreadExecutor | None = None, *, due: bool = False, items_max: int = maxsize) -> None:
         """Take in all that is posted, unless another thread is at it.
 
+        executor: whose thread this is; with a batch it has other work, and leaves the rest to the peer's own thread.
         due: do what the clock asks for, too, after that other thread if need be.
-        items_max, until: leave the rest to the peer's own thread, because the caller has other work.
+        items_max: leave the rest to the peer's own thread after so many, for the same reason.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
@@ -389,7 +390,7 @@ class _Peer:
                 while items_max and not (inbox.empty() or self._over):
                     items_max -= 1
                     self._driver.take(inbox.get_nowait())
-                    if until is not None and until():
+                    if executor is not None and executor.busy:
                         items_max = 0
                 if due:
                     due = False

@@ -267,8 +267,9 @@ class Neighbours:
 
     def _join(self, client: ClientId, deliver: Deliver) -> None:
         core = ClientCore(self._settings.timing, static=True)
+        first = len(self._clients) % len(self._places)  # the one that is up first is its home
         driver = self._clients[client] = ClientDriver(core, deliver, _gone, _Links(self._air, client, self._places))
-        for place in self._places:
+        for place in self._places[first:] + self._places[:first]:
             answer = partial(self._to_client, client, place.contact)
             place.driver.take(ClientJoined(client=client, deliver=answer))
             driver.link(place.contact.id, up=True)

@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
+import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from textwrap import dedent
@@ -20,7 +21,7 @@ from scatterzmq import remote
 from scatterzmq.core import clientpeers
 from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespaces
 from scatterzmq.errors import ClusterError, ConfigError, TaskError
-from scatterzmq.runtime import PeerProcess
+from scatterzmq.runtime import GraphFile, PeerProcess
 from scatterzmq.settings import Settings
 from tests.forks import told_in_a_fork
 from tests.net.scripted import ScriptedPeer
@@ -45,19 +46,28 @@ def definition(const: float = 1.0) -> dict[str, Any]:
 class Peer:
     """A real peer in a thread. stop: without a word, as if it was killed."""
 
-    def __init__(self, *join: str, name: str = "", **sections: Any) -> None:
+    def __init__(self, *join: str, name: str = "", graphs: Sequence[GraphFile] = (), **sections: Any) -> None:
         network = {"port": 0, "zeroconf": False, "join": join} | sections.pop("network", {})
         settings = Settings.of(
             {"network": network, "timing": {"heartbeat_s": 0.1}, "executor": {"kind": "thread"}} | sections
         )
         self.events: list[str] = []
-        self.peer = PeerProcess(settings, name=name, graphs=(), emit=lambda name, context: self.events.append(name))
+        self.peer = PeerProcess(settings, name=name, graphs=graphs, events=self)
         self._thread = threading.Thread(target=self.peer.run, name="test-peer")
         self._thread.start()
 
     @property
     def address(self) -> str:
         return self.peer.contact.address
+
+    def emit(self, name: str, _context: Mapping[str, Any], /) -> None:
+        self.events.append(name)
+
+    def wants(self, name: str, /) -> bool:
+        return True
+
+    def dropped(self) -> int:
+        return 0
 
     def stop(self) -> None:
         self.peer.reactor.stop()
@@ -127,6 +137,17 @@ def ours() -> list[threading.Thread]:
 
 
 # ---- what it is for
+
+
+def test_what_becomes_of_the_graphs_of_a_peer_is_told(peers: Callable[..., Peer]) -> None:
+    """An executor has to be there, and to check them, before they are loaded: that takes seconds."""
+    wrong = definition() | {"ns": "wrong", "entry": "nothing"}
+    files = [GraphFile(source=name, definition=json.dumps(text)) for name, text in (("a", definition()), ("b", wrong))]
+    peer = peers(graphs=files)
+    until(lambda: {"tally.graph.load", "warning.graph.refused"} <= set(peer.events))
+    told = [name for name in peer.events if ".graph." in name]
+    assert told[:2] == ["tally.graph.check"] * 2
+    assert sorted(told[2:]) == ["tally.graph.load", "warning.graph.refused"]
 
 
 def test_tasks_run_on_a_peer_elsewhere(peer: Peer) -> None:

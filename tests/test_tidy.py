@@ -57,12 +57,14 @@ Rule = Callable[[Source], Iterator[str]]
 
 # -- who may import whom ----------------------------------------------------------------------------------------------
 
-BASE = ("errors", "ids")
+BASE = ("errors", "frozen", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
+BLOB_GRAPHS = ("graph.formats", "graph.blobs")
+BLOB_RULES = ("core.blobmessages", "core.blobkeepers")
 BLOB_FILES = ("execute.blobfiles", "execute.blobplaces")
 PASSED = ("core.actions", "core.events", "core.values")
 PARTS = ("blobs", "driver", "network", "net", "journal", "recording", "eventstream", "health", "plugins")
@@ -71,6 +73,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
     "errors": (),
+    "frozen": (),
     "ids": ("errors",),
     "settings": BASE,
     "graph": (*BASE, "graph"),
@@ -79,10 +82,10 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
-    "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
+    "blobs": (*BASE, *BLOB_GRAPHS, *BLOB_RULES, "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
-    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
+    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "measures", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
     "recording": (*BASE, "settings", "graph", "core", "wire", "recording"),
@@ -96,7 +99,8 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "processes": (*BASE, "settings", "config", "eventstream"),
     "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
-    "driver": (*BASE, *DRIVEN, "network"),
+    "driver": (*BASE, *DRIVEN, "measures", "network"),
+    "measures": ("core",),
     "network": (*BASE, "core", "wire", "execute"),
     "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }

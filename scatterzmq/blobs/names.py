@@ -69,7 +69,7 @@ class Names:
         self._files = files
         self._outside = outside
         self._looks: list[_Look] = []
-        self._reading: set[str] = set()
+        self._reading: dict[str, set[PeerId]] = {}
 
     def look(self, name: str, then: Callable[[Meaning], None], *, is_new: bool = False) -> None:
         """Find out what it means. is_new: only whether it is taken, by anybody else."""
@@ -90,19 +90,23 @@ class Names:
 
     def asked(self, peer: PeerId, word: AskBlobName) -> None:
         name = word.name
-        if name in self._reading:
+        waiting = self._reading.get(name)
+        if waiting is None:
+            if len(self._reading) < SERVED_MAX:
+                self._reading[name] = {peer}
+                self._outside.work(partial(self._files.named, name), partial(self._answer, name))
+        elif peer in waiting:  # it asks again: what takes so long is there
             self._outside.say(peer, BlobNamed(name=name, is_here=True), {})
-        elif len(self._reading) < SERVED_MAX:
-            self._reading.add(name)
-            self._outside.work(partial(self._files.named, name), partial(self._answer, peer, name))
+        else:
+            waiting.add(peer)
 
-    def _answer(self, peer: PeerId, name: str, named: Named | Failed | None) -> None:
-        self._reading.discard(name)
+    def _answer(self, name: str, named: Named | Failed | None) -> None:
         if isinstance(named, Named):
             answer = BlobNamed(name=name, is_here=True, blob_bytes=named.blob_bytes, digest=named.digest)
         else:
             answer = BlobNamed(name=name, is_here=False)
-        self._outside.say(peer, answer, {})
+        for peer in sorted(self._reading.pop(name)):
+            self._outside.say(peer, answer, {})
 
     def heard(self, peer: PeerId, word: BlobNamed) -> None:
         for look in [look for look in self._looks if look.name == word.name]:

@@ -106,14 +106,14 @@ def _run(options: argparse.Namespace) -> int:
     flags = _flags(options)
     settings = load(options.config, os.environ, flags, flag_names=_FLAG_NAMES)
     graphs = [graph for path in options.graph for graph in _graphs(Path(path))]
-    stream = event_stream(settings, complain=complain)
+    name = options.name or socket.gethostname()
+    stream = event_stream(settings, source=name, complain=complain)
     try:
         peer = PeerProcess(
             settings,
-            name=options.name or socket.gethostname(),
+            name=name,
             graphs=graphs,
-            emit=stream.emit,
-            wants=stream.wants,
+            events=stream,
             version_file=options.version_file,
         )
         if options.end_with_parent:

@@ -355,7 +355,7 @@ class Borrowing:
         del self._batches[batch.order]
         self._filling.pop(batch.executor, None)
         self._blocks.settle(batch.blocks)
-        self._plans.leave(batch.queue.plan)
+        self._plans.release(batch.queue.plan.digest)
 
     def _promise(
         self,
@@ -384,7 +384,8 @@ class Borrowing:
         else:
             del self._answers[key]
             self._forget(answer)
-            self._payloads.answered(answer.stays, fenced=message.fenced)
+            is_undone = isinstance(answer.message, Surrender)  # after a commit that the owner may or may not have had
+            self._payloads.answered(answer.stays, fenced=message.fenced or is_undone)
             if isinstance(answer.message, Commit):
                 self.counters["borrowed_in_vain" if message.fenced else "returned"] += 1
 

@@ -75,15 +75,18 @@ class Claims:
         idle = self._executors.idle
         while idle and (queues := self._open()):
             executor = next(iter(idle))
-            self._lend(executor, self._pick(executor, queues))
+            self._lend(executor, queues[0] if len(queues) == 1 else self._pick(executor, queues))
 
     def _open(self) -> list[Queue]:
         """The queues with tasks of which another batch may run now."""
-        return [queue for queue in self._plans.waiting() if self._executors.may_run(queue.key, queue.node)]
+        may_run = self._executors.may_run
+        return [
+            queue
+            for queue in self._plans.waiting.values()
+            if queue.node.thread_safe or may_run(queue.key, queue.node)  # most are, and need not be looked up
+        ]
 
     def _pick(self, executor: ExecutorId, queues: list[Queue]) -> Queue:
-        if len(queues) == 1:
-            return queues[0]
         key = self._executors.choose(executor, [self.view(queue) for queue in queues])
         return next(queue for queue in queues if queue.key == key)
 
@@ -112,17 +115,17 @@ class Claims:
         self._executors.occupy(executor, queue.key)
         self.counters["batches"] += 1
         inputs = self._batches.inputs(queue, records)
+        lacking = self._blocks.lacking(inputs) if self._blocks.any_away else None
         batch = BatchOrder(
             order=lease.order,
             plan=queue.plan,
             node=node,
             token=lease.token,
             tasks=lease.tasks,
-            inputs=self._blocks.inputs(inputs),
+            inputs=self._blocks.inputs(inputs) if self._blocks.any_away else inputs,
             max_exec_ms=max_exec_ms,
             solo=records[0].solo,
         )
-        lacking = self._blocks.lacking(inputs)
         if lacking:
             self._fetches.run(executor, batch, dict.fromkeys(lacking), partial(self._begins, lease.order, executor))
         else:
@@ -193,4 +196,9 @@ INPUTS_LATE = "its inputs lie with another peer and did not come within max_exec
 
 def blocks_of(emitted: tuple[Emitted, ...]) -> dict[Block, None]:
     """Every block of an answer once, in order."""
-    return {value[0]: None for part in emitted for values in part.fields.values() for value in values}
+    blocks: dict[Block, None] = {}
+    for part in emitted:
+        for values in part.fields.values():
+            for block, _ in values:
+                blocks[block] = None
+    return blocks

@@ -28,6 +28,7 @@ LOST_MS = 30_000
 class _Peer:
     """pings: questions left open since something came. next_ping_ms: when to ask the next one.
     trying_until_ms: its link is being made, and worth waiting for until then.
+    leaving: it has said goodbye, and its link is not down: it may be handing over what it has.
     """
 
     contact: Contact | None = None
@@ -35,6 +36,7 @@ class _Peer:
     pings: int = 0
     next_ping_ms: int = 0
     trying_until_ms: int = 0
+    leaving: bool = False
 
     @property
     def usable(self) -> bool:
@@ -68,10 +70,10 @@ class Peers:
         known = None if peer is None else self._peers.get(peer)
         return known is not None and known.usable
 
-    def is_silent(self, peer: PeerId) -> bool:
-        """Whether there is a link to it, and no answer: so it may be halted, or out of reach."""
+    def may_know(self, peer: PeerId) -> bool:
+        """Whether it is there and cannot be asked: it is leaving, or does not answer, as if halted or out of reach."""
         known = self._peers.get(peer)
-        return known is not None and known.silent
+        return known is not None and (known.silent or known.leaving)
 
     def everybody(self) -> tuple[PeerId, ...]:
         """All usable peers, home first."""
@@ -104,7 +106,7 @@ class Peers:
 
     def link_up(self, id_: PeerId, now_ms: int) -> None:
         peer = self._peers.setdefault(id_, _Peer())
-        peer.up, peer.trying_until_ms = True, 0
+        peer.up, peer.leaving, peer.trying_until_ms = True, False, 0
         self._hear(peer, now_ms)
         self._change(id_, True, now_ms)
 
@@ -114,7 +116,16 @@ class Peers:
             was_usable = peer.usable
             # Maybe only the link broke, and who is there is the only one that knows some task.
             peer.trying_until_ms = now_ms + MEMBERS_MS if peer.up else 0
-            peer.up = False
+            peer.up = peer.leaving = False
+            if was_usable:
+                self._change(id_, False, now_ms)
+
+    def leaves(self, id_: PeerId, now_ms: int) -> None:
+        """A peer says goodbye: nothing more is asked of it, but it may still say something."""
+        peer = self._peers.get(id_)
+        if peer is not None and peer.up:
+            was_usable = peer.usable
+            peer.up, peer.leaving = False, True
             if was_usable:
                 self._change(id_, False, now_ms)
 

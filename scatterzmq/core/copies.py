@@ -5,12 +5,14 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
           2. A deleted task stays deleted as long as its tombstone stands; only its own nonce is dead, so the same id
              may be used again.
           3. Nothing here decides who owns a task: a copy waits until its owner, or core/takeover.py, says something.
+             What gives way to a better account stays, as a *stand-in* for a copy of that one, until its owner does not
+             want it: it may have no copies yet.
           4. A copy's tensors count as uses of their blocks, and are kept; so is its definition.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ..errors import ErrorInfo
@@ -58,6 +60,11 @@ class Copy:
     def owner(self) -> PeerId:
         return self.version.owner
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether this is not what its owner says of the task, but what was known before it was heard of that owner."""
+        return self.version.change == 0
+
 
 @dataclass(frozen=True, slots=True)
 class _Tombstone:
@@ -75,13 +82,17 @@ class Kept:
 
 
 class Copies:
-    """All copies that one peer holds, and all tombstones. nbytes: of their tensors."""
+    """All copies that one peer holds, and all tombstones. nbytes: of their tensors.
+
+    copy: the copy of a task, or None; a built-in, as it is asked for every task that is submitted.
+    """
 
     def __init__(self, blocks: Blocks, plans: Plans, tombstone_ms: int) -> None:
         self._blocks = blocks
         self._plans = plans
         self._tombstone_ms = tombstone_ms
         self._copies: dict[TaskId, Copy] = {}
+        self.copy: Callable[[TaskId], Copy | None] = self._copies.get
         self._by_owner: dict[PeerId, dict[TaskId, Copy]] = {}
         self._totals: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[TaskId, _Tombstone] = OrderedDict()
@@ -92,9 +103,6 @@ class Copies:
 
     def __iter__(self) -> Iterator[Copy]:
         return iter(self._copies.values())
-
-    def copy(self, task: TaskId) -> Copy | None:
-        return self._copies.get(task)
 
     def owners(self) -> tuple[PeerId, ...]:
         """Whose tasks there are copies of, in order of their ids."""
@@ -167,6 +175,14 @@ class Copies:
                 self._put(self._made(message, place, version, since_ms), values)
         return kept
 
+    def stand_in(self, copy: Copy, values: dict[str, Value], better: Version, others: Iterable[PeerId]) -> None:
+        """Keep this for a better account, which is not here. others: who should take the task over before this peer.
+
+        What its owner writes has at least one change, so anything that it says replaces this.
+        """
+        version = Version(copy.version.rank, better.n, better.owner, better.life, 0)
+        self._put(replace(copy, version=version, rset=tuple(dict.fromkeys(others)), clients=()), values)
+
     def attach(self, task: TaskId, client: ClientId) -> None:
         """A client asks here how a task ends."""
         copy = self._copies[task]
@@ -209,7 +225,7 @@ class Copies:
         return self._tombstones.popitem(last=False)[0]
 
     def deadline_ms(self) -> int | None:
-        return next((tombstone.until_ms for tombstone in self._tombstones.values()), None)
+        return next(iter(self._tombstones.values())).until_ms if self._tombstones else None
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""

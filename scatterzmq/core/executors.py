@@ -68,7 +68,7 @@ class Executors:
         slot = self.slots[executor]
         slot.own, slot.busy = key, True
         del self.idle[executor]
-        self.at_work[key] += 1
+        self.at_work[key] = self.at_work.get(key, 0) + 1
 
     def release(self, executor: ExecutorId, loaded: tuple[tuple[bytes, QueueId], ...] | None) -> None:
         """It is through with its batch. loaded: what its process has loaded now; None if that is as before."""
@@ -130,6 +130,8 @@ class Executors:
 def subtract(counts: Counter[QueueKey], keys: Iterable[QueueKey]) -> None:
     """Count each key once less. What is at zero goes, so that old definitions leave nothing behind."""
     for key in keys:
-        counts[key] -= 1
-        if not counts[key]:
-            del counts[key]
+        left = counts[key] - 1
+        if left:
+            counts[key] = left
+        else:
+            counts.pop(key)  # `del` of a Counter is no built-in

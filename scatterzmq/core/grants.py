@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, PeerId
-from .batches import sources_of
 from .blocks import Blocks
 from .commits import block_of, payload_of
 from .payloadmessages import Payload, Places
@@ -97,7 +96,7 @@ def read(queue: Queue, message: Grant, beside: Mapping[str, Block], payloads: Pa
 
     Their formats are looked at where the batch runs.
     """
-    names = sources_of(queue).keys()
+    names = queue.sources.keys()
     placed = {places.field: places for places in message.places}
     if beside.keys() | placed.keys() != names:
         return None

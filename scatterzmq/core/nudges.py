@@ -70,7 +70,7 @@ class Nudges:
 
     def send(self) -> None:
         """Tell idle peers of the tasks that wait now."""
-        waiting = self._state.plans.waiting()
+        waiting = self._state.plans.waiting
         if not waiting:
             return
         said = dict(self._state.gossip.idle_peers())
@@ -80,7 +80,7 @@ class Nudges:
         room = {peer: idle for peer, idle in said.items() if peer not in self._beliefs}
         room |= {peer: belief.room for peer, belief in self._beliefs.items() if belief.told is None and belief.room > 0}
         room = {peer: batches for peer, batches in room.items() if self._state.members.is_alive(peer)}
-        for queue in waiting:
+        for queue in waiting.values():
             if not room:
                 return
             self._send(queue, room)

@@ -81,7 +81,10 @@ class Lost:
 
 
 class Replicas:
-    """The copies of all records that one peer owns."""
+    """The copies of all records that one peer owns.
+
+    repairs: records that shall get more copies. lost: records that somebody else knows better, until they are taken.
+    """
 
     def __init__(
         self,
@@ -108,12 +111,12 @@ class Replicas:
         self._held_by: dict[PeerId, dict[TaskId, Record]] = {}
         self._totals: dict[PeerId, int] = {}
         self._short: dict[TaskId, Record] = {}
-        self._repairs: deque[Record] = deque()
+        self.repairs: deque[Record] = deque()
         self._repairing = 0
         self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
-        self._lost: list[Lost] = []
+        self.lost: list[Lost] = []
         self.counters = {"writes": 0, "copies_replaced": 0, "repaired": 0}
 
     # ---- sets
@@ -166,13 +169,22 @@ class Replicas:
         """How many copies a peer should have, and the sum over their versions."""
         return len(self._held_by.get(peer, ())), self._totals.get(peer, 0)
 
+    def is_whole(self, record: Record) -> bool:
+        """Whether a record of this peer has all its copies."""
+        return len(record.rset) >= self._wanted and not record.moving
+
     # ---- writes
 
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
         """Bring something about records to all their copies; `then` is called when it is there, maybe at once."""
+        for record in records:
+            if len(record.rset) > 1:
+                break
+        else:
+            then()  # rule 5
+            return
         barrier = self._barrier(records, then)
-        if any(len(record.rset) > 1 for record in records):
-            self._start(kind, records, now_ms, barrier)
+        self._start(kind, records, now_ms, barrier)
         self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
@@ -246,7 +258,7 @@ class Replicas:
             version = version_of(known)
             if version.beats(record_version(record, self._members.me)):
                 write.barrier.left += 1
-                self._lost.append(Lost(record, version, sender, write.barrier))
+                self.lost.append(Lost(record, version, sender, write.barrier))
             elif version.owner != self._me:  # else a later word of ours has come before this one
                 again.append(record)
         for task in message.lacking:
@@ -312,7 +324,7 @@ class Replicas:
 
     def take_lost(self) -> list[Lost]:
         """Records that somebody else knows better, since the last call. Each is to be let go."""
-        lost, self._lost = self._lost, []
+        lost, self.lost = self.lost, []
         return lost
 
     def let_go(self, lost: Lost) -> None:
@@ -330,7 +342,7 @@ class Replicas:
     def gone(self, peer: PeerId, now_ms: int) -> None:
         """A member is gone for good: what it held needs another copy, and nobody waits for it."""
         self._replace_in_writes(peer, now_ms)
-        self._repairs.extend(self._held_by.get(peer, {}).values())
+        self.repairs.extend(self._held_by.get(peer, {}).values())
         self._repair(now_ms)
 
     def _replace_in_writes(self, peer: PeerId, now_ms: int) -> None:
@@ -384,10 +396,10 @@ class Replicas:
 
     def _repair(self, now_ms: int) -> None:
         """Give the oldest records with too few copies the ones they lack."""
-        while self._repairs and self._repairing < REPAIRS_MAX:
+        while self.repairs and self._repairing < REPAIRS_MAX:
             chunk: list[Record] = []
-            while self._repairs and len(chunk) < WRITE_TASKS_MAX:
-                record = self._repairs.popleft()
+            while self.repairs and len(chunk) < WRITE_TASKS_MAX:
+                record = self.repairs.popleft()
                 if self._ledger.record(record.id) is record and self._needs(record):
                     chunk.append(record)
             if not chunk:
@@ -440,7 +452,7 @@ class Replicas:
             if self._newcomer_ms <= now_ms:
                 self._newcomer_ms = None
                 if len(self.choose()) > 1:
-                    self._repairs.extend(self._short.values())
+                    self.repairs.extend(self._short.values())
             else:
                 self._due(self._newcomer_ms)
         self._repair(now_ms)
@@ -461,7 +473,7 @@ class Replicas:
 
     def repair(self, now_ms: int) -> None:
         """Go on with repairs as far as there is room for them; after every event."""
-        if self._repairs:
+        if self.repairs:
             self._repair(now_ms)
 
     def deadline_ms(self) -> int | None:
@@ -474,7 +486,7 @@ class Replicas:
     @property
     def busy(self) -> bool:
         """Whether something has not reached its copies yet."""
-        return bool(self._writes or self._repairs)
+        return bool(self._writes or self.repairs)
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""

@@ -5,14 +5,14 @@ where they leave the core (to an executor, to a client, to another peer).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..graph.formats import Layout
 from ..ids import BlockId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class Block:
     """Rows of one field, stored under `id`.
 

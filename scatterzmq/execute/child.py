@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
-from ..errors import ErrorCode, ScatterError
+from ..errors import ConfigError, ErrorCode, ScatterError
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
@@ -91,7 +91,8 @@ class Child:
         try:
             self._start(begin, blobs)
         except (ScatterError, ImportError, OSError, RuntimeError) as error:  # RuntimeErrors are torch's, of devices
-            self._tell(Unfit(reason=" ".join(f"{error}".split()) or type(error).__name__))
+            reason = " ".join(f"{error}".split()) or type(error).__name__
+            self._tell(Unfit(reason=reason, for_good=isinstance(error, ConfigError)))
             return 1
         threading.Thread(target=self._listen_aside, name="scatterzmq-aside", daemon=True).start()
         self._tell(Ready())

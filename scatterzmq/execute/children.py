@@ -6,7 +6,8 @@ Rules     1. All of it runs in one thread, that of the watcher, and nothing here
              the others have been at work for a while. That costs its memory (about 250 MB with torch for CPUs, half of
              it shared with the others) and no memory of a device.
           3. A child that cannot start is tried again after waits that grow, and so is one that ends by itself again and
-             again without a batch.
+             again without a batch. Where the settings ask for what this machine has not got, none is tried again, and
+             whoever has started this is told; unless there was one that could: then it may come back.
           4. Every check is answered: by a child, or because that child died or took too long.
 """
 
@@ -95,7 +96,8 @@ class ChildPool:
     blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as
     (executor, place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their
     folder. find: finds out what blobs there are anywhere.
-    reserve_after_s: when one in reserve is started, after the first that was ready.
+    reserve_after_s: when one in reserve is started, after the first that was ready. hopeless: gets the reason why there
+    will never be an executor.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class ChildPool:
         reserve_after_s: float = _RESERVE_AFTER_S,
         fetch: Fetch | None = None,
         find: FindBlobs | None = None,
+        hopeless: Callable[[str], None] | None = None,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
             raise ConfigError("executor.kind: 'process' needs Linux; use 'thread'")
@@ -121,6 +124,8 @@ class ChildPool:
         self._output = output
         self._fetch = fetch
         self._find = find
+        self._hopeless = hopeless
+        self._was_ready = False
         self._poller = Poller(self._due)
         self._executors: dict[ExecutorId, ChildProcess] = {}
         # All that are not given up, oldest first; and those that are, until their processes have ended.
@@ -135,6 +140,10 @@ class ChildPool:
         self._is_stopping = False
 
     # ---- what the driver calls
+
+    @property
+    def copies_inputs(self) -> bool:
+        return True
 
     def start(self) -> tuple[ExecutorId, ...]:
         self._watcher.watch(self._poller.fileno(), self._ready)
@@ -211,8 +220,8 @@ class ChildPool:
         match word:
             case Ready():
                 self._started(child)
-            case Unfit(reason=reason):
-                child.unfit = reason
+            case Unfit(reason=reason, for_good=for_good):
+                child.unfit, child.is_hopeless = reason, for_good
             case Expected():
                 if child.work is None or child.work.order.order != word.order:
                     child.distrust("it expects something of a batch that it does not have")
@@ -255,6 +264,7 @@ class ChildPool:
             child.distrust("it is ready once more")
             return
         child.is_ready, child.ready_s = True, monotonic()
+        self._was_ready = True
         if self._reserve_at_s == inf:
             self._reserve_at_s = child.ready_s + self._reserve_after_s
         self._fill()
@@ -385,7 +395,9 @@ class ChildPool:
         reason = self._with_memory(reason)
         may_have_reasons = child.has_worked or child.work is not None or bool(self._checks_of(child))
         self._fail_checks(child, reason)
-        if not child.is_ready:
+        if not child.is_ready and child.is_hopeless and not self._was_ready:
+            self._despair(child.unfit)
+        elif not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))
         elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
@@ -409,6 +421,16 @@ class ChildPool:
         if self._failures >= _FAILURES_MAX:
             for request in [request for request, check in self._checks.items() if check.child is None]:
                 self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
+
+    def _despair(self, reason: str) -> None:
+        """There will be no executor here."""
+        if self._start_at_s == inf:
+            return  # said already, of another child
+        self._start_at_s = inf
+        for request in [*self._checks]:
+            self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
+        if self._hopeless is not None:
+            self._hopeless(reason)
 
     def _tell(self, name: str, **context: str | float) -> None:
         if self._report is not None:

@@ -1,8 +1,12 @@
 """What a peer's control process and its executor children say to each other.
 
-    msgpack [kind, fields by position, heads of columns, their bytes (nil: in shared memory, in order)]
+    msgpack [kind, fields by position, heads of columns, their bytes]
 
-Rules   1. Two channels. On `work` everything about batches, in order; on `aside` what must not wait for a batch.
+A column's bytes are themselves, or nil for shared memory of its own, in order; or their number where they come next in
+the scratch, whose handle comes last.
+
+Rules   1. Two channels. On `work` everything about batches, in order; on `aside` what must not wait for a batch. As a
+           child has one batch at a time, it has read the scratch of the control process when that is used again.
         2. Whatever bytes come, `opened` returns a word or raises ValueError or OSError: a child may be out of its mind.
         3. Both ends are the same code, so nothing here has a version.
 """
@@ -21,7 +25,16 @@ from ..wire.columns import Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
 from ..wire.schema import Codec, record
-from .sharedmemory import HANDLES_MAX, BadPacket, Packet, share, shared_bytes
+from .sharedmemory import (
+    HANDLES_MAX,
+    SCRATCH_NBYTES_MAX,
+    BadPacket,
+    Packet,
+    Scratch,
+    scratch_bytes,
+    share,
+    shared_bytes,
+)
 
 IN_LINE_NBYTES_MAX = 1 << 16
 """Of all columns of a message together: up to here copying takes less time than sharing."""
@@ -109,9 +122,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """It cannot be an executor, and ends."""
+    """It cannot be an executor, and ends. for_good: no other one could, with these settings on this machine."""
 
     reason: str
+    for_good: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,18 +295,26 @@ _CODECS = tuple([_BY_HAND.get(kind) or record(kind) for kind in _KINDS])
 # ---- packets
 
 
-def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> Packet:
-    """A word as a packet. Raises OSError if there is no memory to share."""
+def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS, scratch: Scratch | None = None) -> Packet:
+    """A word as a packet. scratch: for its columns, unless there is none. Raises OSError if there is no memory."""
     number = _NUMBERS[type(word)]
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
-    beside: list[memoryview | None] = [column.data for _, column in columns]
+    datas = [column.data for _, column in columns]
+    nbytes = sum([len(data) for data in datas])
+    beside: list[memoryview | int | None] = [*datas]
     with ExitStack() as undo:
         packet = Packet(b"")
         undo.callback(packet.close)
-        if sum([len(column.data) for _, column in columns]) > IN_LINE_NBYTES_MAX:
-            for index, (_, column) in enumerate(columns):
-                if len(column.data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
-                    packet.handles.append(share(column.data))
+        if nbytes <= IN_LINE_NBYTES_MAX:
+            if scratch is not None and columns:
+                scratch.pass_over()
+        elif scratch is not None and nbytes <= SCRATCH_NBYTES_MAX:
+            beside = [len(data) for data in datas]
+            packet.handles.append(scratch.put(datas, nbytes))
+        else:
+            for index, data in enumerate(datas):
+                if len(data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
+                    packet.handles.append(share(data))
                     beside[index] = None
         packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
         undo.pop_all()
@@ -325,14 +347,23 @@ def _datas(beside: Iterable[object], handles: Sequence[int]) -> list[memoryview]
     """The bytes of each column."""
     shared = iter(handles)
     datas = []
+    offset = 0
     for raw in beside:
-        if type(raw) is bytes:
-            datas.append(memoryview(bytearray(raw)))
-        elif raw is None:
-            handle = next(shared, None)
-            if handle is None:
-                raise BadPacket("a column that is not there")
-            datas.append(shared_bytes(handle))
-        else:
-            raise BadPacket(f"a column of {type(raw).__name__}")
+        match raw:
+            case bytes():
+                datas.append(memoryview(bytearray(raw)))
+            case int() as nbytes if raw is not True and raw is not False:
+                datas.append(scratch_bytes(_there(handles[-1:]), offset, nbytes))
+                offset += nbytes
+            case None:
+                datas.append(shared_bytes(_there(shared)))
+            case _:
+                raise BadPacket(f"a column of {type(raw).__name__}")
     return datas
+
+
+def _there(handles: Iterable[int]) -> int:
+    handle = next(iter(handles), None)
+    if handle is None:
+        raise BadPacket("a column that is not there")
+    return handle

@@ -68,6 +68,10 @@ class Pool:
         self._numbers = count(1)
 
     @property
+    def copies_inputs(self) -> bool:
+        return False
+
+    @property
     def registry(self) -> "Registry":
         """The kinds of nodes, once it has been started."""
         assert self._registry is not None, "started"
@@ -97,7 +101,10 @@ class Pool:
 
         Best the one that had a batch least recently: it is the one to which the core will lend the next.
         """
-        return any(executor.rouse() for executor in self._threads)
+        for executor in self._threads:  # noqa: SIM110 -- any() costs two more calls, and a lone task waits for this
+            if executor.rouse():
+                return True
+        return False
 
     def run_pending(self) -> bool:
         """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""

@@ -157,7 +157,7 @@ class PayloadStore:
                 column = blocks[block.id].column
                 last = block
             parts.append((column, row))
-        return gather(parts)
+        return column if len(parts) == 1 and column.layout.rows == 1 else gather(parts)
 
     def collect_private(self, values: Sequence[Value]) -> Column:
         """As `collect`, but never sharing memory with a kept block: for nodes, which could write to it."""
@@ -168,12 +168,16 @@ class PayloadStore:
             return Column(column.layout, memoryview(bytearray(column.data)))
         return column
 
-    def pin(self, ids: Iterable[BlockId]) -> None:
-        """Do not let these blocks go before as many `unpin`. Those that have gone already are passed over."""
+    def pin(self, ids: Iterable[BlockId]) -> tuple[BlockId, ...]:
+        """Do not let these blocks go before as many `unpin`. Returns those that have gone already."""
+        gone = []
         for block_id in ids:
             stored = self._blocks.get(block_id)
-            if stored is not None:
+            if stored is None:
+                gone.append(block_id)
+            else:
                 stored.pins += 1
+        return tuple(gone)
 
     def unpin(self, ids: Iterable[BlockId]) -> None:
         """Take back one `pin` each."""

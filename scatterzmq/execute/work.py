@@ -1,15 +1,16 @@
 """What goes to an executor and what comes back: batches with their bytes, which the core never sees (driver.py)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..core.actions import BatchOrder
 from ..core.events import RowsFailed
+from ..frozen import frozen
 from ..ids import ExecutorId, GraphId, QueueId
 from ..wire.tensors import Column
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Work:
     """A batch to run.
 
@@ -24,7 +25,7 @@ class Work:
     dead: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class EmittedColumns:
     """As core/events.py Emitted, with bytes. digests: field -> content digest per row, where the plan wants them."""
 
@@ -35,7 +36,7 @@ class EmittedColumns:
     call: GraphId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Done:
     """A batch that has run: each position of its work is in exactly one of emitted and failed."""
 

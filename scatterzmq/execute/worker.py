@@ -60,7 +60,7 @@ class Worker:
             order=work.order.order,
             emitted=tuple(emitted),
             failed=tuple(failed),
-            loaded=self._loaded_if_changed(),
+            loaded=None if self._nodes.version == self._told_version else self._loaded_if_changed(),
         )
 
     def abandon(self) -> None:
@@ -137,8 +137,6 @@ class Worker:
 
     def _loaded_if_changed(self) -> tuple[tuple[bytes, QueueId], ...] | None:
         version = self._nodes.version
-        if version == self._told_version:
-            return None
         loaded = self._nodes.loaded()
         self._told_version = version
         if loaded == self._told:

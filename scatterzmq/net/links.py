@@ -33,13 +33,14 @@ from ..wire.frames import Envelope, Frame, decode_opened, encode, open_envelope
 from ..wire.refusal import Limits, WireError
 from .addresses import Address, endpoint
 from .answers import Answers
-from .fragments import Assembler, is_piece, nbytes
+from .fragments import nbytes
 from .lanes import Lane, Lanes, receive
 from .listening import Listening, listen
 from .monitor import Change
 from .options import FRAME_BYTES_MAX, OutOfFilesError, subscriber
+from .partial import Partial
 from .reactor import Alarm, Reactor
-from .routing import DIAL, Origin, of_peer, read
+from .routing import DIAL, Origin, is_bulk, of_peer, read
 
 __all__ = ["Listening", "PeerLinks", "listen"]
 
@@ -50,8 +51,6 @@ DRAINED_BYTES_MAX = 16 << 20
 """Taken in from one socket per round; then others have their turn."""
 DIAL_S = 10.0
 """How long a connection is kept on which somebody was greeted."""
-PIECES_S = 30.0
-"""After so long without another piece nothing more comes of a message."""
 GREETED_MAX = 1024
 OPEN_AGAIN_S = 1.0
 """Where there was no file left for a link."""
@@ -91,6 +90,7 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
+        self._count_blobs: Callable[[], Mapping[str, int]] = dict
         self._hear_of_links: Callable[[PeerId, bool], None] = _nobody_hears
         self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
@@ -107,8 +107,9 @@ class PeerLinks:
         self._greeted: dict[PeerId, Contact] = {}
         self._put_off: dict[PeerId, Alarm] = {}
         self._dialed: dict[str, tuple[Lane, Alarm]] = {}
-        self._assemblers: dict[bytes, tuple[Assembler, float]] = {}
-        self._look = Alarm()
+        self._partial = Partial(
+            reactor, self._limits, settings.network.partial_bytes, self._links.__contains__, self.counters
+        )
         self._numbers = count(1)
         reactor.watch(self._router, self._read)
         reactor.watch(self._subscriber, self._read_published)
@@ -128,9 +129,10 @@ class PeerLinks:
         """To whom there is a link."""
         return tuple(self._links)
 
-    def hear_of_blobs(self, heard: BlobHeard) -> None:
-        """Who gets the words about blobs: of linked peers, and of clients."""
+    def hear_of_blobs(self, heard: BlobHeard, counted: Callable[[], Mapping[str, int]] = dict) -> None:
+        """Who gets the words about blobs, of linked peers and of clients, and what is counted there."""
         self._hear_of_blob = heard
+        self._count_blobs = counted
 
     def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None:
         """Who is told that there is a link to somebody from now on (True), in a life of its own, or none any more."""
@@ -161,7 +163,7 @@ class PeerLinks:
             self.counters["long"] += 1
             return
         self._count_sent(frames)
-        self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        self._publisher.send_multipart(frames, zmq.NOBLOCK)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         """Always over a new connection: the one that there is may be what is wrong."""
@@ -240,8 +242,9 @@ class PeerLinks:
         self._left(lost)
 
     def counted(self) -> dict[str, int]:
-        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
+        """`counters` as "network_...", those of blobs as "blobs_...", and `rejected` as "rejected_...", by reason."""
         named = {f"network_{name}": number for name, number in self.counters.items()}
+        named |= {f"blobs_{name}": number for name, number in self._count_blobs().items()}
         return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
 
     def close_all(self) -> None:
@@ -249,7 +252,8 @@ class PeerLinks:
         self._reactor.unwatch(self._router)
         self._reactor.unwatch(self._subscriber)
         self._answers.close()
-        for alarm in [self._look, *[alarm for _, alarm in self._dialed.values()], *self._put_off.values()]:
+        self._partial.close()
+        for alarm in [*[alarm for _, alarm in self._dialed.values()], *self._put_off.values()]:
             alarm.cancel()
 
     # ---- links
@@ -292,10 +296,11 @@ class PeerLinks:
         taken_bytes = 0
         for _ in range(DRAINED_MAX):
             try:
-                routing_id, *parts = receive(self._router)
+                routing_id = self._router.recv(zmq.NOBLOCK)
+                parts = receive(self._router, bulk=is_bulk(routing_id))
             except zmq.Again:
                 return
-            self._come_in(bytes(routing_id), parts)
+            self._come_in(routing_id, parts)
             taken_bytes += nbytes(parts)
             if taken_bytes >= DRAINED_BYTES_MAX:
                 return
@@ -307,7 +312,7 @@ class PeerLinks:
             self.rejected["routing_id"] += 1
             return
         try:
-            frames = self._assembled(routing_id, parts)
+            frames = self._partial.take(routing_id, origin, parts)
             if frames is None:
                 return
             envelope = open_envelope(frames, self._limits)
@@ -320,32 +325,6 @@ class PeerLinks:
             return
         self.counters["received"] += 1
         self._pass_on(origin, envelope, message, columns)
-
-    def _assembled(self, routing_id: bytes, parts: Sequence[Frame]) -> Sequence[Frame] | None:
-        """The frames of a whole message, if this is one, or the last piece of one."""
-        under_way = self._assemblers.pop(routing_id, None)
-        if under_way is not None:
-            assembler = under_way[0]
-        elif parts and is_piece(parts[0]):
-            assembler = Assembler(self._limits, self.counters)
-        else:
-            return parts
-        frames = assembler.take(parts)
-        if assembler.is_open:
-            self._assemblers[routing_id] = assembler, self._reactor.clock()
-            if not self._look.is_set:
-                self._look = self._reactor.later(PIECES_S, self._look_around)
-        return frames
-
-    def _look_around(self) -> None:
-        """Give up what nothing more has come of. The oldest are the first."""
-        now_s = self._reactor.clock()
-        for routing_id, (assembler, heard_s) in list(self._assemblers.items()):
-            if heard_s + PIECES_S > now_s:
-                self._look = self._reactor.later(heard_s + PIECES_S - now_s, self._look_around)
-                return
-            assembler.interrupt()
-            del self._assemblers[routing_id]
 
     def _pass_on(self, origin: Origin, envelope: Envelope, message: AnyMessage, columns: Mapping[str, Column]) -> None:
         is_me = envelope.dst is None or envelope.dst == self._me.id
@@ -386,7 +365,7 @@ class PeerLinks:
         """
         while True:
             try:
-                frames = receive(self._subscriber)
+                frames = receive(self._subscriber, bulk=False)
             except zmq.Again:
                 return
             self._reactor.call(partial(self._published, frames))
@@ -394,7 +373,7 @@ class PeerLinks:
     def _read_published(self) -> None:
         for _ in range(DRAINED_MAX):
             try:
-                self._published(receive(self._subscriber))
+                self._published(receive(self._subscriber, bulk=False))
             except zmq.Again:
                 return
 

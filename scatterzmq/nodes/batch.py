@@ -216,13 +216,18 @@ class Batch:
         self, output: str, fields: Mapping[str, FieldValue], rows: Rows | None = None, call: str | None = None
     ) -> None:
         """As emit and call, for fields whose names are not known when the node is written."""
-        formats = self._formats(output, call)
+        formats = self._outputs.get(output) if call is None else None
+        if formats is None:
+            formats = self._formats(output, call)
         where = f"output {output!r}" if call is None else f"call of {call!r}"
         if fields.keys() != formats.keys():
             missing = ", ".join(sorted(formats.keys() - fields.keys())) or "none"
             extra = ", ".join(sorted(fields.keys() - formats.keys())) or "none"
             raise BatchError(f"{self.place}: {where}: fields missing: {missing}; fields too many: {extra}")
-        numbers = self._numbers(rows, where)
+        if rows is None and not self._pending and not self._rejections:
+            numbers = tuple(range(len(self._answered)))  # nothing has been answered yet: nothing to look for
+        else:
+            numbers = self._numbers(rows, where)
         values = {}
         for field, value in fields.items():
             try:
@@ -318,8 +323,6 @@ class Batch:
         if output not in self._outputs:
             known = ", ".join(self._outputs) or "none"
             raise BatchError(f"{self.place}: the node has no output {output!r}; its outputs are: {known}")
-        if call is None:
-            return self._outputs[output]
         for site in self._calls:
             if site.graph == call and site.output == output:
                 return site.args
@@ -329,8 +332,6 @@ class Batch:
 
     def _numbers(self, rows: Rows | None, where: str) -> tuple[int, ...]:
         """The rows as positions, each of them still to be answered."""
-        if rows is None and not self._pending and not self._rejections:
-            return tuple(range(len(self._answered)))  # nothing has been answered yet: nothing to look for
         if rows is None:
             numbers: Sequence[int] = range(len(self))
         elif isinstance(rows, Tensor) and rows.dtype is torch.bool:
@@ -412,9 +413,13 @@ def _taken_tensor(tensor: Tensor, form: FieldFormat, count: int) -> "_Stacked | 
         raise FormatError(f"got {_described(tensor)}, which has {whole[0]} rows")
     shape, dtype = whole[1:], tensor_dtype(tensor)
     # The comparison is what nearly always suffices.
-    if not (shape == form.shape and dtype == form.dtype) and not form.accepts(dtype, shape):
+    if shape == form.shape and dtype == form.dtype:
+        layout = form.row_layout if count == 1 else None
+    elif form.accepts(dtype, shape):
+        layout = None
+    else:
         raise FormatError(f"got {_described(tensor)}, where the first dimension is the rows")
-    return _held(tensor, Layout(dtype, count, shape))
+    return _held(tensor, layout or Layout(dtype, count, shape))
 
 
 def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Column":

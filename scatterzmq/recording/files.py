@@ -1,7 +1,7 @@
 """A recording as a file: what a peer began as, then every event of its core with the time and the marks of its actions.
 
     the line "scatterzmq recording", then records: length, its complement, CRC-32 (each 4 bytes, little-endian), msgpack
-    first   [format, version of the program, time, settings (JSON), contact, nonce, whether tasks are told]
+    first   [format, version of the program, time, settings (JSON), contact, nonce, reports per task]
     others  [now_ms, event, marks of the actions (nil: the core raised)]
 
 Rules     1. It is only ever added to. What a killed process has not written to its end is seen to be cut, and is no
@@ -144,7 +144,7 @@ class RecordingFile:
             case (int() as format_, str() as program, *_) if format_ != FORMAT:
                 text = f"was recorded by scatterzmq {program} in format {format_}, this one reads format {FORMAT}"
                 raise BadRecording(f"{self._path}: {text}: replay it with that version")
-            case (int(), str() as program, float() as time_s, str() as settings, me, bytes() as nonce, list() as told):
+            case (int(), str() as program, float() as time_s, str() as settings, me, bytes() as nonce, tuple() as told):
                 return Beginning(
                     program=program,
                     time_s=time_s,

@@ -168,7 +168,8 @@ def fingerprint(ns: str, columns: Mapping[str, Column], row: int) -> bytes:
         column = columns[name]
         layout = column.layout
         data = column.data if layout.rows == 1 else column.row(row)
-        parts += (_named_head(name, layout.dtype, layout.row_shape(row)), data)
+        shape = layout.shapes[row] if layout.shape is None else layout.shape
+        parts += (_named_head(name, layout.dtype, shape), data)
         nbytes += len(data)
     if nbytes <= _JOINED_NBYTES_MAX:
         return xxh3_128_digest(b"".join(parts))

@@ -1,15 +1,19 @@
 """`scatterzmq peer`: what keeps it from starting, in one line, and which settings its options stand for."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scatterzmq import runtime
 from scatterzmq.cli import main, peer
 from scatterzmq.cli.args import Parser
 from scatterzmq.config import load
+from scatterzmq.core.messages import Contact
+from scatterzmq.ids import PeerId
 from scatterzmq.settings import MIB
 
 QUIET = ["--no-zeroconf", "--port", "0", "--no-welcome"]
@@ -95,6 +99,31 @@ def test_a_graph_that_is_none(complaint: Callable[..., str], tmp_path: Path) -> 
 )
 def test_what_keeps_it_from_starting(complaint: Callable[..., str], words: list[str], start: str) -> None:
     assert complaint(*words).startswith(start)
+
+
+class Told:
+    """Stands for a peer that has something to tell."""
+
+    contact = Contact(id=PeerId("P" + "0" * 32), incarnation=1, address="tcp://host:7411")
+
+    def __init__(self, _settings: Any, *, events: Any, **_options: Any) -> None:
+        self._events = events
+
+    def run(self) -> int:
+        self._events.emit("peer.join", {"peer": "P1"})
+        return 0
+
+    def leave(self) -> None:
+        """Nobody asks it to."""
+
+
+def test_every_event_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several peers may write to one file."""
+    monkeypatch.setattr(runtime, "PeerProcess", Told)
+    assert main(["peer", *QUIET, "--json", "--name", "alpha"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"] == "alpha"
+    assert main(["peer", *QUIET]) == 0
+    assert f" [{socket.gethostname()}] peer.join peer=P1" in capsys.readouterr().out
 
 
 def test_wrong_usage(complaint: Callable[..., str]) -> None:

@@ -309,7 +309,7 @@ class Mesh:
             peer.beliefs.idle = {}
             for other in alive:
                 if other is not peer:
-                    lengths = {queue.key: queue.length for queue in other.core._state.plans.waiting()}
+                    lengths = {queue.key: queue.length for queue in other.core._state.plans.waiting.values()}
                     for key in dict.fromkeys((*peer.beliefs.lengths, *lengths)):
                         peer.believe(other, key, lengths.get(key, 0))
                     if idle := other.core._asking.idle_count():

@@ -7,7 +7,7 @@ import pytest
 
 from scatterzmq.core import copies as copies_module
 from scatterzmq.core.events import ClientLost
-from scatterzmq.core.messages import AskMembers, Attach, Final, MemberList, Moved, Refused, TaskStatus
+from scatterzmq.core.messages import AskMembers, Attach, Clear, Cleared, Final, MemberList, Moved, Refused, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, VersionInfo
 from scatterzmq.core.travel import RESTARTS_MAX
 from scatterzmq.core.versions import Rank
@@ -149,6 +149,20 @@ def test_a_mark_of_a_task_that_is_not_here_is_answered_with_that() -> None:
     mesh.speak(0, 1, mark)
     assert mesh.said(Replicated)[-1].lacking == (STRANGE,)
     assert STRANGE not in copies(mesh.peers[1])
+
+
+def test_who_clears_is_told_what_was_not_there_to_clear() -> None:
+    mesh = made(3)
+    owned, copied, deleted = mesh.submit(0, 1, 2, 3)
+    mesh.deliver()
+    mesh.peers[0].clear(deleted)
+    mesh.deliver()
+    held = mesh.peers[holder(mesh)]
+    held.say(Clear(mid=5, ids=(copied, STRANGE)), BOB)
+    mesh.peers[0].say(Clear(mid=6, ids=(owned, deleted, STRANGE)), BOB)
+    mesh.deliver()
+    assert held.last(Cleared) == Cleared(mid=5, unknown=(STRANGE,))
+    assert mesh.peers[0].last(Cleared) == Cleared(mid=6, unknown=(STRANGE,))
 
 
 def test_who_attaches_twice_is_told_once() -> None:

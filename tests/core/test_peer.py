@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from scatterzmq.core import writes
-from scatterzmq.core.events import BatchExpected, BatchFinished, MessageReceived, RowsFailed, TimerFired
+from scatterzmq.core.events import BatchExpected, BatchFinished, Event, MessageReceived, RowsFailed, TimerFired
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -34,6 +34,10 @@ BOB = ClientId("C" + "b" * 32)
 SOME = TaskId("T" + "9" * 32)
 
 MakeWorld = Callable[..., Any]
+
+
+def test_every_event_has_somebody_who_takes_it(make_world: MakeWorld) -> None:
+    assert make_world().core._takes.keys() == set(get_args(Event))
 
 
 # ---- the way through a graph

@@ -243,20 +243,22 @@ def test_tombstones_go_with_time() -> None:
 
 def test_the_copies_find_out_what_they_lack_and_what_is_not_wanted() -> None:
     """Both are impossible as far as we know; if it happens all the same, it does not last."""
-    mesh = Mesh(2, executors=0)
+    mesh = Mesh(3, executors=0)
     mesh.load(chain(1))
     first, second = mesh.submit(0, 2, 3)
     mesh.deliver()
-    copy = copies(mesh.peers[1])[second]
-    mesh.peers[1].core._state.copies.drop(first)
+    held = holder(mesh)
+    copy = copies(mesh.peers[held])[second]
+    mesh.peers[held].core._state.copies.drop(first)
     record = mesh.peers[0].core._state.ledger.record(second)
     assert record is not None
     mesh.peers[0].core._state.replicas.dismiss(record)
-    record.rset = (mesh.peers[0].me,)
+    record.rset = (mesh.peers[0].me, mesh.peers[3 - held].me)
     mesh.peers[0].core._state.replicas.enroll(record)
     mesh.wait(30_000)
     assert mesh.said(SyncDigest)
-    assert copies(mesh.peers[1]).keys() == {first}
+    assert copies(mesh.peers[held]).keys() == {first}
+    assert copies(mesh.peers[3 - held]).keys() == {second}
     assert copy.id == second
 
 

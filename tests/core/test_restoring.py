@@ -555,17 +555,16 @@ def test_a_task_that_an_earlier_life_knew_better_goes_to_who_remembers() -> None
     mesh = Mesh(3, executors=0, static=False, journal=SYNC)
     mesh.load(chain(1))
     a_later_life(mesh)
-    told, replicated, kept = mesh.submit(0, 7, 8, 9)
+    told, kept = mesh.submit(0, 7, 9)
     mesh.deliver()
     mesh.speak(1, 0, Sync(versions=(of_an_earlier_life(mesh, told),)))
     assert mesh.said(Handover, src=0, dst=1)[-1].ids == (told,)
     assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
-    mesh.hold(Replicate)
-    mesh.peers[0].cancel(replicated)
+    mesh.drop(Replicate)
+    (replicated,) = mesh.submit(0, 8)
     write = mesh.said(Replicate)[-1]
     teller = next(number for number in (1, 2) if mesh.peers[number].me in write.rset)
-    answer = Replicated(mid=write.mid, better=(replace(of_an_earlier_life(mesh, replicated), rank=Rank.CANCELLED),))
-    mesh.speak(teller, 0, answer)
+    mesh.speak(teller, 0, Replicated(mid=write.mid, better=(of_an_earlier_life(mesh, replicated),)))
     assert mesh.said(Handover, src=0, dst=teller)[-1].ids == (replicated,)
     assert records(mesh, 0).keys() == {kept}
 

@@ -1,6 +1,7 @@
 """The cache, seen through nodes that tell whether they ran: against a model that remembers level by level."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import scatterzmq
 from scatterzmq import GraphError
 
 TEXT = ["uint8", [None]]
@@ -68,11 +70,13 @@ class Model:
 
 
 @pytest.fixture
-def levels(build: Any) -> Callable[[set[str]], Any]:
-    def make(cached: set[str]) -> Any:
+def levels(build: Any) -> Callable[..., Any]:
+    """The graphs of `Model`, or the same of nodes of another kind, which tells others that it ran for `run`."""
+
+    def make(cached: set[str], ns: str = "main", kind: str = "test_cache", run: int = 0) -> Any:
         def echo(name: str, source: str, outs: str | None) -> Any:
-            args = {"postfix": f"+{name}", "seed": "s"}
-            return build.node(name, "test_cache", {"text": source}, outs, args, cache=name in cached)
+            args = {"postfix": f"+{name}", "seed": "s"} if kind == "test_cache" else {"name": name, "run": run}
+            return build.node(name, kind, {"text": source}, outs, args, cache=name in cached)
 
         def join(delimiter: str, left: str, right: str) -> Any:
             return build.node("join", "str_concat", {"left": left, "right": right}, None, {"delimiter": delimiter})
@@ -101,9 +105,45 @@ def levels(build: Any) -> Callable[[set[str]], Any]:
             graph("main", "one two three", main, "join:value"),
             graph("mid", "one two", mid, "join:value"),
             graph("top", "one", [echo("t", ":one", None)], "t:text"),
+            ns=ns,
         )
 
     return make
+
+
+class Counted:
+    """How often each node of those graphs computes which text, if the texts go through it as they are."""
+
+    def __init__(self, cached: set[str]) -> None:
+        self._cached = cached
+        self._known: set[tuple[str, ...]] = set()
+        self.computed: Counter[tuple[str, str]] = Counter()
+
+    def _is_known(self, name: str, *inputs: str) -> bool:
+        known = (name, *inputs) in self._known
+        if name in self._cached:
+            self._known.add((name, *inputs))
+        return known
+
+    def _nodes(self, names: str, *inputs: str) -> None:
+        for name, value in zip(names, inputs, strict=True):
+            if not self._is_known(name, value):
+                self.computed[name, value] += 1
+
+    def main(self, one: str, two: str, three: str) -> None:
+        if not self._is_known("main", one, two, three):
+            self._nodes("abc", one, two, three)
+            self._top(one)
+            self._mid(two, three)
+
+    def _mid(self, one: str, two: str) -> None:
+        if not self._is_known("mid", one, two):
+            self._nodes("de", one, two)
+            self._top(one)
+
+    def _top(self, one: str) -> None:
+        if not self._is_known("top", one):
+            self._nodes("t", one)
 
 
 CHOICES = [set(chosen) for count in range(4) for chosen in itertools.combinations(("main", "mid", "top"), count)]
@@ -126,6 +166,73 @@ def test_each_level_is_remembered_if_it_says_so(
         assert (response.status, response.retries, response.error) == ("ready", 0, None)
         assert text(response.result["text"]) == model.main(one, two, three)
         client.clear_task(task)
+
+
+def at_another_peer(client: "scatterzmq.Client") -> "scatterzmq.Client":
+    """A client of the same embedded peers, whose tasks are owned by the next one. The first one ends it."""
+    return scatterzmq.Client(client._session.link._peer.connect)  # type: ignore[attr-defined]
+
+
+COUNTING = """
+    computed = []
+
+    class Through(Node):
+        pure = True
+
+        def __init__(self, args):
+            self.name, self.run = args.str("name"), args.int("run")
+
+        def inputs(self):
+            return {"text": FieldFormat("uint8", (None,))}
+
+        def outputs(self):
+            return {"out": {"text": FieldFormat("uint8", (None,))}}
+
+        def execute(self, batch):
+            texts = batch.raw("text")
+            computed.extend((self.run, self.name, text.decode()) for text in texts)
+            batch.emit("out", text=texts)
+"""
+
+
+SIZES = [
+    (batch_size, peers)
+    for batch_size in range(1, 21)
+    for peers in (1, 2, 3)
+    if batch_size in (1, 2, 3, 5, 8, 13, 20) or batch_size % 3 == peers - 1
+]
+"""Batch sizes and peers: not all combinations, because each takes a second."""
+
+
+@pytest.mark.parametrize(("batch_size", "peers"), SIZES)
+def test_each_level_computes_as_often_as_it_must(
+    start: Any, levels: Any, finish: Any, plugin: Any, until: Any, batch_size: int, peers: int
+) -> None:
+    """Whatever comes together, in whatever batches, at whichever peer: each has a client whose tasks it owns."""
+    module = plugin(COUNTING)
+    client = start(peers=peers, batch_size=batch_size, cluster_replicas=1, plugins=[module.__name__])
+    clients = [client, *(at_another_peer(client) for _ in range(peers - 1))]
+    choices = [*CHOICES, {"a", "t", "mid"}]
+    for run, cached in enumerate(choices):
+        client.load_graph(levels(cached, f"ns{run}", module.__name__, run))
+    for each in clients:
+        until(lambda each=each: len(each.namespaces()) == len(choices))
+    models = [Counted(cached) for cached in choices]
+    # Some more than fit into a batch come at once; when they are through, others do that know some of it.
+    for lines in (LINES + LINES)[: batch_size + 4], [LINES[1], LINES[6], ("uvw", "xyz", "new"), ("new", "vik", "new")]:
+        tasks: dict[scatterzmq.Client, dict[str, tuple[str, ...]]] = {each: {} for each in clients}
+        for (run, line), each in zip(itertools.product(range(len(choices)), lines), itertools.cycle(clients)):
+            task = each.enqueue_task(f"ns{run}", dict(zip(("one", "two", "three"), line, strict=True)))
+            tasks[each][task] = line
+        for each, asked in tasks.items():
+            for response, line in zip(finish(each, asked).values(), asked.values(), strict=True):
+                assert (response.retries, response.error) == (0, None)
+                assert text(response.result["text"]) == f"{line[0]}|{line[1]}/{line[2]}"
+        for run, model in enumerate(models):
+            for line in lines:
+                model.main(*line)
+            computed = Counter((name, value) for number, name, value in module.computed if number == run)
+            assert computed == model.computed, sorted(choices[run])
 
 
 def test_what_comes_together_is_computed_once(start: Any, levels: Any, finish: Any) -> None:

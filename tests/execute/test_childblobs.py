@@ -2,15 +2,18 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import pytest
 
 from scatterzmq.core.events import ExecutorLost
 from scatterzmq.errors import ErrorCode
 from scatterzmq.execute.work import Done, Work
+from scatterzmq.graph.blobs import BlobFound
 from tests.execute.childworld import World, numbers, world
 
 
@@ -35,17 +38,29 @@ def fetching() -> Fetching:
 
 @pytest.fixture(scope="module")
 def children(tmp_path_factory: pytest.TempPathFactory, fetching: Fetching) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("blobs"), fetching) as made:
+    with world(tmp_path_factory.mktemp("blobs"), fetching, find) as made:
         yield made
 
 
+def find(names: Sequence[str], then: Callable[[Sequence[BlobFound]], None]) -> None:
+    """Everything is there, but for what is nowhere."""
+    then([BlobFound(name=name, problem="no such blob") if name == "nowhere" else found(name) for name in names])
+
+
+def found(name: str) -> BlobFound:
+    return BlobFound(name=name, blob_bytes=4, digest=blake2b(name.encode(), digest_size=32).digest())
+
+
 def constant(children: World, name: str) -> Work:
+    return children.work(children.plan(definition(name)), "n", {})
+
+
+def definition(name: str) -> dict[str, Any]:
     ret = ["float", [1]]
     node = {"name": "n", "kind": "load_constant", "args": {"data": f"0:4:{name}", "ret": ret}, "vmap": {}}
     value = {"value": ret}
     graph = {"name": "main", "input": "n", "input_format": value, "output_format": value, "vmap": {"value": "n:value"}}
-    plan = {"ns": name, "entry": "main", "graphs": [{**graph, "nodes": [{**node, "outs": {"out": None}}]}]}
-    return children.work(children.plan(plan), "n", {})
+    return {"ns": name, "entry": "main", "graphs": [{**graph, "nodes": [{**node, "outs": {"out": None}}]}]}
 
 
 def folder(children: World) -> Path:
@@ -84,3 +99,26 @@ def test_a_child_that_is_killed_meanwhile_costs_nothing_else(children: World, fe
     fetching.thens[-1]("", "late")
     done = children.take(Done)
     assert numbers(done.emitted[0].columns["value"]) == [1.5]
+
+
+def test_blobs_are_settled_when_a_client_loads_a_graph(children: World, fetching: Fetching) -> None:
+    """The control process finds them, and the child that runs it asks for the right one."""
+    plan = children.check(definition("settled"), settles=True).plan
+    assert plan is not None
+    assert plan.blobs == {"settled": found("settled").digest}
+    before = children.check(definition("settled")).plan
+    assert before is not None
+    assert before.blobs == {"settled": b""}
+    (folder(children) / "settled").write_bytes(pack("<f", 4.0))
+    children.pool.run(children.executor(), children.work(plan, "n", {}))
+    children.loop.until(lambda: "settled" in fetching.names)
+    assert fetching.digests[-1] == found("settled").digest
+    fetching.thens[-1]("", "settled")  # whoever fetched it has looked at it
+    assert numbers(children.take(Done).emitted[0].columns["value"]) == [4.0]
+
+
+def test_a_blob_that_is_nowhere_is_a_warning(children: World) -> None:
+    answer = children.check(definition("nowhere"), settles=True)
+    assert answer.plan is not None
+    assert answer.plan.blobs == {"nowhere": b""}
+    assert answer.warnings == ("nowhere:main:n: no such blob; until then its tasks end as missing_blob",)

@@ -14,6 +14,7 @@ import pytest
 
 from scatterzmq.core.events import RowsFailed
 from scatterzmq.errors import ErrorCode
+from scatterzmq.execute import childwire
 from scatterzmq.execute.childbatches import done_of, finished_of, run_of, work_of
 from scatterzmq.execute.childwire import (
     IN_LINE_NBYTES_MAX,
@@ -32,6 +33,7 @@ from scatterzmq.execute.childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -47,6 +49,7 @@ from scatterzmq.execute.sharedmemory import (
     BadPacket,
     Channel,
     Packet,
+    Scratch,
     share,
     shared_bytes,
 )
@@ -98,7 +101,7 @@ WORDS: list[Word] = [
     CancelRows(order=7, rows=(1,)),
     DescribeWord(request=1, definition="[]"),
     Ready(),
-    Unfit(reason="no device"),
+    Unfit(reason="no device", for_good=True),
     Expected(order=7, outputs={"out": Guess(weight=1.0, nbytes=2)}),
     Finished(
         order=7,
@@ -115,6 +118,7 @@ WORDS: list[Word] = [
     ),
     BlobFetched(request=2, problem="p", place="a/b"),
     FetchBlob(request=2, name="a/b", digest=DIGEST),
+    Told(name="tally.node.load", texts={"node": "ns:main:n"}, figures={"load_cost": 2.5}),
 ]  # fmt: skip
 
 
@@ -157,6 +161,73 @@ def test_more_columns_than_handles() -> None:
     assert [(name, col.data.cast("f")[0]) for name, col in got] == [
         (f"c{number}", number) for number in range(HANDLES_MAX + 20)
     ]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Scratch]:
+    made = Scratch()
+    yield made
+    made.close()
+    made.close()
+
+
+def kept_bytes(scratch: Scratch) -> int:
+    assert scratch._handle is not None
+    return os.fstat(scratch._handle).st_size
+
+
+def through(scratch: Scratch, *columns: tuple[str, Column]) -> list[tuple[str, bytes]]:
+    packet = wrapped(WORDS[3], columns, scratch)
+    _, got = opened(packet)
+    assert packet.handles == []
+    assert not any(col.data.readonly for _, col in got)
+    return [(name, bytes(col.data)) for name, col in got]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_columns_through_memory_that_is_used_again(scratch: Scratch) -> None:
+    for number, size in ((1.0, 50_000), (2.0, 80_000), (3.0, 20_000)):
+        columns = [("a", floats([[number] * size])), ("b", texts("x", "yz")), ("c", floats([[], [number]]))]
+        assert through(scratch, *columns) == [(name, bytes(col.data)) for name, col in columns]
+    assert kept_bytes(scratch) == 80_000 * 4 + 3 + 4
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("size", [1, IN_LINE_NBYTES_MAX // 4 + 1])
+def test_what_is_not_needed_for_long_is_given_back(scratch: Scratch, size: int) -> None:
+    through(scratch, ("a", floats([[0.0] * 100_000])))
+    small = ("a", floats([[1.0] * size]))
+    for _ in range(15):
+        through(scratch, small)
+    assert kept_bytes(scratch) == 400_000
+    through(scratch, small)
+    assert kept_bytes(scratch) == (0 if size == 1 else 4 * size)
+    assert through(scratch, small) == [("a", bytes(small[1].data))]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_what_is_too_large_to_be_kept(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(childwire, "SCRATCH_NBYTES_MAX", 400_000)
+    assert through(scratch, ("a", floats([[1.0] * 100_001]))) == [("a", bytes(floats([[1.0] * 100_001]).data))]
+    assert scratch._handle is None
+    through(scratch, ("a", floats([[1.0] * 100_000])))
+    assert kept_bytes(scratch) == 400_000
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("beside", [[101], [100, 1], [-1], [1 << 40], [None, 10], [True, 100]])
+def test_columns_beyond_their_memory_are_a_value_error(beside: list[int | None]) -> None:
+    handle = os.memfd_create("x")
+    os.ftruncate(handle, 100)
+    heads = [[f"c{index}", 2, 1, index, [place or 0]] for index, place in enumerate(beside)]
+    with pytest.raises(ValueError, match=r"shared memory|sealed|beyond|bool"):
+        opened(Packet(msgpack.packb([6, [], heads, beside]), [handle]))
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_column_in_no_memory_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not there"):
+        opened(Packet(msgpack.packb([6, [], [["a", 2, 1, 0, [1]]], [1]])))
 
 
 @pytest.mark.usefixtures("no_leaks")

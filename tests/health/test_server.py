@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.errors import ConfigError
-from scatterzmq.health import HealthBoard, HealthServer, Info, serve
+from scatterzmq.health import Health, HealthBoard, HealthServer, Info, serve
 from scatterzmq.health.board import SILENCE_MAX_S
 from scatterzmq.health.server import CONNECTION_TIMEOUT_S, CONNECTIONS_MAX, LEFT_OVER_BYTES_MAX, REQUEST_BYTES_MAX
 from scatterzmq.settings import HealthSettings
@@ -93,13 +93,13 @@ def world() -> Iterator[World]:
 
 def test_it_lives_while_the_loop_answers(world: World) -> None:
     assert world.ask("/healthz") == (200, {"status": "ok"})
-    world.board.beat()
+    world.board.update(Health())
     world.loop_clock.now_s += SILENCE_MAX_S
     assert world.ask("/healthz")[0] == 200
     world.loop_clock.now_s += 2
     said = {"status": "silent", "reasons": ["no answer for 12 s"]}
     assert world.ask("/healthz") == (503, said)
-    world.board.update(executors=1, is_restored=True)
+    world.board.update(Health(executors=1, is_restored=True))
     assert world.ask("/healthz")[0] == 200
     world.loop_clock.now_s += SILENCE_MAX_S + 2
     assert world.ask("/readyz") == (503, said)
@@ -108,16 +108,16 @@ def test_it_lives_while_the_loop_answers(world: World) -> None:
 def test_it_is_ready_when_it_can_work(world: World) -> None:
     reasons = ["its journal is not read yet", "no executor is ready"]
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": reasons})
-    world.board.update(is_restored=True)
+    world.board.update(Health(is_restored=True))
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": reasons[1:]})
-    world.board.update(executors=1)
+    world.board.update(Health(executors=1, is_restored=True))
     assert world.ask("/readyz") == (200, {"status": "ready"})
-    world.board.update(is_leaving=True)
+    world.board.update(Health(executors=1, is_restored=True, is_leaving=True))
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": ["it is leaving"]})
 
 
 def test_it_says_what_it_is(world: World) -> None:
-    world.board.update(executors=3)
+    world.board.update(Health(executors=3))
     assert world.ask("/api/info?x=1") == (
         200,
         {

@@ -24,6 +24,8 @@ SETTINGS = {"executor": {"batch_size": 4}, "timing": {"heartbeat_s": 0.1, "suspe
 class Adders:
     """One executor, at work when its peer runs next: every value grows by one."""
 
+    copies_inputs = True
+
     def __init__(self, number: int) -> None:
         self.name = ExecutorId(f"E{number:032x}")
         self.work: Work | None = None

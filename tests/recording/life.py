@@ -14,6 +14,7 @@ from scatterzmq.settings import Settings
 
 ME = Contact(id=PeerId("P" + "1" * 32), incarnation=7, address="tcp://host:7411", name="me")
 NONCE = bytes(range(16))
+TELLS = frozenset(("debug.task", "cache.hit"))
 CLIENT = ClientId("C" + "2" * 32)
 LIFE: tuple[tuple[Event, int], ...] = (
     (ExecutorStarted(executor=ExecutorId("E" + "3" * 32)), 1000),
@@ -25,12 +26,13 @@ LIFE: tuple[tuple[Event, int], ...] = (
 
 
 def beginning(program: str = __version__, **sections: dict[str, object]) -> Beginning:
-    return Beginning(program=program, time_s=1_700_000_000.5, settings=Settings.of(sections), me=ME, nonce=NONCE)
+    settings = Settings.of(sections)
+    return Beginning(program=program, time_s=1_700_000_000.5, settings=settings, me=ME, nonce=NONCE, tells=TELLS)
 
 
 def recorded_core(record: Record) -> PeerCore:
     strategies = {"node_strategy": SimpleNodeStrategy(), "queue_strategy": SimpleQueueStrategy()}
-    return RecordedCore(ME, Settings(), **strategies, nonce=NONCE, record=record)
+    return RecordedCore(ME, Settings(), **strategies, nonce=NONCE, tells=TELLS, record=record)
 
 
 class Tape:

@@ -151,8 +151,8 @@ def test_where_it_goes_another_way(replayed: Replayed) -> None:
     assert lines[2].startswith("    MessageReceived(sender=C22222, message=LoadGraph(mid=1")
     assert lines[3].startswith("    -> CheckGraph(request=")
     assert len(lines) == 4
-    (check,) = marks_of([CheckGraph(request=1, definition="{}")])
-    (other,) = marks_of([CheckGraph(request=1, definition="{ }")])
+    (check,) = marks_of([CheckGraph(request=1, definition="{}", settles=True)])
+    (other,) = marks_of([CheckGraph(request=1, definition="{}")])
     assert replayed(with_marks(1, (check,)))[0] == 0
     assert replayed(with_marks(1, (other,)))[1][1] == f"{where}action 1, CheckGraph, is not what it was"
     (left,) = marks_of([Left(lost=1)])

@@ -180,6 +180,25 @@ def test_what_is_deleted_on_one_side_of_a_split_stays_deleted(make: Make) -> Non
     assert not any(world.holds(process, task) for process in world.alive())
 
 
+def test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies(make: Make) -> None:
+    """Neither side of the split had a copy on the other one."""
+    world = make(2, executors=(0, 0))
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(500)
+    world.network.cut("peer0", "peer1")
+    world.network.cut("peer1", "peer0")
+    world.run(20_000)
+    assert all(process.state.ledger.record(task) is not None for process in world.alive())
+    world.network.heal_all()
+    while len(owners := [process for process in world.alive() if process.state.ledger.record(task) is not None]) == 2:
+        world.run(1)
+    world.crash(owners[0])
+    (other,) = world.alive()
+    assert world.holds(other, task)
+    world.run(10_000)
+    assert other.state.ledger.record(task) is not None
+
+
 def test_whom_a_task_has_killed_is_known_to_the_next_owner(make: Make) -> None:
     world = make(3, executors=(0, 1, 0), exec_ms=500.0, namespaces=("bomb",))
     (task,) = world.submit("bomb", 3, at=0)

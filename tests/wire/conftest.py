@@ -225,7 +225,7 @@ def _with_clients() -> list[Example]:
             ),
             _one_row(),
         ),
-        (Cleared(mid=13), {}),
+        (Cleared(mid=13, unknown=(TWO,)), {}),
         (Cancelled(mid=14), {}),
         (TaskReports(mid=15, reports=(report,)), {}),
         (Namespaces(mid=16, infos=(INFO,)), {}),
