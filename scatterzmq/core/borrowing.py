@@ -38,7 +38,6 @@ from .peermessages import (
     Surrender,
 )
 from .queues import Queue
-from .shares import BATCH_MS_MIN
 from .sizes import batch_bytes, fitting, is_short, pieces
 from .state import State
 from .values import Block, Value
@@ -46,8 +45,10 @@ from .values import Block, Value
 MAX_EXEC_MS_MAX = 1_000_000_000_000
 TTL_MS_MIN = 30
 
-FILL_MS = BATCH_MS_MIN
-"""A part of a batch waits so long for the others: no longer than a small batch would take."""
+FILL_MS = 20
+"""A part of a batch waits so long for the others: some ways to and fro, and little beside what a batch takes that is
+worth filling.
+"""
 
 
 @dataclass(slots=True, eq=False)
