@@ -8,8 +8,8 @@ W3  W1's task one at a time, 5 ms apart, on an idle system        ms, p50 and p9
 W4  tasks of 4 MiB through 2 nodes (x2, +1), 4 MiB back           MB/s of input and output
 
 Each task has two copies (W4: one, as the pool has). Peers are left alone for a while first: each starts an executor in
-reserve some seconds after its first one, and importing torch takes a core of two for as long. benchmarks/kill_demo.py is
-for what happens when a peer dies, benchmarks/bench_cache.py for the same work many times.
+reserve some seconds after its first one, and importing torch takes a core of two for as long. benchmarks/kill_demo.py
+is for what happens when a peer dies, benchmarks/bench_cache.py for the same work many times.
 """
 
 import argparse
