@@ -35,6 +35,7 @@ from .messages import (
     TaskStatus,
 )
 from .peermessages import CopyKind, SyncBetter
+from .sizes import row_too_large, shortened
 from .state import State
 from .travel import Travel
 from .values import Block
@@ -119,6 +120,8 @@ class Desk:
             nbytes += block.nbytes
         entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
         wrong = _uneven(message, blocks)
+        if not wrong:
+            wrong = row_too_large(blocks.values(), len(message.ids), self._state.row_bytes_max)
         if self._state.leaving:
             wrong = "this peer is leaving, and there is no other one to submit to"
         if wrong:
@@ -513,8 +516,8 @@ class Desk:
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
-        reports = tuple(self._report(task) for task in message.ids)
-        self._out.send(sender, TaskReports(mid=message.mid, reports=reports))
+        reports = [self._report(task) for task in message.ids]
+        self._out.send(sender, TaskReports(mid=message.mid, reports=shortened(reports)))
 
     def _report(self, task: TaskId) -> TaskReport:
         record = self._ledger.record(task)
