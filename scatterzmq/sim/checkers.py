@@ -72,8 +72,8 @@ class Facts:
 class Checkers:
     """Everything that is checked, and what is counted on the way.
 
-    deaths: of executors, by the tasks they were running. killed: at whose executors those were, by (owner, task). lives:
-    how often that peer began to own that task. rows: transitions that were taken.
+    deaths: of executors, by the tasks they were running. killed: at whose executors those were, by (owner, task).
+    lives: how often that peer began to own that task. rows: transitions that were taken.
     """
 
     def __init__(self, world: "World") -> None:
