@@ -136,8 +136,8 @@ def test_large_cached_values_travel_whole(peers: Callable[..., Peer]) -> None:
                 assert torch.equal(response.result["value"], column + 1)
         counters = one._run(one._calls.stats()).counters
         assert counters["cache_misses"] == 4
-        assert counters["cache_hits"] + counters["cache_deferred"] == 4, "or it was still on its way"
-        assert counters["cache_promoted"] == 0
+        assert counters.get("cache_hits", 0) + counters.get("cache_deferred", 0) == 4, "or it was still on its way"
+        assert counters.get("cache_promoted", 0) == 0
 
 
 def until(condition: Callable[[], object]) -> None:
