@@ -50,7 +50,7 @@ def entry(number: int, block: Block) -> Kept:
         digest=bytes(32),
         nonce=bytes(8),
         submit_digest=bytes(16),
-        version=Version(1, 1, ME, 0),
+        version=Version(1, 1, ME, 1, 0),
         rset=(ME, ME),
         caching=True,
         errors=0,

@@ -7,8 +7,9 @@ W2  1,000 tasks through a chain of 5 nodes (x2, +1, x2, +1, x2)   tasks/s
 W3  W1's task one at a time, 5 ms apart, on an idle system        ms, p50 and p99
 W4  tasks of 4 MiB through 2 nodes (x2, +1), 4 MiB back           MB/s of input and output
 
-Each task has two copies (W4: one, as the pool has). benchmarks/kill_demo.py is for what happens when a peer dies,
-benchmarks/bench_cache.py for the same work many times.
+Each task has two copies (W4: one, as the pool has). Peers are left alone for a while first: each starts an executor in
+reserve some seconds after its first one, and importing torch takes a core of two for as long. benchmarks/kill_demo.py
+is for what happens when a peer dies, benchmarks/bench_cache.py for the same work many times.
 """
 
 import argparse
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 LARGE_ELEMENTS = 1 << 20
 LARGE_TASKS, LARGE_TASKS_QUICK = 100, 8
 MB = 1e6
+SETTLE_S, SETTLE_QUICK_S = 20.0, 0.0
+"""Until all peers have an executor in reserve."""
 
 
 @contextmanager
@@ -56,10 +59,11 @@ def mesh(peers: int, copies: int, **config: Any) -> Iterator["Client"]:
 
 
 @contextmanager
-def mesh_contenders(peers: int) -> Iterator[list[Contender]]:
+def mesh_contenders(peers: int, settle_s: float) -> Iterator[list[Contender]]:
     with mesh(peers, 2) as client:
         one = client.load_graph(graph("w1", [("mul", 2.0)]))
         chain = client.load_graph(graph("w2", CHAIN))
+        time.sleep(settle_s)
         yield [
             Contender(
                 f"scatterzmq, {peers} peers",
@@ -119,7 +123,7 @@ def large_by_pool(pool: ProcessPoolExecutor, values: list[Array]) -> float:
     return 2 * sum(value.nbytes for value in values) / took / MB
 
 
-def measure_large(peers: int, workers: int, count: int, rounds: int) -> tuple[float, float]:
+def measure_large(peers: int, workers: int, count: int, rounds: int, settle_s: float) -> tuple[float, float]:
     """Medians: ours, the pool's."""
     ours, theirs = [], []
     values = large_inputs(count)
@@ -127,6 +131,7 @@ def measure_large(peers: int, workers: int, count: int, rounds: int) -> tuple[fl
         ns = client.load_graph(large_graph())
         large_by_mesh(client, ns, values[:4])
         large_by_pool(pool, values[:4])
+        time.sleep(settle_s)
         for _ in range(rounds):
             ours.append(large_by_mesh(client, ns, values))
             theirs.append(large_by_pool(pool, values))
@@ -145,16 +150,16 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=2, help="peers, with one executor each (default: 2)")
     parser.add_argument("--workers", type=int, default=2, help="processes of the pool (default: 2)")
     options = parser.parse_args()
-    sizes, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    sizes, rounds, settle_s = (QUICK, 1, SETTLE_QUICK_S) if options.quick else (FULL, options.rounds, SETTLE_S)
     figures: dict[tuple[str, str], list[float]] = {}
-    with pool_contenders(options.workers) as pool, mesh_contenders(options.peers) as ours:
+    with pool_contenders(options.workers) as pool, mesh_contenders(options.peers, settle_s) as ours:
         contenders = [*ours, *pool]
         for _ in range(rounds):
             measure(contenders, sizes, figures)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, rounds: {rounds}, {sizes}")
     show([contender.name for contender in contenders], figures)
     count = LARGE_TASKS_QUICK if options.quick else LARGE_TASKS
-    show_large(measure_large(options.peers, options.workers, count, rounds))
+    show_large(measure_large(options.peers, options.workers, count, rounds, settle_s))
 
 
 if __name__ == "__main__":

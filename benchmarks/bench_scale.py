@@ -16,7 +16,7 @@ queue     all are idle, and one peer that has just said something gets work for 
 fairness  40 tasks of 50 ms per peer, all peers alike: most tasks of one executor / mean
 makespan  unequal tasks (60 to 140 ms at speed 1) at 30 peers of speeds 1 to 10, against a bound that no scheduler can
           beat: all work at all speeds together, or the longest task at the fastest peer. A batch takes as long as its
-          tasks one after another; with 32 of them that is nearly as long at the slowest peer as all the work at all
+          tasks one after another; a full one of 32 is nearly as long at the slowest peer as all the work at all
 """
 
 import argparse

@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Protocol, TypeAlias, assert_never
+from typing import Any, Protocol, TypeAlias, assert_never
 
 from .core.actions import (
     AbandonExecutor,
     Action,
-    BatchOrder,
     CheckGraph,
     CloseLink,
     Dial,
@@ -58,18 +57,19 @@ from .core.peer import PeerCore
 from .core.values import Block, Value
 from .execute.store import PayloadStore
 from .execute.work import Done, Work
+from .frozen import frozen
 from .ids import BlockId, ClientId, ExecutorId
+from .measures import NUMBERS, Measures, Reporter, Wants
 from .network import FromPeer, Network, perform, stored
-from .wire.columns import Column
+from .wire.columns import Apart, Column
 
 WAIT_MAX_S = 3600.0
 """Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
 
 Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
-Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Incoming:
     """A client's message with its columns."""
 
@@ -78,7 +78,7 @@ class Incoming:
     columns: Mapping[str, Column]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ClientJoined:
     """A client that wants its messages delivered; `deliver` is called from the driver's thread."""
 
@@ -86,7 +86,7 @@ class ClientJoined:
     deliver: Deliver
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ClientLeft:
     client: ClientId
 
@@ -110,7 +110,12 @@ Posted: TypeAlias = (
 
 
 class Executors(Protocol):
-    """Runs batches elsewhere: threads, the caller's own thread, later processes. Answers with `Done`, posted."""
+    """Runs batches elsewhere: threads, the caller's own thread, processes. Answers with `Done`, posted."""
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether nodes get a copy of what they are given, so that it may be what tasks keep."""
+        ...
 
     def start(self) -> tuple[ExecutorId, ...]:
         """Start all of them. Returns those that are ready; others are posted as ExecutorStarted when they are."""
@@ -129,8 +134,8 @@ class Executors(Protocol):
         """
         ...
 
-    def check(self, request: int, definition: str) -> None:
-        """Check a definition; answers with GraphChecked, posted."""
+    def check(self, request: int, definition: str, *, settles: bool) -> None:
+        """Check a definition; answers with GraphChecked, posted. settles: see CheckGraph."""
         ...
 
     def retire(self, digest: bytes) -> None:
@@ -163,7 +168,9 @@ class _Running:
 class Driver:
     """One peer's driver.
 
-    report: gets every report of the core; None if nobody listens. network: None for a peer that is alone for good.
+    report: gets every report of the core; None if nobody listens. wants: which events are asked for, when it starts.
+    counted: what others than the core count, for whoever asks how the peer is.
+    network: None for a peer that is alone for good.
     journal: None for a peer that keeps nothing on disk; its core must know that, too.
     """
 
@@ -174,14 +181,20 @@ class Driver:
         executors: Executors,
         *,
         report: Reporter | None = None,
+        wants: Wants = lambda _: False,
+        counted: Callable[[], Mapping[str, int]] = dict,
         network: Network | None = None,
         journal: JournalFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
+        self._state = core.state
         self._store = store
         self._executors = executors
         self._report = report
+        self._wants = wants
+        self._measures: Measures | None = None
+        self._counted = counted
         self._network = network
         self._journal = journal
         self._clock = clock
@@ -189,13 +202,24 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._alive: set[ExecutorId] = set()
         self._events: deque[Event] = deque()
+        self._performs = self._action_table()
 
     def start(self) -> None:
         """Remember what the journal has, and start the executors."""
         if self._journal is not None:
             self._tell(self._journal.restored(self._put_kept))
+        if self._report is not None and any(map(self._wants, NUMBERS)):
+            every_s = self._core.state.settings.events.measure_s
+            self._measures = Measures(self._core, self._report, self._wants, every_s)
         for executor in self._executors.start():
             self._started(executor)
+
+    def stopped(self) -> None:
+        """The executors have been ended, with the peer."""
+        if self._report is not None:
+            for executor in sorted(self._alive):
+                self._report("tally.executor.stop", {"executor": executor, "reason": "the peer ends"})
+        self._alive.clear()
 
     @property
     def executors_count(self) -> int:
@@ -205,14 +229,15 @@ class Driver:
     @property
     def is_restoring(self) -> bool:
         """Whether what the journal has is still being compared with what others have."""
-        return self._core.state.restoring
+        return self._state.restoring
 
     def due_s(self) -> float:
         """When something happens by itself, by the clock; inf for never."""
         core_ms, store_ms = self._core.deadline_ms(), self._store.deadline_ms()
         if core_ms is None or (store_ms is not None and store_ms < core_ms):
             core_ms = store_ms
-        return inf if core_ms is None else core_ms / 1000
+        due_s = inf if core_ms is None else core_ms / 1000
+        return due_s if self._measures is None else min(due_s, self._measures.due_s())
 
     def wait_s(self) -> float | None:
         """How long nothing will happen by itself, as far as it is worth waiting at once; None for ever."""
@@ -252,6 +277,8 @@ class Driver:
         deadline_ms = self._core.deadline_ms()
         if deadline_ms is not None and deadline_ms <= now_ms:
             self._tell(TimerFired())
+        if self._measures is not None:
+            self._measures.tick(self._clock())
 
     # ---- into the core
 
@@ -272,29 +299,17 @@ class Driver:
             return
         running = self._running.pop(done.order)
         self._store.unpin(running.pinned)
-        now_ms = self._now_ms()
+        now_ms = int(self._clock() * 1000)
         # Large results of other peers' tasks stay here, for whoever needs them.
-        is_borrowed = running.work.order.token.owner != self._core.state.me
-        inline_bytes = self._core.state.settings.store.inline_bytes
-        emitted = tuple(
-            [
-                Emitted(
-                    output=part.output,
-                    rows=part.rows,
-                    fields={
-                        name: self._store.put(
-                            column,
-                            now_ms,
-                            digests=part.digests.get(name, ()),
-                            shared=is_borrowed and len(column.data) > inline_bytes * len(part.rows),
-                        )
-                        for name, column in part.columns.items()
-                    },
-                    call=part.call,
-                )
-                for part in done.emitted
-            ]
-        )
+        is_borrowed = running.work.order.token.owner != self._state.me
+        inline_bytes = self._state.settings.store.inline_bytes
+        emitted = []
+        for part in done.emitted:
+            fields = {}
+            for name, column in part.columns.items():
+                shared = is_borrowed and len(column.data) > inline_bytes * len(part.rows)
+                fields[name] = self._store.put(column, now_ms, digests=part.digests.get(name, ()), shared=shared)
+            emitted.append(Emitted(output=part.output, rows=part.rows, fields=fields, call=part.call))
         rows, rows_count = running.work.rows, len(running.work.order.tasks)
         missing: tuple[int, ...] = ()
         if len(rows) < rows_count:
@@ -304,14 +319,16 @@ class Driver:
             BatchFinished(
                 executor=done.executor,
                 order=done.order,
-                emitted=emitted,
+                emitted=tuple(emitted),
                 failed=done.failed,
                 missing=missing,
                 loaded=done.loaded,
             )
         )
         # Only now is it clear what of the new blocks is kept.
-        self._evicted(self._store.trim())
+        evicted = self._store.trim()
+        if evicted:
+            self._evicted(evicted)
 
     def _evicted(self, ids: tuple[BlockId, ...]) -> None:
         if ids:
@@ -341,9 +358,10 @@ class Driver:
         self._events.append(event)
         if len(self._events) > 1:
             return
+        performs = self._performs
         while self._events:
-            for action in self._core.handle(self._events[0], self._now_ms()):
-                self._perform(action)
+            for action in self._core.handle(self._events[0], int(self._clock() * 1000)):
+                performs[type(action)](action)
             self._events.popleft()
 
     def _now_ms(self) -> int:
@@ -351,71 +369,70 @@ class Driver:
 
     # ---- out of the core
 
-    def _perform(self, action: Action) -> None:
-        match action:
-            case RunBatch() | RowsCancelled() | AbandonExecutor() | CheckGraph() | RetirePlan():
-                self._execute(action)
-            case Send():
-                self._send(action)
-            case FreeBlocks(ids=ids):
-                self._store.free(ids)
-            case KeepBlocks(ids=ids):
-                self._store.keep(ids)
-            case Tell() | Publish() | Dial() | OpenLink() | CloseLink() | Left():
-                if self._network is not None:
-                    perform(self._network, action, self._store)
-            case Report(name=name, context=context):
-                if self._report is not None:
-                    self._report(name, context)
-            case Persist():
-                self._persist(action)
-            case _:
-                assert_never(action)
+    def _action_table(self) -> Mapping[type[Action], Callable[[Any], None]]:
+        """How each action is performed."""
+        store, executors = self._store, self._executors
+        return {
+            Send: self._send,
+            RunBatch: self._run,
+            FreeBlocks: lambda action: store.free(action.ids),
+            KeepBlocks: lambda action: store.keep(action.ids),
+            RowsCancelled: self._cancel,
+            AbandonExecutor: lambda action: self._abandon(action.executor),
+            CheckGraph: lambda action: executors.check(action.request, action.definition, settles=action.settles),
+            RetirePlan: lambda action: executors.retire(action.digest),
+            **dict.fromkeys((Tell, Publish, Dial, OpenLink, CloseLink, Left), self._say),
+            Report: self._tell_listeners,
+            Persist: self._persist,
+        }
 
-    def _execute(self, action: RunBatch | RowsCancelled | AbandonExecutor | CheckGraph | RetirePlan) -> None:
-        match action:
-            case RunBatch(executor=executor, order=order):
-                self._run(executor, order)
-            case RowsCancelled(executor=executor, order=number, rows=rows):
-                if number in self._running:
-                    self._running[number].work.dead.update(rows)
-                    self._executors.cancel(executor, number, rows)
-            case AbandonExecutor(executor=executor):
-                self._abandon(executor)
-            case CheckGraph(request=request, definition=definition):
-                self._executors.check(request, definition)
-            case RetirePlan(digest=digest):
-                self._executors.retire(digest)
-            case _:
-                assert_never(action)
+    def _say(self, action: Tell | Publish | Dial | OpenLink | CloseLink | Left) -> None:
+        if self._network is not None:
+            perform(self._network, action, self._store)
+
+    def _tell_listeners(self, action: Report) -> None:
+        if self._report is not None:
+            self._report(action.name, action.context)
+
+    def _cancel(self, action: RowsCancelled) -> None:
+        if action.order in self._running:
+            self._running[action.order].work.dead.update(action.rows)
+            self._executors.cancel(action.executor, action.order, action.rows)
 
     def _send(self, action: Send) -> None:
         deliver = self._clients.get(action.to)
         if deliver is not None:
             message = action.message
-            if isinstance(message, Stats) and self._network is not None:
-                message = replace(message, counters={**message.counters, **self._network.counted()})
-            columns = {name: self._store.collect(values) for name, values in action.values.items() if values}
+            if isinstance(message, Stats):
+                message = replace(message, counters={**message.counters, **self._counted()})
+            columns = {}
+            for name, values in action.values.items():
+                if values:
+                    columns[name] = self._store.collect(values)
             deliver(message, columns)
 
-    def _run(self, executor: ExecutorId, order: BatchOrder) -> None:
+    def _run(self, action: RunBatch) -> None:
         """Hand a batch over, without the rows that lost an input."""
-        ids = frozenset(_block_ids(order.inputs.values()))
-        gone = frozenset([block for block in ids if not self._store.holds(block)])
+        executor, order = action.executor, action.order
+        ids = _block_ids(order.inputs.values())
+        gone = frozenset(self._store.pin(ids))
         rows = tuple(range(len(order.tasks)))
         if gone:
-            columns = order.inputs.values()
-            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
-        pinned = ids - gone
-        self._store.pin(pinned)
-        inputs = {}
+            inputs = order.inputs.values()
+            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in inputs)])
+        columns: dict[str, Column] = {}
+        apart: dict[str, Apart] = {}
         if rows:
-            inputs = {
-                name: self._store.collect_private(values if not gone else [values[row] for row in rows])
-                for name, values in order.inputs.items()
-            }
-        work = Work(order=order, rows=rows, columns=inputs)
-        self._running[order.order] = _Running(executor, work, pinned)
+            copies = self._executors.copies_inputs
+            for name, all_values in order.inputs.items():
+                values = tuple([all_values[row] for row in rows]) if gone else all_values
+                found = self._store.collect_apart(values) if copies else self._store.collect_private(values)
+                if isinstance(found, Apart):
+                    apart[name] = found
+                else:
+                    columns[name] = found
+        work = Work(order=order, rows=rows, columns=columns, apart=apart)
+        self._running[order.order] = _Running(executor, work, ids - gone)
         if rows:
             self._executors.run(executor, work)
         else:
@@ -438,10 +455,12 @@ class Driver:
             self._started(other)
 
 
-def _block_ids(columns: Iterable[tuple[Value, ...]]) -> Iterable[BlockId]:
+def _block_ids(columns: Iterable[tuple[Value, ...]]) -> frozenset[BlockId]:
+    ids = []
     for values in columns:
         last = None
         for block, _ in values:
             if block is not last:
                 last = block
-                yield block.id
+                ids.append(block.id)
+    return frozenset(ids)

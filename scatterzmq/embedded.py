@@ -7,7 +7,7 @@ waits (`executor.kind` "inline", so that a debugger works in nodes).
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
@@ -23,10 +23,11 @@ from .client.client import Client
 from .client.endings import end_with
 from .client.link import BlobWriter, Inbox, Link, Member
 from .core.messages import ResultRead, ToPeer
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
-from .eventstream import Context, Event, EventStream, event_stream
+from .eventstream import Event, event_stream
 from .execute.blobs import BlobStore
 from .execute.device import parse_device
 from .execute.pool import Pool
@@ -200,6 +201,8 @@ def _settings(config: Mapping[str, Any], kind: str) -> Settings:
         raise ConfigError(f"local: journal.mode: {settings.journal.mode!r}: an embedded cluster keeps nothing on disk")
     if settings.health.port:
         raise ConfigError(f"local: health.port: {settings.health.port}: an embedded cluster has no health endpoint")
+    if settings.events.record is not None:
+        raise ConfigError(f"local: events.record: {settings.events.record}: only `scatterzmq peer` is recorded")
     return settings
 
 
@@ -225,9 +228,18 @@ class _Peer:
         self._over = ""
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
+        self._events = event_stream(settings, complain=_complain)
+        try:
+            self._make(settings, count)
+        except BaseException:
+            self._events.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
+
+    def _make(self, settings: Settings, count: int) -> None:
         errand = None if self.inline else self._roused
-        self._events = EventStream()
-        report = self._tell if settings.events.listeners else None
+        report = self._events.emit if settings.events.listeners else None
+        wants = self._events.wants
         self._pool: Pool | Neighbours
         self._driver: Driver | Neighbours
         if count == 1:
@@ -241,15 +253,17 @@ class _Peer:
                 node_strategy=strategies[0],
                 queue_strategy=strategies[1],
                 static=True,
-                wants=self._wants,
+                tells=told_per_task(wants),
             )
-            self._driver = Driver(core, PayloadStore(settings.store, id_), self._pool, report=report)
+            store = PayloadStore(settings.store, id_)
+            self._driver = Driver(core, store, self._pool, report=report, wants=wants, counted=self._counted)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, report, self._wants)
+            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report, wants=wants)
             self._driver = self._pool = neighbours
             self.members = neighbours.members
-        self._thread = threading.Thread(target=self._run, name="scatterzmq-peer", daemon=True)
-        self._events = event_stream(settings, complain=_complain)  # the last thing that can go wrong
+
+    def _counted(self) -> Mapping[str, int]:
+        return {"events_dropped": self._events.dropped()}
 
     def start(self) -> None:
         if self.inline:
@@ -295,7 +309,7 @@ class _Peer:
 
     def _roused(self, executor: ThreadExecutor) -> None:
         """In the thread of an executor that was idle."""
-        self._drive(until=executor.has_work)
+        self._drive(executor)
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
@@ -336,16 +350,9 @@ class _Peer:
 
     def _clean_up(self) -> None:
         self._pool.stop(_STOP_TIMEOUT_S)
+        self._driver.stopped()
         self.blobs.close()
         self._events.close()
-
-    def _tell(self, name: str, context: Context, source: str = "") -> None:
-        """Whatever happens goes to the listeners, from whichever thread."""
-        self._events.emit(name, context, source=source)
-
-    def _wants(self, name: str) -> bool:
-        """Whether anybody listens to events of this name."""
-        return self._events.wants(name)
 
     def _fail(self, error: BaseException) -> None:
         """The last line of defence: neither a bug of ours nor a callback that exits may leave anybody waiting."""
@@ -369,11 +376,12 @@ class _Peer:
             with self._driving:  # whoever drives sees that it is over; nobody begins to
                 self._clean_up()
 
-    def _drive(self, *, due: bool = False, items_max: int = maxsize, until: Callable[[], bool] | None = None) -> None:
+    def _drive(self, executor: ThreadExecutor | None = None, *, due: bool = False, items_max: int = maxsize) -> None:
         """Take in all that is posted, unless another thread is at it.
 
+        executor: whose thread this is; with a batch it has other work, and leaves the rest to the peer's own thread.
         due: do what the clock asks for, too, after that other thread if need be.
-        items_max, until: leave the rest to the peer's own thread, because the caller has other work.
+        items_max: leave the rest to the peer's own thread after so many, for the same reason.
         """
         inbox = self._inbox
         while (due or not inbox.empty()) and not self._over and self._driving.acquire(blocking=due):
@@ -382,7 +390,7 @@ class _Peer:
                 while items_max and not (inbox.empty() or self._over):
                     items_max -= 1
                     self._driver.take(inbox.get_nowait())
-                    if until is not None and until():
+                    if executor is not None and executor.busy:
                         items_max = 0
                 if due:
                     due = False

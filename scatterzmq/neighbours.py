@@ -21,16 +21,17 @@ from .clientdriver import ClientDriver
 from .core.client import ClientCore
 from .core.events import BatchExpected, GraphChecked, PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
-from .core.outbox import everything
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
-from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted, Reporter
+from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
+from .measures import Reporter, Wants
 from .network import FromPeer
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
@@ -121,18 +122,14 @@ class _Network:
             if place.contact.address == address:
                 self._fly(place, 0, greeting, {})
 
-    def open(self, peer: PeerId, address: str, /) -> None:
-        self._open[peer] = None
+    def open(self, contact: Contact, /) -> None:
+        self._open[contact.id] = None
 
     def close(self, peer: PeerId, /) -> None:
         self._open.pop(peer, None)
 
     def left(self, lost: int, /) -> None:
         """Nobody asks a neighbour to leave."""
-
-    def counted(self) -> Mapping[str, int]:
-        """Nothing is lost between neighbours."""
-        return {}
 
     def _fly(self, place: _Place, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]) -> None:
         me, them = self._me, place.contact
@@ -163,8 +160,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit: gets all events.
-    wants: whether anybody listens to events of this name.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: as for
+    Driver, with a source.
     """
 
     def __init__(
@@ -175,7 +172,7 @@ class Neighbours:
         post: Callable[[At], None],
         errand: Callable[[ThreadExecutor], None] | None,
         emit: Callable[..., None] | None = None,
-        wants: Callable[[str], bool] = everything,
+        wants: Wants = lambda _: False,
     ) -> None:
         self._settings = settings
         self._wants = wants
@@ -231,6 +228,10 @@ class Neighbours:
         due_s = self.due_s()
         return None if due_s == inf else min(max(0.0, due_s - monotonic()), WAIT_MAX_S)
 
+    def stopped(self) -> None:
+        for place in self._places:
+            place.driver.stopped()
+
     # ---- as a pool
 
     def rouse(self) -> bool:
@@ -256,10 +257,12 @@ class Neighbours:
             queue_strategy=queue_strategy(settings),
             nonce=os.urandom(16),
             static=True,
-            wants=self._wants,
+            tells=told_per_task(self._wants),
         )
         network = _Network(self._air, contact, self._places)
-        driver = Driver(core, PayloadStore(settings.store, id_), pool, report=report, network=network)
+        driver = Driver(
+            core, PayloadStore(settings.store, id_), pool, report=report, wants=self._wants, network=network
+        )
         return _Place(contact, driver, pool)
 
     def _join(self, client: ClientId, deliver: Deliver) -> None:

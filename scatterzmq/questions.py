@@ -21,7 +21,7 @@ from .ids import PeerId
 from .net.clientlinks import ClientLinks
 from .net.discovery import Discovery
 from .net.reactor import Reactor
-from .remote import nobody_answers
+from .remote import name_of, nobody_answers, turned_away
 from .settings import NetworkSettings
 from .wire.columns import Column
 
@@ -39,18 +39,18 @@ class Question(Protocol):
 class Questions:
     """A way to all peers of a cluster. A context manager.
 
-    addresses: of peers, as `connect` takes them; none to look for the cluster of this name on the local network.
+    addresses, cluster: as `connect` takes them.
     Raises ConfigError for what is no address.
     """
 
-    def __init__(self, addresses: Sequence[str], cluster: str) -> None:
+    def __init__(self, addresses: Sequence[str], cluster: str | None) -> None:
         self._addresses = addresses
         self._cluster = cluster
         network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses)
         self._warning = ""
         self._discovery = Discovery(network, self._warn, where="--join")
         self._reactor = Reactor()
-        self._links = ClientLinks(self._reactor, _nothing, outbox_bytes=network.outbox_bytes)
+        self._links = ClientLinks(self._reactor, _nothing, outbox_bytes=network.outbox_bytes, cluster=cluster)
         self._links.start(self)
         self._linked: set[PeerId] = set()
         self._wanted: set[PeerId] = set()
@@ -65,8 +65,11 @@ class Questions:
 
     def find(self, timeout_s: float) -> tuple[Member, ...]:
         """All members, with a link to each that can be reached soon. Raises ClusterError if nobody answers."""
-        self._discovery.start(None, self._cluster, self._seen)
-        if not self._wait(lambda: self._links.is_connected, timeout_s):
+        self._discovery.start(None, name_of(self._cluster), self._seen)
+        self._wait(lambda: self._links.is_connected or bool(self._turned_away()), timeout_s)
+        if not self._links.is_connected:
+            if self._turned_away():
+                raise ClusterError(turned_away(self._turned_away(), self._cluster))
             problems = self._links.problems()
             raise ClusterError(nobody_answers(self._addresses, self._cluster, timeout_s, problems, self._warning))
         self._discovery.stop()
@@ -105,6 +108,10 @@ class Questions:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _turned_away(self) -> Sequence[tuple[str, str]]:
+        refusals = self._links.refusals()
+        return refusals if len(refusals) >= len(self._addresses) else ()
 
     # ---- as the links know their driver
 

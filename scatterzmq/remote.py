@@ -21,20 +21,18 @@ from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
 from .core.blobmessages import BlobWritten, WriteBlob
 from .core.client import ClientCore
-from .core.messages import Refused, Submit, ToClient, ToPeer
+from .core.messages import GraphRefused, LoadGraph, Refused, Submit, ToClient, ToPeer
+from .core.sizes import too_long
 from .errors import ClusterError, ConfigError, ErrorCode
 from .ids import PeerId
 from .net.clientlinks import ClientLinks
 from .net.discovery import Discovery
 from .net.reactor import Reactor
-from .settings import NetworkSettings, TimingSettings
+from .settings import ClusterSettings, NetworkSettings, TimingSettings, row_bytes
 from .wire.columns import Column
-from .wire.refusal import MIB, Limits
 
 GOODBYE_S = 0.3
 """How long closing waits for peers to take in what was said last."""
-TASK_BYTES_MAX = Limits().total_bytes - 2 * MIB
-"""Of the inputs of one task: all of them go in one message, and whoever gets it refuses more."""
 STOP_S = 2.0
 """How long closing waits for the client's thread, which may be in a callback; it is a daemon."""
 
@@ -42,7 +40,7 @@ STOP_S = 2.0
 def connect(
     address: str | Sequence[str] | None = None,
     *,
-    cluster: str = "default",
+    cluster: str | None = None,
     timeout_s: float = 10.0,
     window: int = 4096,
     cache: bool = True,
@@ -51,7 +49,9 @@ def connect(
     """Connect to a running cluster. Returns its client when a peer has answered; closing it leaves the cluster alone.
 
     address: "tcp://host:port" (7411 without a port) of any peer, or several of which one must be there; None looks for
-    peers of the `cluster` of that name on the local network. From there on all peers are known, and any may fail.
+    peers on the local network. From there on all peers are known, and any may fail.
+    cluster: the name of the one that is meant; peers of another one turn this client away. None takes whichever is at
+    the address, and without an address the one of peers that were given no name ("default").
     timeout_s: for the first answer. window: tasks that may wait to be accepted; enqueueing another one waits for room.
     cache: False keeps the tasks of this client out of the cache: everything is computed, and nothing kept for others.
     Raises ConfigError, and ClusterError, which says what was tried, if nobody answers.
@@ -69,7 +69,7 @@ def connect(
 def connected(
     addresses: Sequence[str],
     *,
-    cluster: str,
+    cluster: str | None,
     timeout_s: float,
     window: int,
     cache: bool = True,
@@ -91,8 +91,19 @@ def connected(
     return client
 
 
+def name_of(cluster: str | None) -> str:
+    """Of the cluster to look for, where there is no address."""
+    return ClusterSettings().name if cluster is None else cluster
+
+
+def turned_away(refusals: Iterable[tuple[str, str]], cluster: str | None) -> str:
+    """What peers say that are of another cluster, and what to do. refusals: (address, reason)."""
+    said = "; ".join(f"{address} says: {reason}" for address, reason in refusals)
+    return f"no peer of cluster {cluster!r} was found: {said}; name the cluster that is meant, or another address"
+
+
 def nobody_answers(
-    addresses: Sequence[str], cluster: str, timeout_s: float, problems: Iterable[tuple[str, str]], warning: str
+    addresses: Sequence[str], cluster: str | None, timeout_s: float, problems: Iterable[tuple[str, str]], warning: str
 ) -> str:
     """What was tried in vain, and what to do. addresses: that were given; problems: at each that was tried."""
     tried = ", ".join(f"{address} ({problem})" for address, problem in problems)
@@ -100,25 +111,29 @@ def nobody_answers(
         tried = tried or ", ".join(f"{address} (no such host)" for address in addresses)
         todo = "see that a peer runs there (scatterzmq peer) and can be reached from here"
     else:
-        tried = tried or f"nobody of cluster {cluster!r} was found on the local network"
+        tried = tried or f"nobody of cluster {name_of(cluster)!r} was found on the local network"
         tried += f"; {warning}" if warning else ""
         todo = 'name a peer by its address, as "tcp://host:7411"'
     return f"no peer has answered in {timeout_s:g} s: {tried}; {todo}"
 
 
-def _too_large(message: Submit, nbytes: int) -> Refused:
+def _too_large(message: Submit, columns: Mapping[str, Column], nbytes: int, bytes_max: int) -> Refused:
     """Instead of an answer: this would never arrive. Such a task is alone in its message."""
-    problem = f"its inputs have {nbytes} bytes, and a task may have {TASK_BYTES_MAX} that is sent over a network"
-    return Refused(mid=message.mid, ids=message.ids, code=ErrorCode.REFUSED, message=f"{problem}: send it in parts")
+    name = max(columns, key=lambda name: columns[name].data.nbytes)
+    problem = (
+        f"its inputs have {nbytes} bytes, {columns[name].data.nbytes} of them in field {name!r}, and a task may have "
+        f"{bytes_max} that is sent over a network: send it in parts, or raise network.message_bytes at all peers"
+    )
+    return Refused(mid=message.mid, ids=message.ids, code=ErrorCode.REFUSED, message=problem)
 
 
 class Connection:
-    """One client's way to the cluster (client/link.py Link), with the thread that has it. addresses: none to look for
-    the cluster of this name.
+    """One client's way to the cluster (client/link.py Link), with the thread that has it. addresses, cluster: as for
+    `connect`.
     """
 
     def __init__(
-        self, addresses: Sequence[str], cluster: str, open_blob: Callable[[str], BlobWriter] | None = None
+        self, addresses: Sequence[str], cluster: str | None, open_blob: Callable[[str], BlobWriter] | None = None
     ) -> None:
         self._addresses = addresses
         self._cluster = cluster
@@ -129,9 +144,12 @@ class Connection:
         self._over = ""
         self._first = threading.Event()
         self._tried: tuple[tuple[str, str], ...] = ()
+        self._refusals: tuple[tuple[str, str], ...] = ()
         self._discovery: Discovery | None = self._new_discovery()  # raises ConfigError
         self._reactor = Reactor()
-        self._links = ClientLinks(self._reactor, self._changed, outbox_bytes=self._network.outbox_bytes)
+        self._links = ClientLinks(
+            self._reactor, self._changed, outbox_bytes=self._network.outbox_bytes, cluster=cluster
+        )
         self._links.hear_of_blobs(self._heard_of_blob)
         self._blobs: dict[bytes, BlobSender] = {}
         self._thread = threading.Thread(target=self._run, name="scatterzmq-client", daemon=True)
@@ -147,12 +165,14 @@ class Connection:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the first peer. False if none has answered in time."""
-        return self._first.wait(timeout_s) and not self._over
+        return self._first.wait(timeout_s) and not self._over and not self._refusals
 
     def why_not(self, timeout_s: float) -> str:
         """What was tried, and what to do."""
         if self._over:
             return self._over
+        if self._refusals:
+            return turned_away(self._refusals, self._cluster)
         done = threading.Event()
         self._reactor.call(partial(self._note_tried, done))
         done.wait(STOP_S)
@@ -162,10 +182,15 @@ class Connection:
 
     def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
         self._must_be_open()
-        nbytes = sum([column.data.nbytes for column in columns.values()])
-        if nbytes > TASK_BYTES_MAX and isinstance(message, Submit):
-            self._reactor.call(partial(self._deliver, _too_large(message, nbytes), {}))
+        if isinstance(message, LoadGraph) and (problem := too_long(message.definition)):
+            self._reactor.call(partial(self._deliver, GraphRefused(mid=message.mid, problems=(problem,)), {}))
             return
+        if isinstance(message, Submit):
+            nbytes = sum([column.data.nbytes for column in columns.values()])
+            bytes_max = row_bytes(self._links.message_bytes)
+            if nbytes > bytes_max:
+                self._reactor.call(partial(self._deliver, _too_large(message, columns, nbytes, bytes_max), {}))
+                return
         self._reactor.call(partial(self._driver.said, message, columns))
 
     def peers(self) -> Sequence[Member]:
@@ -266,13 +291,18 @@ class Connection:
             if self._discovery is not None:
                 self._discovery.stop()
                 self._discovery = None
+        elif not self._first.is_set():
+            refusals = self._links.refusals()
+            if len(refusals) >= max(1, len(self._addresses)):
+                self._refusals = refusals
+                self._first.set()
         elif self._discovery is None:
             self._discovery = self._new_discovery()
             self._search()
 
     def _search(self) -> None:
         assert self._discovery is not None
-        self._discovery.start(None, self._cluster, self._seen)
+        self._discovery.start(None, name_of(self._cluster), self._seen)
 
     def _new_discovery(self) -> Discovery:
         return Discovery(self._network, self._warn, where="connect")

@@ -14,21 +14,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
-from .core.events import LeaveRequested, PeerSeen
-from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
-from .core.outbox import everything
+from .core.events import GraphChecked, LeaveRequested, PeerSeen
+from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, Release, ToClient
+from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
+from .errors import ConfigError
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
 from .execute.device import named_device
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .health import HealthBoard, serve
+from .health import Health, HealthBoard, serve
 from .ids import ClientId, ExecutorId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
@@ -54,10 +56,20 @@ INCARNATION_BITS = 31
 EXIT_LOST = 3
 
 
-class Emit(Protocol):
-    """Where events go: a dotted name and a context."""
+class Events(Protocol):
+    """Where events go. From any thread."""
 
-    def __call__(self, name: str, context: Mapping[str, str | int | float], /) -> None: ...
+    def emit(self, name: str, context: Mapping[str, str | int | float], /) -> None:
+        """A dotted name, and what it is about."""
+        ...
+
+    def wants(self, name: str, /) -> bool:
+        """Whether anybody is told of events of this name."""
+        ...
+
+    def dropped(self) -> int:
+        """How many nobody was told of, because there were too many."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +83,7 @@ class GraphFile:
 class PeerProcess:
     """One peer. `run` returns when it has left; `contact` is how others reach it.
 
-    emit: gets all events, from any thread. wants: whether anybody listens to events of this name. version_file: see
-    health/info.py. Raises ConfigError for what cannot be set up.
+    events: gets them all. version_file: see health/info.py. Raises ConfigError for what cannot be set up.
     """
 
     def __init__(
@@ -81,17 +92,18 @@ class PeerProcess:
         *,
         name: str,
         graphs: Sequence[GraphFile],
-        emit: Emit,
-        wants: Callable[[str], bool] = everything,
+        events: Events,
         version_file: str | None = None,
     ) -> None:
         self._settings = settings
-        self._emit = emit
+        self._events = events
+        self._emit = events.emit
         self._lost: int | None = None
+        self._unfit = ""
         self._is_leaving = False
         self._board = HealthBoard()
         with ExitStack() as started:
-            self._health = serve(self._board, settings.health, emit, version_file=version_file)
+            self._health = serve(self._board, settings.health, events.emit, version_file=version_file)
             if self._health is not None:
                 started.callback(self._health.close)
             self.reactor = Reactor()
@@ -105,14 +117,7 @@ class PeerProcess:
                 name=name,
                 gossip_port=listening.gossip_port,
             )
-            core = PeerCore(
-                self.contact,
-                settings,
-                node_strategy=node_strategy(settings),
-                queue_strategy=queue_strategy(settings),
-                nonce=os.urandom(16),
-                wants=wants,
-            )
+            core = self._core(started)
             self.links = PeerLinks(self.reactor, listening, self.contact, settings, self._take, self._left)
             started.callback(self.links.close_all)
             pool = self._pool(started)
@@ -120,7 +125,9 @@ class PeerProcess:
                 core,
                 PayloadStore(settings.store, self.contact.id, 0 if journal is None else journal.incarnation),
                 pool,
-                report=emit,
+                report=events.emit,
+                wants=events.wants,
+                counted=self._counted,
                 network=self.links,
                 journal=journal,
             )
@@ -130,7 +137,10 @@ class PeerProcess:
             self._ending = started.pop_all()
 
     def run(self) -> int:
-        """Be a peer until somebody asks it to leave. Returns the exit code: 0, or 3 if tasks were lost with it."""
+        """Be a peer until somebody asks it to leave. Returns the exit code: 0, or 3 if tasks were lost with it.
+
+        Raises ConfigError if it has left because its settings ask for what this machine has not got.
+        """
         with self._ending:
             _raise_file_limit(self._settings.cluster.peers_max)
             self.driver.start()
@@ -140,9 +150,12 @@ class PeerProcess:
             if self._health is not None:
                 self._look_after_health()
             self.reactor.run(self.driver.due_s, self.driver.tick)
+            self.driver.stopped()
         if self._lost:
             self._emit("error.peer.lost", {"tasks": self._lost})
         self._emit("tally.peer.stop", {"peer": self.contact.id})
+        if self._unfit:
+            raise ConfigError(self._unfit)
         return EXIT_LOST if self._lost else 0
 
     def leave(self) -> None:
@@ -166,29 +179,55 @@ class PeerProcess:
             self.reactor.stop()
             return
         self._is_leaving = True
-        self.driver.take(LeaveRequested())
+        self._after_blobs(LeaveRequested())
+
+    def _after_blobs(self, posted: LeaveRequested | Incoming) -> None:
+        """What makes this peer leave waits until others have the blobs that only it has; not for long."""
+
+        def leave(lost: int) -> None:
+            if lost:
+                self._emit("warning.blobs.lost", {"blobs": lost})
+            self.driver.take(posted)
+
+        self._blobs.leave(leave)
+
+    def _give_up(self, reason: str) -> None:
+        """It will never have an executor: what it has been given meanwhile is for others."""
+        self._unfit = reason
+        if not self._is_leaving:
+            self.reactor.call(self._leave)
 
     def _left(self, lost: int) -> None:
         self._lost = lost
         self.reactor.stop()
 
     def _take(self, posted: Posted) -> None:
-        self.driver.take(posted)
+        if isinstance(posted, Incoming) and isinstance(posted.message, Release):
+            self._after_blobs(posted)
+        else:
+            self.driver.take(posted)
+
+    def _take_answer(self, posted: Posted) -> None:
+        if isinstance(posted, GraphChecked) and posted.plan is not None:
+            self._blobs.keep(posted.plan.blobs)
+        self._take(posted)
 
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
-        self._board.update(
+        health = Health(
             executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
         )
+        self._board.update(health)
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
 
     def _load_graphs(self) -> None:
-        """The peer is a client of its own for the definitions it was started with."""
+        """The peer is a client of its own for the definitions it was started with. An executor checks each first."""
         client = ClientId("C" + os.urandom(16).hex())
         self.driver.take(ClientJoined(client=client, deliver=self._graph_answered))
         for mid, graph in enumerate(self._graphs):
             message = LoadGraph(mid=mid, definition=graph.definition)
+            self._emit("tally.graph.check", {"file": graph.source})
             self.driver.take(Incoming(sender=client, message=message, columns={}))
 
     def _graph_answered(self, message: ToClient, _columns: Mapping[str, Column]) -> None:
@@ -208,32 +247,64 @@ class PeerProcess:
         self.reactor.call(partial(self._emit, "warning.discovery", {"message": message}))
 
     def _post(self, posted: Posted) -> None:
-        self.reactor.call(partial(self._take, posted))
+        self.reactor.call(partial(self._take_answer, posted))
 
     # ---- parts
+
+    def _core(self, started: ExitStack) -> PeerCore:
+        """With a recorder beside it if that is wanted."""
+        settings, nonce, tells = self._settings, os.urandom(16), told_per_task(self._events.wants)
+        make: Callable[..., PeerCore] = PeerCore
+        if settings.events.record is not None:
+            from . import __version__
+            from .recording import Beginning, RecordedCore, Recorder
+
+            beginning = Beginning(
+                program=__version__, time_s=time(), settings=settings, me=self.contact, nonce=nonce, tells=tells
+            )
+            recorder = Recorder(settings.events, beginning, self._emit)
+            started.callback(recorder.close)
+            make = partial(RecordedCore, record=recorder.add)
+        return make(
+            self.contact,
+            settings,
+            node_strategy=node_strategy(settings),
+            queue_strategy=queue_strategy(settings),
+            nonce=nonce,
+            tells=tells,
+        )
 
     def _pool(self, started: ExitStack) -> Executors:
         """What runs batches: children, or threads of this process."""
         settings = self._settings
         named_device(settings.executor.device)  # whether it is here is for whoever has torch
         folder = None if settings.blobs.dir is None else Path(settings.blobs.dir)
-        blobs = BlobStore(folder, settings.blobs.packages, fetch=lambda name: service.fetch(name))
+        packages = settings.blobs.packages
+        blobs = BlobStore(folder, packages, fetch=lambda name, digest: service.fetch(name, digest))
         started.callback(blobs.close)
-        service = BlobService(blobs.folder, self.links, self.reactor, settings.cluster.replicas)
-        self.links.hear_of_blobs(service.heard)
+        copies = settings.cluster.replicas
+        service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
+        self.links.hear_of_blobs(service.heard, lambda: service.counters)
+        self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":
             pool = ChildPool(
-                *(settings, self.reactor, self._take, blobs),
+                *(settings, self.reactor, self._take_answer, blobs),
                 report=self._emit,
                 output=self._printed,
                 fetch=service.want,
+                find=service.find,
+                hopeless=self._give_up,
             )
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit)
+            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)
         started.callback(pool.stop, STOP_TIMEOUT_S)
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
+
+    def _counted(self) -> Mapping[str, int]:
+        """What others than the core have counted."""
+        return {**self.links.counted(), **self._blobs.counted(), "events_dropped": self._events.dropped()}
 
     def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
         """A node has."""

@@ -34,6 +34,8 @@ def setting(default: Any, *, low: float | None = None, high: float | None = None
 class ExecutorSettings:
     """count: executors per peer; one keeps all cores busy, because torch runs its own threads.
     batch_size: most tasks per batch; 32 amortises the cost per batch without hurting latency.
+    batch_bytes: of the newest tensors of the tasks in a batch, unless its node has a batch_size of its own; more saves
+        nothing, takes work from others, and needs new memory each time.
     device: torch device of the executors: "cpu", "cuda", "cuda:1" or "mps"; every machine has the first.
     kind: "process" (a child for each, so that what kills it kills nothing else), "thread" (in this process, as
         scatterzmq.local() has it), or "inline" (in the caller's thread while it waits, for debuggers; there only).
@@ -44,6 +46,7 @@ class ExecutorSettings:
 
     count: int = setting(1, low=1, high=1024)
     batch_size: int = setting(32, low=1, high=65536)
+    batch_bytes: int = setting(16 * MIB, low=0)
     device: str = "cpu"
     kind: str = setting("process", choices=("process", "thread", "inline"))
     max_exec_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
@@ -121,6 +124,12 @@ class NetworkSettings:
     insecure_lan: whether to listen at more than loopback though nothing is encrypted; somebody has to mean that.
     outbox_bytes: of messages that wait for one slow peer or client; what is beyond is dropped and asked for again, so
         that a slow one costs bounded memory.
+    message_bytes: of one message; 2 MiB less is what a task may have as its input, its result, or of one step. More is
+        refused with an error. The same at all peers: each drops what is longer.
+    partial_bytes: of messages in pieces of which some have not come yet, of all senders together. Beyond it those that
+        were begun last are dropped and have to be said again; members of the cluster last.
+    batch_bytes: of tensors in one message about a batch of another peer; a batch that has more goes with fewer tasks,
+        and results that have more in several messages, so that large tensors cost bounded memory.
     """
 
     bind: str = "127.0.0.1"
@@ -132,6 +141,14 @@ class NetworkSettings:
     interfaces: tuple[str, ...] = ()
     insecure_lan: bool = False
     outbox_bytes: int = setting(256 * MIB, low=MIB)
+    message_bytes: int = setting(256 * MIB, low=4 * MIB, high=1024 * 1024 * MIB)
+    partial_bytes: int = setting(1024 * MIB, low=4 * MIB)
+    batch_bytes: int = setting(64 * MIB, low=0)
+
+
+def row_bytes(message_bytes: int) -> int:
+    """Of the tensors of one task that a message may carry: what goes with them needs room, too."""
+    return message_bytes - 2 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +222,17 @@ class EventSettings:
         lines), or the module of a plug-in (allowed by plugins.allow). Embedded peers tell nobody by themselves.
     disable: patterns of events that nobody is told: "debug" all whose names begin so, ".task" all with that part
         anywhere, "!debug.task" none the less. What happens for each task or batch is too much to be told always.
+    measure_s: how often the queues are measured, if anybody is told; people and graphs need no more.
+    record: file into which a peer writes everything that it decides upon, without tensors, so that
+        `python -m scatterzmq.sim replay` shows its life again; "" for none. What was there is kept as FILE.1.
+    record_bytes: of that file at most; then the recording ends, and the peer goes on. A task takes a few kilobytes.
     """
 
     listeners: tuple[str, ...] = ("stdout",)
     disable: tuple[str, ...] = ("debug", "measure", "cache")
+    measure_s: float = setting(5.0, low=0.1, high=SECONDS_MAX)
+    record: str | None = None
+    record_bytes: int = setting(256 * MIB, low=64 * KIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +414,11 @@ def _misfits(settings: Settings, where: Where) -> Iterator[str]:
     if cluster.min_replicas > cluster.replicas:
         place = where("cluster.min_replicas", "cluster.replicas")
         yield f"{place}: expected at most cluster.replicas ({cluster.replicas}), got {cluster.min_replicas}"
+    if network.partial_bytes < network.message_bytes:
+        yield (
+            f"{where('network.partial_bytes', 'network.message_bytes')}: expected at least network.message_bytes "
+            f"({network.message_bytes}), got {network.partial_bytes}: one message has to find room"
+        )
     if network.port_range and not _is_range(network.port_range):
         yield f"{where('network.port_range')}: expected 'low-high' within 1-65535, got {network.port_range!r}"
     if health.port and health.port == network.port:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_journal, bench_scale, bench_waiting, kill_demo
+from benchmarks import bench_journal, bench_kill, bench_scale, bench_waiting, kill_demo
 from scatterzmq.sim.metered import Cluster, on_the_wire
 
 
@@ -92,3 +92,28 @@ def test_a_peer_is_killed_in_the_middle_of_a_job() -> None:
     assert "kill -9 of peer" in said
     assert "300 tasks done" in said
     assert said.endswith("nothing is lost: True")
+
+
+def test_of_several_rounds_the_worst_is_shown() -> None:
+    rounds = [
+        bench_kill.Figures(done=9, lost=0, stuck=0, took_s=1.0, rerun_s=0.5),
+        bench_kill.Figures(done=6, lost=1, stuck=2, took_s=3.0, rerun_s=0.25),
+        bench_kill.Figures(done=9, lost=0, stuck=0, took_s=2.0),
+    ]
+    told = bench_kill.line("owner killed", rounds)
+    assert told == ("owner killed: 2.00 s, done 6, lost 1, stuck 2, the first task is run again 0.50 s after the kill")
+    assert bench_kill.line("pool", rounds[2:]) == "pool: 2.00 s, done 9, lost 0, stuck 0"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kill_owner", [True, False])
+def test_the_end_of_a_peer_costs_no_task(kill_owner: bool) -> None:
+    figures = bench_kill.measure_peers(90, 10.0, kill_owner=kill_owner)
+    assert (figures.done, figures.lost, figures.stuck) == (90, 0, 0)
+
+
+@pytest.mark.processes
+def test_the_end_of_a_worker_breaks_a_pool() -> None:
+    figures = bench_kill.measure_pool(90, 10.0)
+    assert figures.done + figures.lost == 90
+    assert figures.lost > 0

@@ -3,11 +3,11 @@
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from scatterzmq.core.actions import Persist
+from scatterzmq.core.actions import Action, Persist
 from scatterzmq.core.entries import Kept
 from scatterzmq.core.events import ExecutorLost, ExecutorStarted, GraphChecked, Persisted, Restored, RowsFailed
 from scatterzmq.core.messages import (
@@ -89,6 +89,7 @@ class Executors:
 
     count: int
     later: bool = False
+    copies_inputs: bool = False
     running: dict[ExecutorId, Work] = field(default_factory=dict)
     checks: list[tuple[int, str]] = field(default_factory=list)
     replaced: list[ExecutorId] = field(default_factory=list)
@@ -115,7 +116,7 @@ class Executors:
         self.replaced.append(executor)
         return None if self.later else self._new()
 
-    def check(self, request: int, definition: str) -> None:
+    def check(self, request: int, definition: str, *, settles: bool) -> None:
         self.checks.append((request, definition))
 
     def retire(self, digest: bytes) -> None:
@@ -125,7 +126,9 @@ class Executors:
 class World:
     """A driver with its surroundings. heard: what each client was told."""
 
-    def __init__(self, executors: int = 1, *, paper: "Paper | None" = None, **sections: Any) -> None:
+    def __init__(
+        self, executors: int = 1, *, paper: "Paper | None" = None, wanted: Sequence[str] = (), **sections: Any
+    ) -> None:
         settings = Settings.of(sections)
         strategies: Any = {"node_strategy": SimpleNodeStrategy(), "queue_strategy": SimpleQueueStrategy()}
         self.now_s = 1.0
@@ -139,6 +142,7 @@ class World:
             self.store,
             self.executors,
             report=lambda name, context: self.reports.append((name, context)),
+            wants=lambda name: name in wanted,
             journal=paper,
             clock=lambda: self.now_s,
         )
@@ -243,6 +247,39 @@ def with_two_waiting(store_bytes: int, **extra: Any) -> tuple[World, list[TaskId
     assert [world.place(executor) for executor in (first, second)] == ["other:main:n0"] * 2
     world.finish(first)
     return world, tasks
+
+
+def test_every_action_is_performed() -> None:
+    assert World().driver._performs.keys() == set(get_args(Action))
+
+
+@pytest.mark.parametrize("copies_inputs", [False, True])
+def test_nodes_never_get_the_memory_that_a_task_keeps(copies_inputs: bool) -> None:
+    """Unless what they get is a copy anyway."""
+    world = World()
+    world.executors.copies_inputs = copies_inputs
+    world.load("main", 3)
+    (busy,) = world.submit(7)
+    kept = [input_of(world, task) for task in (busy, *world.submit(8), *world.submit(9))]
+    (work,) = world.executors.running.values()
+    (given,) = work.columns.values()
+    assert bytes(given.data) == bytes(kept[0].data)
+    assert (given.data.obj is kept[0].data.obj) == copies_inputs
+    world.finish()
+    (work,) = world.executors.running.values()
+    if not copies_inputs:
+        assert [bytes(column.data) for column in work.columns.values()] == [bytes(kept[1].data) + bytes(kept[2].data)]
+        assert not work.apart
+        return
+    assert not work.columns
+    (apart,) = work.apart.values()
+    assert [data.obj for data in apart.datas] == [column.data.obj for column in kept[1:]], "nothing is copied twice"
+
+
+def input_of(world: World, task: TaskId) -> Column:
+    record = world.core.state.ledger.record(task)
+    assert record is not None
+    return world.store.collect(tuple(record.input.values()))
 
 
 def test_a_task_from_its_client_to_its_client() -> None:
@@ -564,3 +601,24 @@ def test_what_is_accepted_is_in_the_journal_first() -> None:
     (accepted,) = world.told(Accepted)
     assert accepted.ids == (task,)
     assert accepted.durable
+
+
+def test_queues_are_measured_if_somebody_listens() -> None:
+    world = World(wanted=["measure.queue.length"], events={"measure_s": 2.0})
+    world.load("main", 1)
+    world.submit(1, 2, 3)
+    world.wait(0.0)
+    told = [(name, context["value"]) for name, context in world.reports if name.startswith("measure")]
+    assert told == [("measure.queue.length", 2)]
+    assert world.driver.due_s() == world.now_s + 2.0
+    deaf = World(events={"measure_s": 2.0})
+    assert deaf.driver.due_s() > deaf.now_s + 2.0
+
+
+def test_the_end_of_its_executors_is_told_once() -> None:
+    world = World(executors=2)
+    world.driver.stopped()
+    world.driver.stopped()
+    stops = [context for name, context in world.reports if name == "tally.executor.stop"]
+    assert [context["reason"] for context in stops] == ["the peer ends"] * 2
+    assert world.driver.executors_count == 0

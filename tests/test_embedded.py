@@ -10,6 +10,7 @@ from importlib import import_module, invalidate_caches
 from pathlib import Path
 from queue import SimpleQueue
 from textwrap import dedent
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -294,6 +295,40 @@ def test_a_lone_task_meets_no_thread_but_that_of_its_executor(drivers: list[str]
             alone.append(len(names) == 1 and names.pop().startswith("scatterzmq-executor"))
         # Another thread that was awake for another reason may be quicker now and then.
         assert alone.count(True) > 10
+
+
+def test_a_lone_task_takes_few_calls() -> None:
+    """While it is alone, how much is done for it is how long it takes. Calls, because times differ."""
+    tasks_count, calls, package = 20, 0, str(Path(scatterzmq.__file__).parent)
+    counting = threading.Event()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        code = frame.f_code
+        if event == "call" and counting.is_set() and code.co_filename.startswith((package, "<string>")):
+            calls += 1  # "<string>": what dataclasses and named tuples are made with
+
+    threading.setprofile(count)
+    try:
+        with scatterzmq.local() as client:
+            ns = client.load_graph(definition())
+
+            def run() -> None:
+                for number in range(tasks_count):
+                    until(lambda: not peer_of(client)._driving.locked())
+                    ((_, response),) = client.wait_for([client.enqueue_task(ns, {"value": [number]})])
+                    assert response.result is not None
+                    assert response.result["value"].tolist() == [number + 1]
+
+            run()
+            counting.set()
+            sys.setprofile(count)
+            run()
+            sys.setprofile(None)
+            counting.clear()
+    finally:
+        threading.setprofile(None)
+    assert 100 < calls / tasks_count <= 350
 
 
 def test_the_peer_answers_while_all_executors_are_busy(gated: Any, drivers: list[str]) -> None:

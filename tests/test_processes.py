@@ -251,6 +251,7 @@ def test_a_forked_process_does_not_end_them(fake: Start) -> None:
     [
         ({"executor_kind": "inline"}, "local: executor.kind: expected process or thread with processes=True"),
         ({"journal_mode": "sync"}, "local: journal.mode: 'sync': an embedded cluster keeps nothing on disk"),
+        ({"events_record": "f"}, "local: events.record: f: only `scatterzmq peer` is recorded"),
         ({"strategy": "random"}, "strategy.node"),
         ({"device": "abacus"}, "executor.device: expected cpu"),
         ({"events_listeners": ["nothing"]}, "events.listeners"),

@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from textwrap import dedent
 from time import monotonic
 from typing import Any
@@ -19,8 +21,8 @@ import scatterzmq
 from scatterzmq import remote
 from scatterzmq.core import clientpeers
 from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespaces
-from scatterzmq.errors import ClusterError, ConfigError, TaskError
-from scatterzmq.runtime import PeerProcess
+from scatterzmq.errors import ClusterError, ConfigError, GraphError, TaskError
+from scatterzmq.runtime import GraphFile, PeerProcess
 from scatterzmq.settings import Settings
 from tests.forks import told_in_a_fork
 from tests.net.scripted import ScriptedPeer
@@ -45,19 +47,28 @@ def definition(const: float = 1.0) -> dict[str, Any]:
 class Peer:
     """A real peer in a thread. stop: without a word, as if it was killed."""
 
-    def __init__(self, *join: str, name: str = "", **sections: Any) -> None:
+    def __init__(self, *join: str, name: str = "", graphs: Sequence[GraphFile] = (), **sections: Any) -> None:
         network = {"port": 0, "zeroconf": False, "join": join} | sections.pop("network", {})
         settings = Settings.of(
             {"network": network, "timing": {"heartbeat_s": 0.1}, "executor": {"kind": "thread"}} | sections
         )
         self.events: list[str] = []
-        self.peer = PeerProcess(settings, name=name, graphs=(), emit=lambda name, context: self.events.append(name))
+        self.peer = PeerProcess(settings, name=name, graphs=graphs, events=self)
         self._thread = threading.Thread(target=self.peer.run, name="test-peer")
         self._thread.start()
 
     @property
     def address(self) -> str:
         return self.peer.contact.address
+
+    def emit(self, name: str, _context: Mapping[str, Any], /) -> None:
+        self.events.append(name)
+
+    def wants(self, name: str, /) -> bool:
+        return True
+
+    def dropped(self) -> int:
+        return 0
 
     def stop(self) -> None:
         self.peer.reactor.stop()
@@ -154,6 +165,17 @@ def ours() -> list[threading.Thread]:
 # ---- what it is for
 
 
+def test_what_becomes_of_the_graphs_of_a_peer_is_told(peers: Callable[..., Peer]) -> None:
+    """An executor has to be there, and to check them, before they are loaded: that takes seconds."""
+    wrong = definition() | {"ns": "wrong", "entry": "nothing"}
+    files = [GraphFile(source=name, definition=json.dumps(text)) for name, text in (("a", definition()), ("b", wrong))]
+    peer = peers(graphs=files)
+    until(lambda: {"tally.graph.load", "warning.graph.refused"} <= set(peer.events))
+    told = [name for name in peer.events if ".graph." in name]
+    assert told[:2] == ["tally.graph.check"] * 2
+    assert sorted(told[2:]) == ["tally.graph.load", "warning.graph.refused"]
+
+
 def test_tasks_run_on_a_peer_elsewhere(peer: Peer) -> None:
     with scatterzmq.connect(peer.address) as client:
         ns = client.load_graph(definition())
@@ -186,20 +208,74 @@ def test_large_tasks_come_through(peer: Peer) -> None:
         assert result["value"].eq(2.0).all()
 
 
-def test_a_task_too_large_for_any_message_is_refused_and_its_neighbours_are_not(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "TASK_BYTES_MAX", (2 << 20) - 1)
+def test_a_task_too_large_for_any_message_is_refused_and_its_neighbours_are_not(peers: Callable[..., Peer]) -> None:
+    peer = peers(network={"message_bytes": "4MiB"})
     wide = {"value": ["float", [None]]}
     graph = definition()
     graph["graphs"][0] |= {"input_format": wide, "output_format": wide}
     graph["graphs"][0]["nodes"][0]["args"]["input"] = wide["value"]
     with scatterzmq.connect(peer.address) as client:
         ns = client.load_graph(graph)
-        futures = [client.submit(ns, value=[1.0] * (1 << 19 if number == 3 else 1)) for number in range(8)]
-        with pytest.raises(TaskError, match="its inputs have 2097152 bytes, and a task may have 2097151"):
+        futures = [
+            client.submit(ns, value=[1.0] * ((1 << 19) + (number == 3) if number > 2 else 1)) for number in range(5)
+        ]
+        with pytest.raises(TaskError) as caught:
             futures.pop(3).result(LONG_S)
-        assert [future.result(LONG_S)["value"].tolist() for future in futures] == [[2.0]] * 7
+        assert str(caught.value).endswith(
+            "its inputs have 2097156 bytes, 2097156 of them in field 'value', and a task may have 2097152 that is sent "
+            "over a network: send it in parts, or raise network.message_bytes at all peers"
+        )
+        assert futures.pop().result(LONG_S)["value"].shape == (1 << 19,)
+        assert [future.result(LONG_S)["value"].tolist() for future in futures] == [[2.0]] * 3
+
+
+def test_a_definition_too_long_for_any_message_is_refused(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client:
+        with pytest.raises(GraphError, match=r"the definition has 1[0-9]{6} bytes, and may have 1000000"):
+            client.load_graph(definition() | {"description": "x" * 1_000_000})
+        assert client.load_graph(definition()) == "main"
+
+
+GROW = """
+from scatterzmq.nodes import Batch, FieldFormat, Node, NodeArgs
+
+class Grow(Node):
+    pure = True
+
+    def __init__(self, args: NodeArgs) -> None:
+        pass
+
+    def inputs(self):
+        return {"value": FieldFormat("float", (1,))}
+
+    def outputs(self):
+        return {"out": {"value": FieldFormat("float", (None,))}}
+
+    def execute(self, batch: Batch) -> None:
+        batch.emit("out", value=[value.repeat(int(value)) for value in batch.rows("value")])
+"""
+
+
+def test_a_result_too_large_for_any_message_is_an_error_and_its_neighbours_are_not(
+    peers: Callable[..., Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "growing").mkdir()
+    (tmp_path / "growing" / "grow.py").write_text(GROW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    peer = peers(network={"message_bytes": "4MiB"}, plugins={"allow": ["growing"]})
+    graph = definition()
+    graph["graphs"][0]["output_format"] = {"value": ["float", [None]]}
+    graph["graphs"][0]["nodes"][0] |= {"kind": "growing.grow", "args": {}}
+    most = 1 << 19
+    with scatterzmq.connect(peer.address) as client:
+        ns = client.load_graph(graph)
+        futures = [client.submit(ns, value=[size]) for size in (1, most, most + 1, 2 * most, 3)]
+        for future in (futures.pop(3), futures.pop(2)):
+            with pytest.raises(
+                TaskError, match=r"node add returned \(\d+ bytes of it in field 'value'\) has \d+ bytes"
+            ):
+                future.result(LONG_S)
+        assert [future.result(LONG_S)["value"].shape for future in futures] == [(1,), (most,), (3,)]
 
 
 def test_asyncio_has_the_same(peer: Peer) -> None:
@@ -293,6 +369,36 @@ def test_time_goes_on_while_nothing_happens(served: Callable[..., Served], monke
     script = served()
     with scatterzmq.connect(script.peer.address):
         until(lambda: script.peer.asked >= 5)
+
+
+# ---- which cluster
+
+
+def test_the_cluster_that_is_meant_may_be_named(peers: Callable[..., Peer]) -> None:
+    peer = peers(cluster={"name": "blue"})
+    for cluster in ("blue", None):
+        with scatterzmq.connect(peer.address, cluster=cluster) as client:
+            assert client.namespaces() == set()
+
+
+def test_a_client_of_another_cluster_is_turned_away_at_once(peers: Callable[..., Peer]) -> None:
+    peer = peers(cluster={"name": "blue"})
+    with pytest.raises(ClusterError) as caught:
+        scatterzmq.connect(peer.address, cluster="red", timeout_s=LONG_S)
+    assert str(caught.value) == (
+        f"no peer of cluster 'red' was found: {peer.address} says: this is cluster 'blue', another one than yours; "
+        "name the cluster that is meant, or another address"
+    )
+    assert not ours()
+
+
+def test_of_several_addresses_one_may_be_of_another_cluster(peers: Callable[..., Peer]) -> None:
+    blue, red = peers(cluster={"name": "blue"}), peers(cluster={"name": "red"})
+    with scatterzmq.connect([blue.address, red.address], cluster="red", timeout_s=LONG_S) as client:
+        assert [member.id for member in client.peers()] == [red.peer.contact.id]
+    red.stop()
+    with pytest.raises(ClusterError, match="another one than yours"):
+        scatterzmq.connect([blue.address, red.address], cluster="red", timeout_s=0.3)
 
 
 # ---- nobody there

@@ -161,6 +161,13 @@ def test_what_is_no_size_stays_a_text(text: str) -> None:
             "f.toml: cluster.min_replicas: expected at most cluster.replicas (2), got 3",
         ),
         (
+            {"network": {"partial_bytes": "200MiB"}},
+            (
+                "f.toml: network.partial_bytes: expected at least network.message_bytes (268435456), got 209715200: "
+                "one message has to find room"
+            ),
+        ),
+        (
             {"network": {"port_range": "8000-7000"}},
             "f.toml: network.port_range: expected 'low-high' within 1-65535, got '8000-7000'",
         ),

@@ -57,19 +57,23 @@ Rule = Callable[[Source], Iterator[str]]
 
 # -- who may import whom ----------------------------------------------------------------------------------------------
 
-BASE = ("errors", "ids")
+BASE = ("errors", "frozen", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
 WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")
-BLOB_FILES = ("execute.blobfiles", "execute.blobtensors")
+BLOB_GRAPHS = ("graph.formats", "graph.blobs")
+BLOB_RULES = ("core.blobmessages", "core.blobkeepers")
+BLOB_FILES = ("execute.blobfiles", "execute.blobplaces")
 PASSED = ("core.actions", "core.events", "core.values")
+PARTS = ("blobs", "driver", "network", "net", "journal", "recording", "eventstream", "health", "plugins")
 SHOWN = ("settings", "core.messages")
 OWN: Mapping[str, tuple[str, ...]] = {
     "": (*BASE, "client", "embedded", "remote"),
     "__main__": ("cli",),
     "errors": (),
+    "frozen": (),
     "ids": ("errors",),
     "settings": BASE,
     "graph": (*BASE, "graph"),
@@ -78,23 +82,25 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "nodes": (*BASE, "graph", *COLUMNS, "execute.blobfiles", "nodes"),
     "models": (),
     "execute": (*BASE, "settings", "graph", *PASSED, *COLUMNS, *RECORDS, "nodes", "execute"),
-    "blobs": (*BASE, "graph.formats", "core.blobmessages", "wire.columns", *BLOB_FILES, "blobs"),
+    "blobs": (*BASE, *BLOB_GRAPHS, *BLOB_RULES, "wire.columns", *BLOB_FILES, "blobs"),
     "client": (*BASE, "settings", "graph", "core.messages", "core.values", "wire", "client"),
     "embedded": (*BASE, *DRIVEN, "client", "driver", "eventstream", "neighbours", "plugins", "processes", "remote"),
-    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "network", "plugins"),
+    "neighbours": (*BASE, *DRIVEN, "client.link", "clientdriver", "driver", "measures", "network", "plugins"),
     "clientdriver": (*BASE, "core", "wire", "driver"),
     "plugins": (*BASE, "settings", "core.strategy", "plugins"),
-    "sim": (*BASE, "settings", "graph", "core", "wire", "sim"),
+    "recording": (*BASE, "settings", "graph", "core", "wire", "recording"),
+    "sim": (*BASE, "settings", "graph", "core", "wire", "plugins", "recording", "sim", PACKAGE),
     "net": (*BASE, "settings", "core", "wire", "client.link", "clientdriver", "driver", "network", "net"),
     "journal": (*BASE, "settings", "graph.formats", "core", "wire", "journal"),
     "eventstream": (*BASE, "settings", "plugins", "eventstream"),
     "health": (*BASE, "settings", "health", PACKAGE),
-    "runtime": (*BASE, *DRIVEN, "blobs", "driver", "network", "net", "journal", "eventstream", "health", "plugins"),
+    "runtime": (*BASE, *DRIVEN, *PARTS, PACKAGE),
     "remote": (*BASE, "settings", "core", "wire", "blobs.sender", "client", "clientdriver", "net"),
     "processes": (*BASE, "settings", "config", "eventstream"),
     "questions": (*BASE, "settings", "core.messages", "wire.columns", "client.link", "net", "remote"),
     "config": (*BASE, "settings"),
-    "driver": (*BASE, *DRIVEN, "network"),
+    "driver": (*BASE, *DRIVEN, "measures", "network"),
+    "measures": ("core",),
     "network": (*BASE, "core", "wire", "execute"),
     "cli": (*BASE, *SHOWN, "graph", "nodes", "client", "cli", *PROCESS, "questions", PACKAGE),
 }
@@ -113,7 +119,6 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 FOREIGN_LATE: Mapping[str, tuple[str, ...]] = {
     "wire.tensors": ("torch",),
-    "blobs": ("torch",),
     "client": ("torch", "numpy", "rich"),
     "cli": ("numpy", "rich"),
     "net": ("zmq", "zeroconf", "ifaddr"),
@@ -330,6 +335,7 @@ CATCHERS = {
     "scatterzmq/execute/failure.py",  # nodes are plug-ins: what they raise is an error of their tasks
     "scatterzmq/eventstream/stream.py",  # listeners are plug-ins: one that raises is switched off
     "scatterzmq/sim/runs.py",  # whatever a core raises in a simulation is what it looks for
+    "scatterzmq/sim/replay.py",  # the same for a core that lives through a recording
     "scatterzmq/embedded.py",  # the end of the peer's thread: whoever waits is told
     "scatterzmq/remote.py",  # the same for the client's thread
 }

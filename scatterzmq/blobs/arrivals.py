@@ -4,19 +4,23 @@ Rules   1. Pieces are taken in order. Whatever comes twice is answered again; wh
            whoever said it.
         2. The client hears that its blob is sealed when as many peers as there should be have it, as far as there are
            so many.
-        3. Who says nothing for a while is forgotten, with what it had written.
+        3. A name is taken once. It is looked for before anything is written, and once more when the blob is sealed
+           here: of two that were written at the same time whoever finds other bytes at somebody else gives up, so at
+           most one of them is left, and maybe none.
+        4. Who says nothing for a while is forgotten, with what it had written.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from ..core.blobmessages import PIECE_BYTES, BlobWritten, WriteBlob
+from ..core.blobmessages import PIECE_BYTES, BlobId, BlobWritten, WriteBlob
 from ..execute.blobfiles import NAME_BYTES_MAX
 from ..ids import ClientId
 from ..wire.columns import Column
-from .exchange import Exchange
-from .files import Arriving, BlobFiles
+from .files import Arriving, BlobFiles, Named
+from .keeping import Keeping
+from .names import Meaning, Names
 from .outside import Alarm, Failed, Outside, bytes_beside
 
 WRITERS_MAX = 64
@@ -46,18 +50,22 @@ class _Writing:
     alarm: Alarm | None = None
 
     @property
+    def blob(self) -> BlobId:
+        return BlobId(name=self.name, digest=self.digest)
+
+    @property
     def is_over(self) -> bool:
         return bool(self.copies or self.problem)
 
 
 class Arrivals:
-    """What clients of one peer write. copies: on how many peers a blob is to be. Called in one thread."""
+    """What clients of one peer write. Called in one thread."""
 
-    def __init__(self, files: BlobFiles, exchange: Exchange, outside: Outside, copies: int) -> None:
+    def __init__(self, files: BlobFiles, names: Names, keeping: Keeping, outside: Outside) -> None:
         self._files = files
-        self._exchange = exchange
+        self._names = names
+        self._keeping = keeping
         self._outside = outside
-        self._copies = copies
         self._writings: dict[bytes, _Writing] = {}
 
     def heard(self, client: ClientId, word: WriteBlob, columns: Mapping[str, Column]) -> None:
@@ -106,19 +114,19 @@ class Arrivals:
             return
         self._writings[word.writer] = writing
         self._wake(writing)
-        self._outside.work(partial(self._files.has, word.name), partial(self._looked, writing))
+        self._outside.work(partial(self._files.is_free, word.name), partial(self._looked, writing))
 
-    def _looked(self, writing: _Writing, is_here: bool | Failed) -> None:
-        if is_here is False:
-            self._exchange.find(writing.name, lambda is_there: self._looked_around(writing, is_there=is_there))
-        elif is_here is True:
-            self._looked_around(writing, is_there=True)
+    def _looked(self, writing: _Writing, is_free: bool | Failed) -> None:
+        if is_free is True:
+            self._names.look(writing.name, partial(self._looked_around, writing), is_new=True)
+        elif is_free is False:
+            self._end(writing, "is there already and blobs are written once; choose another name")
         else:
-            writing.problem = f"{is_here}"
+            writing.problem = f"{is_free}"
             self._answer(writing)
 
-    def _looked_around(self, writing: _Writing, *, is_there: bool) -> None:
-        if is_there:
+    def _looked_around(self, writing: _Writing, meaning: Meaning) -> None:
+        if meaning.is_known:
             self._end(writing, "is there already and blobs are written once; choose another name")
         else:
             self._outside.work(self._files.begin, partial(self._begun, writing))
@@ -142,23 +150,32 @@ class Arrivals:
         if writing.digest and writing.written == writing.taken and not writing.is_sealing and not writing.is_over:
             writing.is_sealing = True
             assert writing.arriving is not None, "written to"
-            seal = partial(self._files.seal, writing.arriving, writing.name, writing.taken, writing.digest)
+            seal = partial(self._files.seal, writing.arriving, writing.blob, writing.taken, is_new=True)
             self._outside.work(seal, partial(self._sealed, writing))
         self._answer(writing)
 
-    def _sealed(self, writing: _Writing, outcome: bool | Failed) -> None:
+    def _sealed(self, writing: _Writing, outcome: str | Failed) -> None:
         writing.is_sealing = False
         if writing.arriving is not None:
             writing.arriving.close()
-        if outcome is True:
-            self._exchange.spread(writing.name, self._copies - 1, partial(self._kept, writing))
-        elif outcome is False:
+        if isinstance(outcome, str) and outcome:
+            self._names.look(writing.name, partial(self._looked_once_more, writing))
+        elif isinstance(outcome, str):
             self._end(writing, "has not come as it was sent; write it anew")
         else:
             self._end(writing, f"cannot be stored: {outcome}")
 
-    def _kept(self, writing: _Writing, others: int) -> None:
-        writing.copies = 1 + others
+    def _looked_once_more(self, writing: _Writing, meaning: Meaning) -> None:
+        """Whether it is the only blob of its name."""
+        if meaning.named == Named(writing.taken, writing.digest):
+            self._keeping.holds(writing.blob, partial(self._kept, writing))
+        else:
+            problem = "was written by somebody else at the same time, with other bytes; choose another name"
+            withdraw = partial(self._files.withdraw, writing.blob)
+            self._outside.work(withdraw, lambda _: self._end(writing, problem))
+
+    def _kept(self, writing: _Writing, copies: int) -> None:
+        writing.copies = copies
         self._end(writing, "")
 
     def _end(self, writing: _Writing, problem: str) -> None:

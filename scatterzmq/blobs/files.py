@@ -2,33 +2,51 @@
 
 Rules   1. Names are those of execute/blobfiles.py: refused before any file is touched if they could lead elsewhere.
         2. What arrives is a temporary file that nobody can name, until all of it is there and its digest is right; then
-           it becomes the blob at once. A blob that is there is never replaced.
+           it becomes the blob at once. A blob that is there is never replaced: if its name is taken here by other
+           bytes, a fetched one lies where its digest says.
+        3. A file is what its bytes are: its digest is made before it is used or served, again when it has changed, and
+           whatever turns out to have other bytes is not the blob that was asked for.
 """
 
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from ..core.blobmessages import DIGEST_BYTES
-from ..execute.blobfiles import SCRATCH, BlobError, MissingBlob, open_file, place_file
+from ..core.blobmessages import BlobId
+from ..execute.blobfiles import (
+    SCRATCH,
+    SEALED,
+    BlobError,
+    MissingBlob,
+    file_digest,
+    open_file,
+    open_place,
+    place_file,
+    place_sealed,
+)
 
 ARRIVING = f"{SCRATCH}/arriving"
 OLD_S = 86400.0
 """What has not been written to for so long was left by a process that died."""
-READ_BYTES = 4 << 20
 KNOWN_MAX = 4096
 
 
-class Piece(NamedTuple):
-    """Some bytes of a blob. blob_bytes, digest: of all of it."""
+class Named(NamedTuple):
+    """What a name means here."""
 
     blob_bytes: int
     digest: bytes
+
+
+class Piece(NamedTuple):
+    """Some bytes of a blob. blob_bytes: of all of it."""
+
+    blob_bytes: int
     data: bytes
 
 
@@ -42,43 +60,65 @@ class _Known(NamedTuple):
 
 
 class BlobFiles:
-    """All blobs of one folder. folder: makes it if it is not there. From any thread."""
+    """All blobs of one folder. folder: makes it if it is not there. packages: see BlobStore. From any thread.
 
-    def __init__(self, folder: Callable[[], Path]) -> None:
+    counters: "other" (files whose bytes were not those that were asked for).
+    """
+
+    def __init__(self, folder: Callable[[], Path], packages: Sequence[str] = ()) -> None:
+        self.counters: Counter[str] = Counter()
         self._folder = folder
+        self._packages = tuple(packages)
         self._known: dict[str, _Known] = {}
+        self._lock = Lock()
         self._is_closed = False
 
     def close(self) -> None:
         """Whatever takes long is given up."""
         self._is_closed = True
 
-    def knows_digest(self, name: str) -> bool:
-        """Whether a piece of it can be had at once, as far as is known."""
-        return name in self._known
+    def knows(self, blob: BlobId) -> bool:
+        """Whether it is here and can be had at once, as far as is known."""
+        return any(known is not None and known.digest == blob.digest for known in map(self._known.get, _places(blob)))
 
-    def has(self, name: str) -> bool:
-        """Raises BlobError for a name that may not be read."""
+    def is_free(self, name: str) -> bool:
+        """Whether a blob of this name may be written. Raises BlobError if it must not, whether it is there or not."""
         try:
             os.close(open_file(name, self._folder(), ()))
         except MissingBlob:
-            return False
-        return True
+            return True
+        return False
 
-    def piece(self, name: str, offset: int, bytes_max: int) -> Piece:
-        """Raises BlobError (MissingBlob if it is not there), or OSError."""
-        handle = open_file(name, self._folder(), ())
+    def named(self, name: str) -> Named | None:
+        """What this name means here; None if it means nothing. Raises BlobError for a name that may not be read."""
         try:
-            state = os.fstat(handle)
-            known = self._known.get(name)
-            if known is None or known[:3] != (state.st_size, state.st_mtime_ns, state.st_ino):
-                digest = self._digest(handle)
-                known = _Known(state.st_size, state.st_mtime_ns, state.st_ino, digest)
-                self._known.pop(name, None)
-                self._known[name] = known
-                while len(self._known) > KNOWN_MAX:
-                    self._known.pop(next(iter(self._known)), None)
-            return Piece(known.size, known.digest, os.pread(handle, bytes_max, offset))
+            handle = open_file(name, self._folder(), self._packages)
+        except MissingBlob:
+            return None
+        try:
+            known = self._state(name, handle)
+            if os.fstat(handle).st_size != known.size:
+                raise BlobError(f"blob {name!r} is still being written; load the graph when it is closed")
+            return Named(known.size, known.digest)
+        finally:
+            os.close(handle)
+
+    def find(self, blob: BlobId) -> str | None:
+        """Where it lies below the folder; None if it is not here. Raises BlobError for a name that may not be read."""
+        found = self._open(blob)
+        if found is None:
+            return None
+        os.close(found[0])
+        return found[1]
+
+    def piece(self, blob: BlobId, offset: int, bytes_max: int) -> Piece | None:
+        """None if it is not here. Raises BlobError, or OSError."""
+        found = self._open(blob)
+        if found is None:
+            return None
+        handle, _ = found
+        try:
+            return Piece(os.fstat(handle).st_size, os.pread(handle, bytes_max, offset))
         finally:
             os.close(handle)
 
@@ -92,27 +132,74 @@ class BlobFiles:
                     left.unlink()
         return Arriving(folder / os.urandom(16).hex())
 
-    def seal(self, arriving: "Arriving", name: str, blob_bytes: int, digest: bytes) -> bool:
-        """Make it the blob of this name; False, and nothing, if it is not what it should be. Raises BlobError, OSError.
+    def seal(self, arriving: "Arriving", blob: BlobId, blob_bytes: int, *, is_new: bool) -> str:
+        """Make it the blob, and say where it lies; "" if it is not what it should be. Raises BlobError, OSError.
 
-        Whoever wrote it must have been answered: nothing is written any more.
+        is_new: its name must not be taken. Whoever wrote it must have been answered: nothing is written any more.
         """
-        if os.fstat(arriving.handle).st_size != blob_bytes or self._digest(arriving.handle) != digest:
-            return False
+        if os.fstat(arriving.handle).st_size != blob_bytes or self._digest(arriving.handle) != blob.digest:
+            return ""
         os.fchmod(arriving.handle, 0o444)
         os.fsync(arriving.handle)
-        place_file(name, self._folder(), arriving.path)
-        return True
+        place, sealed = _places(blob)
+        try:
+            place_file(blob.name, self._folder(), arriving.path)
+        except BlobError:
+            if is_new:
+                raise
+            place = sealed
+            place_sealed(blob.name, blob.digest, self._folder(), arriving.path)
+        self._note(place, os.fstat(arriving.handle), blob.digest)
+        return place
+
+    def withdraw(self, blob: BlobId) -> None:
+        """What was sealed under this name was one too many."""
+        if self.find(blob) == blob.name:
+            (self._folder() / blob.name).unlink()
+
+    # ---- inside
+
+    def _open(self, blob: BlobId) -> tuple[int, str] | None:
+        """A descriptor of this blob, and where it lies."""
+        for place in _places(blob):
+            try:
+                handle = open_place(blob.name, place, self._folder())
+            except MissingBlob:
+                continue
+            try:
+                if self._state(place, handle).digest == blob.digest:
+                    return handle, place
+            except (BlobError, OSError):
+                os.close(handle)
+                raise
+            os.close(handle)
+            self.counters["other"] += 1
+            if place != blob.name:  # it was right when it was put there, and is of no use to anybody now
+                (self._folder() / place).unlink(missing_ok=True)
+        return None
+
+    def _state(self, place: str, handle: int) -> _Known:
+        found = os.fstat(handle)
+        known = self._known.get(place)
+        if known is None or known[:3] != (found.st_size, found.st_mtime_ns, found.st_ino):
+            known = self._note(place, found, self._digest(handle))
+        return known
+
+    def _note(self, place: str, found: os.stat_result, digest: bytes) -> _Known:
+        known = _Known(found.st_size, found.st_mtime_ns, found.st_ino, digest)
+        with self._lock:
+            self._known.pop(place, None)
+            self._known[place] = known
+            while len(self._known) > KNOWN_MAX:
+                del self._known[next(iter(self._known))]
+        return known
 
     def _digest(self, handle: int) -> bytes:
-        made = blake2b(digest_size=DIGEST_BYTES)
-        offset = 0
-        while data := os.pread(handle, READ_BYTES, offset):
-            if self._is_closed:
-                raise BlobError("the peer stops")
-            made.update(data)
-            offset += len(data)
-        return made.digest()
+        return file_digest(handle, lambda: not self._is_closed)
+
+
+def _places(blob: BlobId) -> tuple[str, str]:
+    return blob.name, f"{SEALED}/{blob.digest.hex()}"
 
 
 class Arriving:

@@ -12,17 +12,14 @@ from hashlib import blake2b
 from threading import Condition
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 from ..core.blobmessages import DIGEST_BYTES, PIECE_BYTES, BlobWritten, WriteBlob
 from ..errors import ClusterError
 from ..execute.blobfiles import BlobError, name_parts
-from ..execute.blobtensors import ALIGNMENT, encode_tensor
+from ..execute.blobplaces import Appender
 from ..wire.columns import Column
 from .outside import beside
-
-if TYPE_CHECKING:
-    import torch
 
 ROOM_BYTES = 8 * PIECE_BYTES
 """On their way, and not answered yet."""
@@ -37,16 +34,16 @@ class Say(Protocol):
     def __call__(self, word: WriteBlob, columns: Mapping[str, Column], /) -> None: ...
 
 
-class BlobSender:
-    """An append-only blob (client/link.py BlobWriter). One thread writes; `heard` and `fail` come from another.
+class BlobSender(Appender):
+    """A client/link.py BlobWriter. One thread writes; `heard` and `fail` come from another.
 
     done: called once, when nothing more is to be heard.
     """
 
     def __init__(self, name: str, say: Say, done: Callable[["BlobSender"], None]) -> None:
         name_parts(name)
+        super().__init__(name)
         self.writer = os.urandom(16)
-        self.name = name
         self._say = say
         self._done = done
         self._news = Condition()
@@ -55,7 +52,6 @@ class BlobSender:
         self._is_refused = False
         self._heard_s = monotonic()
         self._digest = blake2b(digest_size=DIGEST_BYTES)
-        self._length = 0
         self._buffer = bytearray()
         self._sent_bytes = 0
         self._open: deque[WriteBlob] = deque()
@@ -91,21 +87,6 @@ class BlobSender:
             self.close()
         else:
             self.give_up()
-
-    def write(self, data: bytes | bytearray | memoryview) -> str:
-        """Append bytes; returns "offset:length:name"."""
-        offset = self._length
-        self._append(data)
-        return f"{offset}:{self._length - offset}:{self.name}"
-
-    def write_tensor(self, tensor: "torch.Tensor") -> str:
-        """Append a tensor with its dtype and shape; returns "offset:length:name"."""
-        head, elements = encode_tensor(tensor)
-        self._append(bytes(-self._length % ALIGNMENT))
-        offset = self._length
-        self._append(head)
-        self._append(elements)
-        return f"{offset}:{self._length - offset}:{self.name}"
 
     def close(self) -> None:
         """Seal it, and wait until it is stored. Raises ClusterError if it could not be."""

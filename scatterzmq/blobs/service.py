@@ -5,33 +5,54 @@ Rules   1. All of it runs in the reactor's thread, but for what waits for the di
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from ..core.blobmessages import BlobBetweenPeers, BlobWord, WriteBlob
-from ..execute.blobfiles import BlobError, MissingBlob
+from ..core.blobkeepers import BlobKeepers
+from ..core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobBetweenPeers,
+    BlobId,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWord,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
+from ..execute.blobfiles import PACKAGE_PREFIX, BlobError, MissingBlob
+from ..graph.blobs import BlobFound
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column
 from .arrivals import Arrivals
 from .exchange import Exchange, Then
 from .files import BlobFiles
-from .outside import Alarm, Failed
+from .keeping import Keeping
+from .names import Meaning, Names
+from .outside import Alarm, Failed, bytes_beside
 
 T = TypeVar("T")
 
 LOOK_S = 1.0
 WORKERS = 4
 """Threads that read, write and check files."""
+LOOKS_MAX = 16
+"""Names of one definition that are looked for at once."""
 
 
 class Links(Protocol):
     """Who can be spoken to."""
 
     def peers(self) -> tuple[PeerId, ...]: ...
+
+    def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None: ...
 
     def say_of_blob(self, to: PeerId | ClientId, word: BlobWord, columns: Mapping[str, Column], /) -> None: ...
 
@@ -47,16 +68,29 @@ class Loop(Protocol):
 
 
 class BlobService:
-    """See the module. folder: of the blobs, made if it is not there. copies: on how many peers a new one is to be."""
+    """See the module.
 
-    def __init__(self, folder: Callable[[], Path], links: Links, loop: Loop, copies: int) -> None:
+    folder: of the blobs, made if it is not there. packages: see BlobStore. copies: how many peers are to have each.
+    """
+
+    def __init__(
+        self, me: PeerId, folder: Callable[[], Path], packages: Sequence[str], links: Links, loop: Loop, copies: int
+    ) -> None:
         self._links = links
         self._loop = loop
-        self._files = BlobFiles(folder)
+        self._files = BlobFiles(folder, packages)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scatterzmq-blobs")
         self._is_closed = False
         self._exchange = Exchange(self._files, self)
-        self._arrivals = Arrivals(self._files, self._exchange, self, copies)
+        self._names = Names(self._files, self)
+        self._keeping = Keeping(BlobKeepers(me, copies), self._exchange, self)
+        self._arrivals = Arrivals(self._files, self._names, self._keeping, self)
+        links.hear_of_links(lambda peer, up: self._keeping.linked(peer, up=up))
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Of what was fetched, and of what was wrong."""
+        return self._exchange.counters + self._files.counters
 
     def heard(self, sender: PeerId | ClientId, word: BlobWord, columns: Mapping[str, Column]) -> None:
         """Of linked peers, and of clients."""
@@ -64,30 +98,116 @@ class BlobService:
             if isinstance(word, WriteBlob):
                 self._arrivals.heard(sender, word, columns)
         elif isinstance(word, BlobBetweenPeers):
-            self._exchange.heard(sender, word, columns)
+            self._heard_of_peer(sender, word, columns)
 
-    def want(self, name: str, then: Then) -> None:
-        """Have the blob here; then: gets "" or why it is not."""
+    def _heard_of_peer(self, peer: PeerId, word: BlobBetweenPeers, columns: Mapping[str, Column]) -> None:
+        match word:
+            case AskBlobName():
+                self._names.asked(peer, word)
+            case BlobNamed():
+                self._names.heard(peer, word)
+            case AskBlob():
+                self._exchange.asked(peer, word)
+            case BlobPiece():
+                self._exchange.piece(peer, word, bytes_beside(columns))
+            case NoBlob():
+                self._exchange.denied(peer, word)
+            case KeepBlobs():
+                self._keeping.asked(peer, word)
+            case BlobsKept():
+                self._keeping.told(peer, word)
+
+    def want(self, name: str, digest: bytes, then: Then) -> None:
+        """Have the blob here; then: gets "" and where it lies, or why it is not there.
+
+        digest: b"" if the definition says nothing: then it is what the name means now.
+        """
         if self._is_closed:
-            then(f"blob {name!r} could not be fetched: the peer stops")
+            then(f"blob {name!r} could not be fetched: the peer stops", "")
+        elif digest:
+            self._want(BlobId(name=name, digest=digest), then)
         else:
-            self._exchange.want(name, then)
+            self._names.look(name, partial(self._found, then))
 
-    def fetch(self, name: str) -> None:
-        """As `want`, waiting for it. From any thread but the reactor's. Raises MissingBlob."""
+    def _found(self, then: Then, meaning: Meaning) -> None:
+        if meaning.named is None:
+            then(meaning.problem, "")
+        else:
+            self._want(BlobId(name=meaning.name, digest=meaning.named.digest), then)
+
+    def _want(self, blob: BlobId, then: Then) -> None:
+        def is_here(problem: str, place: str) -> None:
+            if not problem:
+                self._keeping.holds(blob)
+            then(problem, place)
+
+        self._exchange.want(blob, is_here)
+
+    def find(self, names: Sequence[str], then: Callable[[Sequence[BlobFound]], None]) -> None:
+        """Find out what these names mean in the whole cluster."""
+        found: list[BlobFound] = []
+        left = [*names]
+
+        def one_more(meaning: Meaning) -> None:
+            found.append(_as_found(meaning))
+            if left:
+                self._names.look(left.pop(), one_more)
+            elif len(found) == len(names):
+                then(found)
+
+        for _ in range(min(LOOKS_MAX, len(names))):
+            self._names.look(left.pop(), one_more)
+
+    def keep(self, blobs: Mapping[str, bytes]) -> None:
+        """A definition names these (digests by name): see to copies of those that are here."""
+        for name, digest in blobs.items():
+            if digest and not self._is_closed and not name.startswith(f"{PACKAGE_PREFIX}/"):
+                blob = BlobId(name=name, digest=digest)
+                self.work(partial(self._files.find, blob), partial(self._keep, blob))
+
+    def leave(self, then: Callable[[int], None]) -> None:
+        """See `Keeping.leave`."""
+        self._keeping.leave(then)
+
+    def _keep(self, blob: BlobId, place: str | Failed | None) -> None:
+        if isinstance(place, str):
+            self._keeping.holds(blob)
+
+    # ---- from any thread but the reactor's
+
+    def fetch(self, name: str, digest: bytes) -> str:
+        """As `want`, waiting for it. Raises MissingBlob."""
+
+        def begin(done: Callable[[tuple[str, str]], None]) -> None:
+            self.want(name, digest, lambda problem, place: done((problem, place)))
+
+        problem, place = self._wait(begin, (f"blob {name!r} could not be fetched: the peer stops", ""))
+        if problem:
+            raise MissingBlob(problem)
+        return place
+
+    def look_up(self, names: Sequence[str]) -> Sequence[BlobFound]:
+        """As `find`, waiting for it."""
+        return self._wait(partial(self.find, names), ())
+
+    def _wait(self, begin: Callable[[Callable[[T], None]], None], stopped: T) -> T:
+        """What `begin` calls back with; `stopped` if the peer stops before."""
         done = threading.Event()
-        problems: list[str] = []
+        answers: list[T] = []
 
-        def then(problem: str) -> None:
-            problems.append(problem)
+        def then(answer: T) -> None:
+            answers.append(answer)
             done.set()
 
-        self._loop.call(partial(self.want, name, then))
-        while not done.wait(LOOK_S):  # every wait of the exchange ends, and so does this
+        self._loop.call(partial(begin, then))
+        while not done.wait(LOOK_S):  # every wait in here ends, and so does this
             if self._is_closed:
-                then(f"blob {name!r} could not be fetched: the peer stops")
-        if problems[0]:
-            raise MissingBlob(problems[0])
+                then(stopped)
+        return answers[0]
+
+    def counted(self) -> dict[str, int]:
+        """What was dropped, by reason, as "blobs_..."."""
+        return {f"blobs_{name}": number for name, number in self._exchange.counters.items()}
 
     def close(self) -> None:
         """Whoever waits is told; nothing is left behind."""
@@ -96,6 +216,8 @@ class BlobService:
         self._is_closed = True
         self._files.close()
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self._keeping.close()
+        self._names.close()
         self._arrivals.close()
         self._exchange.close()
 
@@ -129,3 +251,9 @@ class BlobService:
 
         with suppress(RuntimeError):  # closed meanwhile: nobody wants it any more
             self._workers.submit(run)
+
+
+def _as_found(meaning: Meaning) -> BlobFound:
+    if meaning.named is None:
+        return BlobFound(name=meaning.name, problem=meaning.problem, fatal=meaning.is_known)
+    return BlobFound(name=meaning.name, blob_bytes=meaning.named.blob_bytes, digest=meaning.named.digest)

@@ -85,4 +85,4 @@ def add_cluster(parser: Parser) -> None:
     """Options that say which cluster is meant."""
     add = parser.add_argument
     add("--join", metavar="ADDR", action="append", help="tcp://host:port of a peer (default: find one by zeroconf)")
-    add("--cluster", metavar="NAME", default="default", help="which one to find by zeroconf")
+    add("--cluster", metavar="NAME", help="which one is meant (default: whichever is at --join, else 'default')")

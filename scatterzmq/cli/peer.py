@@ -40,6 +40,7 @@ _SETTINGS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "journal.mode": ("journal", "--journal"),
         "health.port": ("health_port", "--health-port"),
         "plugins.allow": ("allow", "--allow"),
+        "events.record": ("record", "--record"),
     }
 )
 """Setting -> the option that stands for it: its name among the parsed ones, and on the command line."""
@@ -79,6 +80,7 @@ def add_to(commands: Any) -> None:
     add("--health-port", metavar="N", type=number(0), help="HTTP endpoint at this port")
     add("--version-file", metavar="FILE", help="what /api/info says of your application")
     add("--json", action="store_true", help="events as JSON lines on stdout; the first tells the address")
+    add("--record", metavar="FILE", help="write all it decides upon, for: python -m scatterzmq.sim replay FILE")
     add("--no-welcome", action="store_true", help="say nothing when it starts")
     add("--boot", action="store_true", help="stay alive on a start-up error, and say so")
     add("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
@@ -104,14 +106,14 @@ def _run(options: argparse.Namespace) -> int:
     flags = _flags(options)
     settings = load(options.config, os.environ, flags, flag_names=_FLAG_NAMES)
     graphs = [graph for path in options.graph for graph in _graphs(Path(path))]
-    stream = event_stream(settings, complain=complain)
+    name = options.name or socket.gethostname()
+    stream = event_stream(settings, source=name, complain=complain)
     try:
         peer = PeerProcess(
             settings,
-            name=options.name or socket.gethostname(),
+            name=name,
             graphs=graphs,
-            emit=stream.emit,
-            wants=stream.wants,
+            events=stream,
             version_file=options.version_file,
         )
         if options.end_with_parent:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 _COUNTERS_MAX = 12
 _CACHE = ("hits", "misses", "deferred", "promoted")
-_GROUPS = ("network", "rejected")
-"""Beginnings of the names of what a peer's links count: what came and went, and what was no message for it."""
+_GROUPS = ("network", "rejected", "blobs", "events")
+"""Beginnings of the names of what others than its core count: what came and went, what was no message for it, blobs
+that were not what they should be, events that listeners were too slow for.
+"""
 
 Json: TypeAlias = dict[str, Any]
 Row: TypeAlias = Sequence[str]

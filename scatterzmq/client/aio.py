@@ -143,7 +143,7 @@ class AsyncClient:
             while True:
                 while (item := waiting.ready()) is not None:
                     yield item
-                if waiting.is_over:
+                if not waiting.left:
                     return
                 box, timeout_s = waiting.wait()
                 came = await self._receive(box, timeout_s)

@@ -287,8 +287,10 @@ class Calls(Generic[B]):
 class Waiting(Generic[B]):
     """One `wait_for`: hands out each task once, as they end; at the latest as it stands when the time has run out.
 
-    Who drives it hands out what is `ready`, and as long as it is not `is_over` waits as `wait` says; what comes goes to
+    Who drives it hands out what is `ready`, and as long as something is `left` waits as `wait` says; what comes goes to
     `arrived`, and when nothing does, `give_up` is run. At the end there is `close`.
+
+    left: the tasks whose ends have not come yet.
     """
 
     def __init__(self, calls: Calls[B], tasks: Iterable[str], timeout_s: float | None) -> None:
@@ -296,14 +298,14 @@ class Waiting(Generic[B]):
         self._session = calls.session
         self._timeout_s = timeout_s
         self._box = calls.box()
-        self._open: dict[TaskId, Handle] = {}
+        self.left: dict[TaskId, Handle] = {}
         self._over: deque[Handle] = deque()
         self._rest: list[tuple[TaskId, Response]] = []
         # A set that keeps the order; asking for the type here saves a call per task.
         self._tasks = list(dict.fromkeys([task if type(task) is TaskId else task_id(task) for task in tasks]))
 
     def start(self) -> None:
-        self._open, over = self._session.watch(self._tasks, self._box)
+        self.left, over = self._session.watch(self._tasks, self._box)
         self._over.extend(over)
 
     def ready(self) -> tuple[TaskId, Response] | None:
@@ -319,14 +321,9 @@ class Waiting(Generic[B]):
                 return handle.id, response
             # It was over because of a conflict, which somebody else has read in the meantime.
             waiting, again = self._session.watch([handle.id], box)
-            self._open |= waiting
+            self.left |= waiting
             over.extend(again)
         return self._rest.pop() if self._rest else None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing will be ready any more."""
-        return not self._open
 
     def wait(self) -> Wait:
         """What to wait for now that nothing is ready."""
@@ -338,24 +335,24 @@ class Waiting(Generic[B]):
         if isinstance(item, ClusterError):
             raise ClusterError(*item.args)
         assert isinstance(item, Handle), "a watcher is told of tasks"
-        if self._open.pop(item.id, None) is not None:
+        if self.left.pop(item.id, None) is not None:
             self._over.append(item)
 
     def give_up(self) -> Steps[None]:
         """The time has run out: hand out the rest as it stands."""
         session = self._session
         try:
-            responses = yield from self._calls.as_it_stands(self._open, self._box)
+            responses = yield from self._calls.as_it_stands(self.left, self._box)
         except Timeout:
             # The peer does not even say where they are: then as far as this client knows.
-            responses = {task: session.read(handle) or first_steps(handle) for task, handle in self._open.items()}
-        session.withdraw(self._box, handles=self._open.values())
+            responses = {task: session.read(handle) or first_steps(handle) for task, handle in self.left.items()}
+        session.withdraw(self._box, handles=self.left.values())
         self._rest = list(responses.items())[::-1]
-        self._open = {}
+        self.left = {}
 
     def close(self) -> None:
-        if self._open:
-            self._session.withdraw(self._box, handles=self._open.values())
+        if self.left:
+            self._session.withdraw(self._box, handles=self.left.values())
         self._session.tell_reads()
 
 

@@ -318,7 +318,7 @@ class Client:
     def _receive(self, box: Queue, timeout_s: float | None) -> Item | None:
         """What comes into the box; None when the time has run out. Raises ClusterError if the session has ended."""
         if box.empty():
-            if self._session.in_delivery:
+            if self._session.deliverer and self._session.in_delivery:
                 raise must_not_wait()
             if self._pumped is not None:
                 self._drive(lambda: not box.empty(), timeout_s)
@@ -355,7 +355,7 @@ class Client:
             while True:
                 while (item := waiting.ready()) is not None:
                     yield item
-                if waiting.is_over:
+                if not waiting.left:
                     return
                 box, timeout_s = waiting.wait()
                 came = self._receive(box, timeout_s)

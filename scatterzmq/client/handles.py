@@ -150,7 +150,10 @@ def checked_inputs(info: NamespaceInfo, fields: Mapping[str, object]) -> dict[st
     formats = info.inputs
     if fields.keys() != formats.keys():
         raise FormatError(_wrong_fields(info, fields))
-    return {name: from_value(fields[name], wanted, name) for name, wanted in formats.items()}
+    columns = {}
+    for name, wanted in formats.items():
+        columns[name] = from_value(fields[name], wanted, name)
+    return columns
 
 
 def misfit(info: NamespaceInfo, inputs: Columns) -> str | None:

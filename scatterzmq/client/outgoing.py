@@ -43,9 +43,6 @@ class Outgoing:
             self.stage_reads()
         self.staged.append((message, {}))
 
-    def stage_batch(self, batch: Batch) -> None:
-        self.staged.append(batch)
-
     def read(self, task: TaskId) -> None:
         """A result has been read: said with the next message, or when many have gathered."""
         self.reads.append(task)

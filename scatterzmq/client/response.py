@@ -36,7 +36,10 @@ class Rows:
 
     def result(self, row: int) -> Result:
         """One task's result, in memory of its own: the user may write into it, and the peer's copy stays as it is."""
-        return {name: row_tensor(column, row) for name, column in self._columns.items()}
+        result = {}
+        for name, column in self._columns.items():
+            result[name] = row_tensor(column, row)
+        return result
 
 
 class Outcome(NamedTuple):

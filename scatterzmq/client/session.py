@@ -59,6 +59,7 @@ class Session:
 
     fault: why nothing goes out or comes in any more; None as long as it does. Set once, by `end`.
     infos: the namespaces that this client has met, as it last saw them. Changed by `learn` only, and here.
+    deliverer: the thread that is delivering; 0 if none is.
     cache: False keeps its tasks out of the cache.
     """
 
@@ -67,7 +68,7 @@ class Session:
         self._window = window
         self._cache = cache
         self._lock = threading.Lock()
-        self._deliverer = 0
+        self.deliverer = 0
         self._out = Outgoing(self.end)
         self._fresh = FreshIds()
         self._tasks: dict[TaskId, Handle] = {}
@@ -265,7 +266,7 @@ class Session:
         if self._out.reads:  # who asks has read them before, so looking needs no lock
             with self._lock:
                 self._out.stage_reads()
-            self._carry()
+            self._out.carry(self.link)
 
     def refusal(self) -> TaskError | None:
         """The first task that was refused without anybody having been told. Says so once, for all of them."""
@@ -303,14 +304,14 @@ class Session:
     @property
     def in_delivery(self) -> bool:
         """Whether this thread is delivering: then it must not wait, since what it would wait for comes by itself."""
-        return self._deliverer == threading.get_ident()
+        return self.deliverer == threading.get_ident()
 
     # ---- in
 
     def __call__(self, message: ToClient, columns: Mapping[str, Column], /) -> None:
         """A message has come. Runs callbacks of futures, therefore without the lock."""
         # Messages come one at a time, though not always in the same thread; one may come within another's callbacks.
-        outer, self._deliverer = self._deliverer, threading.get_ident()
+        outer, self.deliverer = self.deliverer, threading.get_ident()
         try:
             if isinstance(message, Final):
                 wakes = self._ended(message, columns)
@@ -329,7 +330,7 @@ class Session:
             for box, item in wakes:
                 box.put(item)
         finally:
-            self._deliverer = outer
+            self.deliverer = outer
 
     def lost(self, reason: str, /) -> None:
         """The link is gone for good."""
@@ -361,7 +362,8 @@ class Session:
                         unwanted.append(handle)
             if unwanted:
                 self._discard(unwanted)
-            self._after_settling(wakes)
+            if self._buffers or self._barriers or self._room:
+                self._after_settling(wakes)
         return wakes
 
     def _ended(self, message: Final, columns: Mapping[str, Column]) -> Wakes:
@@ -393,7 +395,8 @@ class Session:
                 row += has_result
             if over:
                 self._out.stage(Clear(mid=self._out.next_mid(), ids=tuple(over)))
-            self._after_settling(wakes)
+            if self._buffers or self._barriers or self._room:
+                self._after_settling(wakes)
         return wakes
 
     def _refused(self, message: Refused) -> Wakes:
@@ -502,7 +505,7 @@ class Session:
             fingerprints.append(handle.fingerprint)
             inputs.append(handle.inputs)
         self._unanswered += len(ids)
-        self._out.stage_batch(Batch(info, tuple(ids), tuple(fingerprints), tuple(inputs), self._cache))
+        self._out.staged.append(Batch(info, tuple(ids), tuple(fingerprints), tuple(inputs), self._cache))
 
     def _take_all(self) -> None:
         for buffer in list(self._buffers.values()):

@@ -1,18 +1,19 @@
 """Actions: everything a peer's core may ask its driver for. Requests, not facts; all are comparable values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..graph.plan import NodePlan, Plan
 from ..ids import BlockId, ClientId, ExecutorId, PeerId, TaskId, Token
 from .entries import Entry
-from .messages import ToClient
+from .messages import Contact, ToClient
 from .peermessages import BetweenPeers, Hello, Unwelcome
 from .values import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Send:
     """Send a message to a client. `values`: field -> rows that travel beside it; the driver collects their bytes."""
 
@@ -21,7 +22,7 @@ class Send:
     values: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Tell:
     """Send a message to a peer over its link. It may get lost. values: as for Send.
 
@@ -34,14 +35,14 @@ class Tell:
     values: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Publish:
     """Tell all peers with an open link; each may miss it."""
 
     message: BetweenPeers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Dial:
     """Say hello (or why not) to whoever is at an address, linked or not. What comes back comes as PeerReceived."""
 
@@ -49,35 +50,39 @@ class Dial:
     message: Hello | Unwelcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class OpenLink:
-    """From now on this peer is reached at this address (a new link, if there was another)."""
+    """From now on this peer is reached so (a new link, if there was another)."""
 
-    peer: PeerId
-    address: str
+    contact: Contact
+
+    @property
+    def peer(self) -> PeerId:
+        return self.contact.id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class CloseLink:
     """Nothing is sent to this peer any more; what is on its way there is dropped."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Left:
     """The peer has left: nothing more is to be done. lost: unfinished tasks that nobody could take."""
 
     lost: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BatchOrder:
     """A batch for an executor.
 
     order: number of the claim, unique for this peer.
     node: the node to run; where its graph is a block, the whole graph runs, beginning there.
     token: authority to commit this batch. tasks: by batch position.
+    joined: (position, token) where tasks begin that are lent by another owner, under another token.
     inputs: the node's field (for a block: the graph's input field) -> one Value per position.
     max_exec_ms: after this the core gives the executor up.
     """
@@ -90,9 +95,10 @@ class BatchOrder:
     inputs: Mapping[str, tuple[Value, ...]]
     max_exec_ms: int
     solo: bool = False
+    joined: tuple[tuple[int, Token], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class RunBatch:
     """Run a batch. Comes back as BatchFinished, as ExecutorLost, or not at all (then its lease runs out)."""
 
@@ -100,36 +106,40 @@ class RunBatch:
     order: BatchOrder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AbandonExecutor:
     """An executor ran past `max_exec_ms`: take its process or thread away and start another (ExecutorStarted)."""
 
     executor: ExecutorId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class CheckGraph:
-    """Have an executor check a definition (JSON text); comes back as GraphChecked with the same request."""
+    """Have an executor check a definition (JSON text); comes back as GraphChecked with the same request.
+
+    settles: find out which bytes its blobs have where it does not say so; the plan is of the definition with that.
+    """
 
     request: int
     definition: str
+    settles: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class KeepBlocks:
     """These blocks are part of a record or a cached value now: never evict them."""
 
     ids: tuple[BlockId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class FreeBlocks:
     """Nobody needs these blocks any more."""
 
     ids: tuple[BlockId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class RowsCancelled:
     """Tasks of a running batch that were cleared or taken over: `Batch.alive(row)` turns false."""
 
@@ -138,14 +148,14 @@ class RowsCancelled:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class RetirePlan:
     """No task uses this plan any more: its nodes may be unloaded."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Persist:
     """Write entries to the journal, with the rows of their values (which stay stored until the answer). Comes back as
     Persisted when all of it, and all before it, is written (sync: is on disk for good), or as PersistFailed.
@@ -159,7 +169,7 @@ class Persist:
     sync: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Report:
     """Something worth telling listeners: a dotted name and a context (executor, task, graph, node, ...)."""
 

@@ -17,11 +17,12 @@ from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .actions import RowsCancelled
 from .events import Emitted, RowsFailed
-from .executors import subtract
+from .executors import Executors, subtract
 from .leases import Expectation, Lease
 from .ledger import Cause, Phase, Record
 from .peermessages import RowsRevoked
 from .queues import Queue, QueueKey
+from .shares import US_PER_S, share
 from .state import State
 from .travel import PURGED, Failure, Travel
 from .values import Value
@@ -30,8 +31,9 @@ from .values import Value
 class Batches:
     """All batches of this peer's tasks. claimants: executors, here and elsewhere, that have tasks of a queue."""
 
-    def __init__(self, state: State, travel: Travel) -> None:
+    def __init__(self, state: State, travel: Travel, executors: Executors) -> None:
         self._state = state
+        self._executors = executors
         self._leases = state.leases
         self._ledger = state.ledger
         self._plans = state.plans
@@ -40,32 +42,48 @@ class Batches:
 
     # ---- lending
 
+    def size(self, queue: Queue, *, task_us: int, tasks_min: int, tasks_max: int) -> int:
+        """How many tasks of a queue an executor gets, here or elsewhere (core/shares.py)."""
+        if not task_us or tasks_min >= tasks_max:
+            return tasks_max
+        hints, pace = self._state.gossip, queue.pace
+        rate = hints.rate(queue.key)
+        if pace.task_us:
+            rate += self._executors.able(queue.node) * US_PER_S / pace.task_us
+        waiting = queue.length + hints.waiting(queue.key)
+        return share(waiting, rate, task_us=task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
+    def own_size(self, queue: Queue) -> int:
+        """How many tasks an executor of this peer gets, here or elsewhere."""
+        tasks_max = self._state.settings.executor.batch_size if queue.node.batch_size is None else queue.node.batch_size
+        tasks_min = queue.pace.tasks_min(tasks_max)
+        return self.size(queue, task_us=queue.pace.task_us, tasks_min=tasks_min, tasks_max=tasks_max)
+
     def draw(self, queue: Queue, tasks_max: int, near: PeerId | None = None) -> list[Record]:
         """Take the next batch out of a queue. Tasks that lack an input fail; so there may be none left.
 
         near: the peer that it is for; None: we are.
         """
-        tasks = queue.pop_batch(tasks_max, queue.node.batch_tokens, near)
-        self._plans.emptied(queue)
-        sources = sources_of(queue)
-        needed = set(sources.values())
+        needed = queue.needed
+        # Whoever gives a node a size of its own knows what its rows are.
+        bytes_max = self._state.settings.executor.batch_bytes if queue.node.batch_size is None else None
         records = []
-        for task in tasks:
+        for task in queue.pop_batch(tasks_max, queue.node.batch_tokens, near, bytes_max):
             record = self._ledger.record(task)
             assert record is not None
             assert record.phase is Phase.WAIT
             if record.stack[-1].values.keys() >= needed:
                 records.append(record)
             else:
-                self._travel.failed(record, _lacks(record, sources))
+                self._travel.failed(record, _lacks(record, queue.needed))
         return records
 
     def inputs(self, queue: Queue, records: list[Record]) -> dict[str, tuple[Value, ...]]:
         """What the node gets: its field -> one value per task."""
-        return {
-            name: tuple([record.stack[-1].values[source] for record in records])
-            for name, source in sources_of(queue).items()
-        }
+        inputs = {}
+        for name, source in queue.sources.items():
+            inputs[name] = tuple([record.stack[-1].values[source] for record in records])
+        return inputs
 
     def lend(
         self,
@@ -79,25 +97,27 @@ class Batches:
     ) -> Lease:
         """Lend tasks (just drawn) to an executor."""
         order, token = self._leases.token()
+        weight, nbytes, tasks = queue.node.weight * len(records), 0, []
         for record in records:
             self._ledger.move(record, Cause.CLAIM, self._state.now_ms)
             record.token = token
-        # As long as the node says nothing else: all tasks, as large as they are, by its first output.
-        weight = sum([record.weight for record in records]) + queue.node.weight * len(records)
-        nbytes = sum([record.nbytes for record in records])
+            weight += record.weight
+            nbytes += record.nbytes
+            tasks.append(record.id)
         lease = Lease(
             order=order,
             token=token,
             executor=executor,
             queue=queue,
-            tasks=tuple([record.id for record in records]),
+            tasks=tuple(tasks),
             expires_ms=expires_ms,
+            # As long as the node says nothing else: all tasks, as large as they are, by its first output.
             expects=self._announced(queue, dict.fromkeys([*queue.node.outputs][:1], (weight, nbytes))),
             holder=holder,
             until_ms=until_ms,
         )
         self._leases.lend(lease)
-        self.claimants[queue.key] += 1
+        self.claimants[queue.key] = self.claimants.get(queue.key, 0) + 1
         self._plans.touched[queue.key] = None
         return lease
 
@@ -126,10 +146,20 @@ class Batches:
     # ---- taking back
 
     def settle(
-        self, lease: Lease, emitted: Iterable[Emitted], failed: Iterable[RowsFailed], missing: Iterable[int]
+        self,
+        lease: Lease,
+        emitted: Iterable[Emitted],
+        failed: Iterable[RowsFailed],
+        missing: Iterable[int],
+        *,
+        more: bool = False,
     ) -> None:
-        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once."""
-        self._end(lease)
+        """Take the answer of a batch whose lease has just been settled. Each position is in it at most once.
+
+        more: it is a part of the answer, and the lease still holds for the rest.
+        """
+        if not more:
+            self._end(lease)
         node = lease.queue.node
         graph = lease.queue.plan.graphs[node.graph]
         open_rows = dict(enumerate(lease.tasks))
@@ -152,7 +182,7 @@ class Batches:
                 self._travel.failed(record, PURGED)
             else:  # gone there; here, its inputs may well be left
                 self._travel.reclaimed(record, PURGED)
-        for task in open_rows.values():
+        for task in () if more else open_rows.values():
             record = self._committer(lease, task)
             if record is not None:
                 message = f"the executor did not answer for this task at {record.place}"
@@ -163,13 +193,14 @@ class Batches:
     ) -> None:
         travel = self._travel
         called = None if emitted.call is None else lease.queue.plan.graphs[emitted.call]
-        names = tuple(emitted.fields)
-        columns = tuple(emitted.fields.values())
+        columns = tuple(emitted.fields.items())
         for index, row in enumerate(emitted.rows):
             record = self._committer(lease, open_rows.pop(row))
             if record is None:
                 continue
-            fields: dict[str, Value] = {name: column[index] for name, column in zip(names, columns, strict=True)}
+            fields: dict[str, Value] = {}
+            for name, column in columns:
+                fields[name] = column[index]
             if called is not None:
                 travel.called(record, node, emitted.output, called, fields)
             elif graph.is_block:
@@ -214,7 +245,8 @@ class Batches:
     def _end(self, lease: Lease) -> None:
         self._plans.touched[lease.queue.key] = None
         subtract(self.claimants, (lease.queue.key,))
-        _unexpect(lease)
+        if lease.expects:
+            _unexpect(lease)
 
     def revoke(self, records: Iterable[Record]) -> None:
         """Tasks are cleared or cancelled: take them out of their queues and batches."""
@@ -224,7 +256,6 @@ class Batches:
                 assert record.node is not None
                 queue = self._plans.queue(record.plan, record.node)
                 queue.remove(record.id)
-                self._plans.emptied(queue)
             elif record.token is not None:
                 running.setdefault(record.token, set()).add(record.id)
                 record.token = None
@@ -247,17 +278,8 @@ class Batches:
                 assert record.id in tokens[record.token].tasks
 
 
-def sources_of(queue: Queue) -> dict[str, str]:
-    """What a batch takes from the frame, by field: a block graph takes its whole input."""
-    node = queue.node
-    graph = queue.plan.graphs[node.graph]
-    if graph.is_block:
-        return {name: f":{name}" for name in graph.input_format}
-    return dict(node.inputs)
-
-
-def _lacks(record: Record, sources: dict[str, str]) -> Failure:
-    missing = sorted(source for source in sources.values() if source not in record.stack[-1].values)
+def _lacks(record: Record, needed: frozenset[str]) -> Failure:
+    missing = sorted(needed - record.stack[-1].values.keys())
     message = f"{record.place} needs {', '.join(missing)}, which is not made on this task's way through the graph"
     return Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message)
 

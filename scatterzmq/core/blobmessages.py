@@ -11,26 +11,56 @@ PIECE_BYTES = 1 << 20
 DIGEST_BYTES = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobId:
+    """One blob: its bytes by their digest, and the name by which graphs call it."""
+
+    name: str
+    digest: bytes
+
+
 # ---- peer -> peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskBlob:
-    """Send so many bytes of this blob, from an offset on; 0 asks only whether it is there."""
+class AskBlobName:
+    """Which bytes has this name at the receiver?"""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobNamed:
+    """Answer to AskBlobName. is_here without a digest: it is being read, ask again in a while."""
+
+    name: str
+    is_here: bool
+    blob_bytes: int = 0
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskBlob:
+    """Send so many bytes of this blob, from an offset on; 0 asks only whether it is there.
+
+    What the receiver has under this name does not count if its bytes are others.
+    """
+
+    name: str
+    digest: bytes
     offset: int
     bytes_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobPiece:
-    """Answer to AskBlob. blob_bytes, digest: of the whole; without a digest: it is there, ask again in a while."""
+    """Answer to AskBlob. blob_bytes: of the whole. is_reading: it is being looked at, ask again in a while."""
 
     name: str
+    digest: bytes
     offset: int
     blob_bytes: int
-    digest: bytes
+    is_reading: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,22 +68,23 @@ class NoBlob:
     """Answer to AskBlob: it is not here."""
 
     name: str
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepBlob:
-    """Fetch this blob, to be one of those that have it. Repeated until the answer says how it ended."""
+class KeepBlobs:
+    """The sender has these, and asks the receiver to have them as well. Repeated until it is answered."""
 
-    name: str
+    blobs: tuple[BlobId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlobKept:
-    """Answer to KeepBlob: it is here, or why it cannot be; neither while it is still on its way."""
+class BlobsKept:
+    """Answer to KeepBlobs, by digest: these are here, those are on their way, and those cannot be kept."""
 
-    name: str
-    is_kept: bool
-    problem: str = ""
+    kept: tuple[bytes, ...]
+    coming: tuple[bytes, ...] = ()
+    refused: tuple[bytes, ...] = ()
 
 
 # ---- client -> peer
@@ -88,5 +119,5 @@ class BlobWritten:
     problem: str = ""
 
 
-BlobBetweenPeers: TypeAlias = AskBlob | BlobPiece | NoBlob | KeepBlob | BlobKept
+BlobBetweenPeers: TypeAlias = AskBlobName | BlobNamed | AskBlob | BlobPiece | NoBlob | KeepBlobs | BlobsKept
 BlobWord: TypeAlias = BlobBetweenPeers | WriteBlob | BlobWritten

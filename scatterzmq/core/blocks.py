@@ -43,7 +43,10 @@ class _Away:
 
 @dataclass(slots=True)
 class Blocks:
-    """Use counts per block. unneeded: maker -> counters of blocks that it keeps for nothing, until it is told."""
+    """Use counts per block. unneeded: maker -> counters of blocks that it keeps for nothing, until it is told.
+
+    any_away: whether any block is away. A lone peer has nothing of it to do.
+    """
 
     _out: Outbox
     _uses: dict[BlockId, int] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class Blocks:
     _by_maker: dict[PeerId | ClientId, dict[BlockId, None]] = field(default_factory=dict)
     _copies: dict[BlockId, list[BlockId]] = field(default_factory=dict)
     unneeded: dict[PeerId | ClientId, list[int]] = field(default_factory=dict)
+    any_away: bool = False
 
     def admit(self, blocks: Iterable[Block], *, kept: bool) -> list[Block]:
         """Count one use each for blocks that have just been stored; give it back with `settle`."""
@@ -66,8 +70,13 @@ class Blocks:
 
     def settle(self, blocks: Iterable[Block]) -> None:
         """End the use that `admit` counted."""
+        uses = self._uses
         for block in blocks:
-            self._release(block.id)
+            left = uses[block.id] - 1
+            if left:
+                uses[block.id] = left
+            else:
+                self._end(block.id)
 
     def hold(self, value: Value) -> None:
         """One more use of the value's block."""
@@ -75,8 +84,13 @@ class Blocks:
 
     def release(self, values: Iterable[Value]) -> None:
         """One use less for each."""
-        for value in values:
-            self._release(value[0].id)
+        uses = self._uses
+        for block, _ in values:
+            left = uses[block.id] - 1
+            if left:
+                uses[block.id] = left
+            else:
+                self._end(block.id)
 
     def keep(self, value: Value) -> None:
         """The value became part of a record or a cached value: its block may not be evicted any more."""
@@ -107,20 +121,18 @@ class Blocks:
 
     def loss(self, values: Iterable[Value]) -> Loss | None:
         """Why one of these rows is gone; None if none is."""
+        if not self._gone:
+            return None
         return next((self._gone[block.id] for block, _ in values if block.id in self._gone), None)
 
     # ---- what is away
-
-    @property
-    def any_away(self) -> bool:
-        """Whether anything is. A lone peer has nothing of it to do."""
-        return bool(self._away)
 
     def admit_away(self, block: Block, copy: Block | None = None, start: int = 0) -> None:
         """Count one use for a block that its maker keeps for us from now on. copy: a block here with the same rows."""
         assert block.id not in self._uses
         self._uses[block.id] = 1
         away = self._away[block.id] = _Away(block)
+        self.any_away = True
         self._by_maker.setdefault(block.id.maker, {})[block.id] = None
         if copy is not None:
             away.twice = True
@@ -239,6 +251,7 @@ class Blocks:
         assert self._gone.keys() <= self._uses.keys()
         assert not self._gone.keys() & self._kept
         assert self._away.keys() <= self._uses.keys()
+        assert self.any_away == bool(self._away)
         assert not self._away.keys() & self._kept
         assert {block for blocks in self._by_maker.values() for block in blocks} == self._away.keys()
         for block, away in self._away.items():
@@ -249,12 +262,18 @@ class Blocks:
         left = self._uses[block] - 1
         if left:
             self._uses[block] = left
-            return
+        else:
+            self._end(block)
+
+    def _end(self, block: BlockId) -> None:
+        """The last use of a block has ended."""
         del self._uses[block]
         self._kept.discard(block)
         self._gone.pop(block, None)
-        if self._away and block in self._away:
-            self._release_away(self._away.pop(block))
+        if self.any_away and block in self._away:
+            away = self._away.pop(block)
+            self.any_away = bool(self._away)
+            self._release_away(away)
         else:
             self._out.free(block)
 

@@ -177,7 +177,7 @@ class CacheOwners:
         """Something came of a task's question."""
         self.counters[_COUNTERS[what]] += 1
         name = f"cache.{what}"
-        if self._state.out.wants(name):
+        if name in self._state.out.tells:
             record = self._state.ledger.record(task)
             assert record is not None, f"{task} asks for a key but is not in the ledger"
             graph = record.plan.qualified(record.stack[-1].graph.id)

@@ -19,6 +19,7 @@ from .fetches import Fetches
 from .leases import Lease
 from .ledger import Record
 from .queues import Queue, QueueKey
+from .sizes import fitting
 from .state import State
 from .strategy import NodeView
 from .values import Block
@@ -42,11 +43,14 @@ class Claims:
 
     def lost(self, executor: ExecutorId, reason: str, *, crashed: bool) -> None:
         """An executor is gone. Its tasks go back to the step they were lent for."""
+        at_work = self._executors.at_work_on(executor)
         if not self._executors.remove(executor):
             return
         self._out.report("tally.executor.stop", executor=executor, reason=reason)
         if crashed:
-            self._out.report("error.executor", executor=executor, message=reason)
+            queue = None if at_work is None else self._plans.find(at_work)
+            about = {} if queue is None else {"node": queue.plan.place(queue.node)}
+            self._out.report("error.executor", executor=executor, message=reason, **about)
         lease = self._leases.of(executor)
         if lease is not None:
             self._leases.settle(lease.order, executor)
@@ -61,8 +65,9 @@ class Claims:
             return
         self._executors.remove(lease.executor)
         self._out.work(AbandonExecutor(executor=lease.executor))
-        self._out.report("tally.executor.reclaim", executor=lease.executor)
-        self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG)
+        place = lease.queue.plan.place(lease.queue.node)
+        self._out.report("tally.executor.reclaim", executor=lease.executor, node=place)
+        self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG, node=place)
         self._batches.take_back(lease, RAN_TOO_LONG, crashed=True, counted=True)
 
     # ---- lending
@@ -74,15 +79,18 @@ class Claims:
         idle = self._executors.idle
         while idle and (queues := self._open()):
             executor = next(iter(idle))
-            self._lend(executor, self._pick(executor, queues))
+            self._lend(executor, queues[0] if len(queues) == 1 else self._pick(executor, queues))
 
     def _open(self) -> list[Queue]:
         """The queues with tasks of which another batch may run now."""
-        return [queue for queue in self._plans.waiting() if self._executors.may_run(queue.key, queue.node)]
+        may_run = self._executors.may_run
+        return [
+            queue
+            for queue in self._plans.waiting.values()
+            if queue.node.thread_safe or may_run(queue.key, queue.node)  # most are, and need not be looked up
+        ]
 
     def _pick(self, executor: ExecutorId, queues: list[Queue]) -> Queue:
-        if len(queues) == 1:
-            return queues[0]
         key = self._executors.choose(executor, [self.view(queue) for queue in queues])
         return next(queue for queue in queues if queue.key == key)
 
@@ -102,8 +110,7 @@ class Claims:
 
     def _lend(self, executor: ExecutorId, queue: Queue) -> None:
         node = queue.node
-        size = self._state.settings.executor.batch_size if node.batch_size is None else node.batch_size
-        records = self._batches.draw(queue, size)
+        records = self._batches.draw(queue, self._batches.own_size(queue))
         if not records:
             return
         max_exec_ms = self._batches.max_exec_ms(node)
@@ -112,26 +119,28 @@ class Claims:
         self._executors.occupy(executor, queue.key)
         self.counters["batches"] += 1
         inputs = self._batches.inputs(queue, records)
+        lacking = self._blocks.lacking(inputs) if self._blocks.any_away else None
         batch = BatchOrder(
             order=lease.order,
             plan=queue.plan,
             node=node,
             token=lease.token,
             tasks=lease.tasks,
-            inputs=self._blocks.inputs(inputs),
+            inputs=self._blocks.inputs(inputs) if self._blocks.any_away else inputs,
             max_exec_ms=max_exec_ms,
             solo=records[0].solo,
         )
-        lacking = self._blocks.lacking(inputs)
         if lacking:
-            self._fetches.run(executor, batch, lacking, partial(self._begins, lease.order, executor))
+            self._fetches.run(executor, batch, dict.fromkeys(lacking), partial(self._begins, lease.order, executor))
         else:
+            self._executors.begins(executor, self._state.now_ms)
             self._out.work(RunBatch(executor=executor, order=batch))
 
     def _begins(self, order: int, executor: ExecutorId, _: Iterable[Block]) -> None:
         """A batch that has waited for its inputs begins to run; its driver sees to them while it does."""
         lease = self._leases.held(order, executor)
         assert lease is not None
+        self._executors.begins(executor, self._state.now_ms)
         until_ms = self._state.now_ms + self._batches.max_exec_ms(lease.queue.node)
         self._leases.put(replace(lease, expires_ms=until_ms, until_ms=until_ms))
 
@@ -150,7 +159,9 @@ class Claims:
         if lease is None:
             self.counters["fenced"] += 1
         else:
+            self._executors.measured(event, lease.queue, len(lease.tasks), self._state.now_ms)
             self._executors.release(event.executor, event.loaded)
+            event = fitting(event, blocks, lease.queue.node.name, self._state.row_bytes_max)
             self._batches.settle(lease, event.emitted, event.failed, event.missing)
         self._blocks.settle(blocks)
 
@@ -189,4 +200,9 @@ INPUTS_LATE = "its inputs lie with another peer and did not come within max_exec
 
 def blocks_of(emitted: tuple[Emitted, ...]) -> dict[Block, None]:
     """Every block of an answer once, in order."""
-    return {value[0]: None for part in emitted for values in part.fields.values() for value in values}
+    blocks: dict[Block, None] = {}
+    for part in emitted:
+        for values in part.fields.values():
+            for block, _ in values:
+                blocks[block] = None
+    return blocks

@@ -137,7 +137,7 @@ class ClientCore:
             case Final() as message:
                 self._tasks.final(event.peer, message, event.parcel, self._polls)
             case Goodbye():
-                self._state.peers.link_down(event.peer, self._state.now_ms)
+                self._state.peers.leaves(event.peer, self._state.now_ms)
             case Released():
                 pass  # a word to whoever said Release, which this side never does
             case Moved() as message:

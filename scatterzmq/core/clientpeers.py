@@ -19,7 +19,7 @@ from .messages import AskMembers, Contact, MemberList
 PINGS_MAX = 5
 """Questions in a row that a peer may leave open."""
 MEMBERS_MS = 5_000
-"""Between two questions who there is; also between two to a silent peer, and how long a new link may take."""
+"""Between two questions who there is; also between two to a silent peer, and how long a link may take to be made."""
 LOST_MS = 30_000
 """So long without any usable peer, and the cluster is out of reach."""
 
@@ -28,6 +28,7 @@ LOST_MS = 30_000
 class _Peer:
     """pings: questions left open since something came. next_ping_ms: when to ask the next one.
     trying_until_ms: its link is being made, and worth waiting for until then.
+    leaving: it has said goodbye, and its link is not down: it may be handing over what it has.
     """
 
     contact: Contact | None = None
@@ -35,6 +36,7 @@ class _Peer:
     pings: int = 0
     next_ping_ms: int = 0
     trying_until_ms: int = 0
+    leaving: bool = False
 
     @property
     def usable(self) -> bool:
@@ -68,6 +70,11 @@ class Peers:
         known = None if peer is None else self._peers.get(peer)
         return known is not None and known.usable
 
+    def may_know(self, peer: PeerId) -> bool:
+        """Whether it is there and cannot be asked: it is leaving, or does not answer, as if halted or out of reach."""
+        known = self._peers.get(peer)
+        return known is not None and (known.silent or known.leaving)
+
     def everybody(self) -> tuple[PeerId, ...]:
         """All usable peers, home first."""
         return tuple(
@@ -99,7 +106,7 @@ class Peers:
 
     def link_up(self, id_: PeerId, now_ms: int) -> None:
         peer = self._peers.setdefault(id_, _Peer())
-        peer.up, peer.trying_until_ms = True, 0
+        peer.up, peer.leaving, peer.trying_until_ms = True, False, 0
         self._hear(peer, now_ms)
         self._change(id_, True, now_ms)
 
@@ -107,9 +114,18 @@ class Peers:
         peer = self._peers.get(id_)
         if peer is not None:
             was_usable = peer.usable
-            peer.up, peer.trying_until_ms = False, 0
+            # Maybe only the link broke, and who is there is the only one that knows some task.
+            peer.trying_until_ms = now_ms + MEMBERS_MS if peer.up else 0
+            peer.up = peer.leaving = False
             if was_usable:
                 self._change(id_, False, now_ms)
+
+    def leaves(self, id_: PeerId, now_ms: int) -> None:
+        """A peer says goodbye: nothing more is asked of it, but it may still say something."""
+        peer = self._peers.get(id_)
+        if peer is not None and peer.up:
+            peer.up, peer.leaving = False, True
+            self._change(id_, False, now_ms)
 
     def heard(self, id_: PeerId, now_ms: int) -> None:
         """Something came from a peer."""

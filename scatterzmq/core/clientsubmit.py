@@ -5,10 +5,11 @@ Rules   1. A submission is repeated, whole and under its nonce, until each of it
            is remembered with its tasks.
         2. Its columns are let go when nothing of it is open.
         3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
-           usable, to the next one with a copy; when there is none, to everybody.
+           usable, to the next one with a copy; when there is none, to everybody. What none of those knows that were to
+           clear it is somewhere else: the word that it has moved may have been lost. Then it goes to everybody else.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ..ids import PeerId, TaskId
@@ -101,13 +102,29 @@ class Ending:
         self._message = message
         self._where = where
         self._open: dict[int, Ask] = {}
+        # Of tasks that are cleared: those that somebody knew, and who did not know the others.
+        self._found: set[TaskId] = set()
+        self._lacking: dict[TaskId, dict[PeerId | None, None]] = {}
         if isinstance(message, Clear) and where is None:
             tasks.clearing |= dict.fromkeys(message.ids, self)
         self._send(message.ids)
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
         self._close(ask)
+        if isinstance(message, Cleared) and self._where is None:
+            for task in message.unknown:
+                self._lacking.setdefault(task, {})[peer] = None
+            self._found |= frozenset(ask.message.ids) - frozenset(message.unknown)  # type: ignore[union-attr]
+            if not self._open:
+                self._look_elsewhere()
         self._settle()
+
+    def _look_elsewhere(self) -> None:
+        """Everybody who was to clear it has answered: what nobody has known goes to those who were not asked."""
+        clearing = self._tasks.clearing  # what is submitted again meanwhile is another task
+        missing = [task for task in self._lacking if task not in self._found and clearing.get(task) is self]
+        everybody = self._state.peers.everybody()
+        self._say({peer: [task for task in missing if peer not in self._lacking[task]] for peer in everybody})
 
     def stranded(self, ask: Ask) -> None:
         self._close(ask)
@@ -124,6 +141,9 @@ class Ending:
         for task in ids:
             for peer in self._targets(task) if self._where is None else (self._where,):
                 by_peer.setdefault(peer, []).append(task)
+        self._say(by_peer)
+
+    def _say(self, by_peer: Mapping[PeerId | None, list[TaskId]]) -> None:
         for to, listed in by_peer.items():
             for chunk in chunks(listed):
                 ask = self._asks.send(self, replace(self._message, ids=chunk), to)

@@ -5,12 +5,14 @@ Rules     1. Of two accounts of a task the better one stays (core/versions.py), 
           2. A deleted task stays deleted as long as its tombstone stands; only its own nonce is dead, so the same id
              may be used again.
           3. Nothing here decides who owns a task: a copy waits until its owner, or core/takeover.py, says something.
+             What gives way to a better account stays, as a *stand-in* for a copy of that one, until its owner does not
+             want it: it may have no copies yet.
           4. A copy's tensors count as uses of their blocks, and are kept; so is its definition.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ..errors import ErrorInfo
@@ -58,6 +60,11 @@ class Copy:
     def owner(self) -> PeerId:
         return self.version.owner
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether this is not what its owner says of the task, but what was known before it was heard of that owner."""
+        return self.version.change == 0
+
 
 @dataclass(frozen=True, slots=True)
 class _Tombstone:
@@ -75,13 +82,17 @@ class Kept:
 
 
 class Copies:
-    """All copies that one peer holds, and all tombstones. nbytes: of their tensors."""
+    """All copies that one peer holds, and all tombstones. nbytes: of their tensors.
+
+    copy: the copy of a task, or None; a built-in, as it is asked for every task that is submitted.
+    """
 
     def __init__(self, blocks: Blocks, plans: Plans, tombstone_ms: int) -> None:
         self._blocks = blocks
         self._plans = plans
         self._tombstone_ms = tombstone_ms
         self._copies: dict[TaskId, Copy] = {}
+        self.copy: Callable[[TaskId], Copy | None] = self._copies.get
         self._by_owner: dict[PeerId, dict[TaskId, Copy]] = {}
         self._totals: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[TaskId, _Tombstone] = OrderedDict()
@@ -92,9 +103,6 @@ class Copies:
 
     def __iter__(self) -> Iterator[Copy]:
         return iter(self._copies.values())
-
-    def copy(self, task: TaskId) -> Copy | None:
-        return self._copies.get(task)
 
     def owners(self) -> tuple[PeerId, ...]:
         """Whose tasks there are copies of, in order of their ids."""
@@ -130,10 +138,12 @@ class Copies:
         blocks: Mapping[str, Block],
         now_ms: int,
         owned: Mapping[TaskId, Version],
+        *,
+        life: int,
     ) -> Kept:
         """Take in what an owner says of its tasks, except where something better is known.
 
-        owned: tasks that this peer itself owns, better than the sender knows them.
+        owned: tasks that this peer itself owns, better than the sender knows them. life: of the owner.
         """
         kept = Kept()
         ready = 0
@@ -143,14 +153,14 @@ class Copies:
                 has_result = message.statuses[place] in _WITH_RESULT
                 row = ready if has_result else -1
                 ready += has_result
-            version = version_in(message, place, owner)
+            version = version_in(message, place, owner, life)
             known = self._copies.get(task)
             tombstone = self._tombstones.get(task)
             if task in owned:
                 kept.better.append(info(task, owned[task]))
             elif tombstone is not None and tombstone.nonce == message.nonces[place] and tombstone.version > version:
                 kept.better.append(info(task, tombstone.version))
-            elif known is not None and known.version > version:
+            elif known is not None and known.version.beats(version):
                 kept.better.append(info(task, known.version))
             elif message.kind is CopyKind.DELETE:
                 self.bury(task, message.nonces[place], version, now_ms)
@@ -159,11 +169,19 @@ class Copies:
                     kept.lacking.append(task)
                 else:
                     self._put(self._made(message, place, version, known.since_ms), known.values)
-            elif known is None or known.version < version:
+            elif known is None or version.beats(known.version):
                 values = {} if row < 0 else {name: (block, row) for name, block in blocks.items()}
                 since_ms = now_ms if known is None else known.since_ms
                 self._put(self._made(message, place, version, since_ms), values)
         return kept
+
+    def stand_in(self, copy: Copy, values: dict[str, Value], better: Version, others: Iterable[PeerId]) -> None:
+        """Keep this for a better account, which is not here. others: who should take the task over before this peer.
+
+        What its owner writes has at least one change, so anything that it says replaces this.
+        """
+        version = Version(copy.version.rank, better.n, better.owner, better.life, 0)
+        self._put(replace(copy, version=version, rset=tuple(dict.fromkeys(others)), clients=()), values)
 
     def attach(self, task: TaskId, client: ClientId) -> None:
         """A client asks here how a task ends."""
@@ -207,7 +225,7 @@ class Copies:
         return self._tombstones.popitem(last=False)[0]
 
     def deadline_ms(self) -> int | None:
-        return next((tombstone.until_ms for tombstone in self._tombstones.values()), None)
+        return next(iter(self._tombstones.values())).until_ms if self._tombstones else None
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""
@@ -222,7 +240,7 @@ class Copies:
             assert (copy.status is None) == (copy.version.rank == Rank.LIVE)
         assert by_owner == self._by_owner
         for owner, copies in by_owner.items():
-            numbers = [fingerprint(copy.id, copy.version.n, copy.version.change) for copy in copies.values()]
+            numbers = [_number(copy) for copy in copies.values()]
             assert self.summed(owner) == (len(copies), total(numbers))
         assert self._totals.keys() == by_owner.keys()
         assert all(stone.version.rank == Rank.DELETED for stone in self._tombstones.values())
@@ -267,24 +285,28 @@ class Copies:
         self._count(copy, 1)
 
     def _count(self, copy: Copy, sign: int) -> None:
-        version = copy.version
-        number = sign * fingerprint(copy.id, version.n, version.change)
-        self._totals[copy.owner] = total((self._totals.get(copy.owner, 0), number))
+        self._totals[copy.owner] = total((self._totals.get(copy.owner, 0), sign * _number(copy)))
+
+
+def _number(copy: Copy) -> int:
+    version = copy.version
+    return fingerprint(copy.id, version.n, version.life, version.change)
 
 
 def info(task: TaskId, version: Version) -> VersionInfo:
     """A version as it is sent."""
-    return VersionInfo(id=task, rank=version.rank, n=version.n, owner=version.owner, seq=version.change)
+    rank, n, owner, life, change = version
+    return VersionInfo(id=task, rank=rank, n=n, owner=owner, life=life, seq=change)
 
 
 def version_of(message: VersionInfo) -> Version:
     """A version as it is compared."""
-    return Version(message.rank, message.n, message.owner, message.seq)
+    return Version(message.rank, message.n, message.owner, message.life, message.seq)
 
 
-def version_in(message: Replicate, place: int, owner: PeerId) -> Version:
+def version_in(message: Replicate, place: int, owner: PeerId, life: int) -> Version:
     """The version of the task at a place of a Replicate."""
-    return Version(_rank(message, place), message.n, owner, message.seqs[place])
+    return Version(_rank(message, place), message.n, owner, life, message.seqs[place])
 
 
 _WITH_RESULT = frozenset((TaskStatus.READY, TaskStatus.DONE))

@@ -8,6 +8,8 @@ Rules     1. A namespace points at a definition. Of two pointers the one with th
              peers have it as are to have copies of a task (all, if there are fewer).
           4. A definition is kept before it is checked, and also if it cannot run here: copies of its tasks need it,
              and others may ask for it.
+          5. Which bytes its blobs have is part of a definition (graph/blobs.py). Loaded again when more is known of
+             them it takes its own place; loaded when less is known it is what is there already.
 Why       Tasks are kept by several peers, and none of them could go on with a task whose graph went with its loader.
 """
 
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import takewhile
 
+from ..graph.blobs import contradicts, same_graphs
 from ..graph.definition import definition_digest
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId
@@ -33,6 +36,7 @@ from .messages import (
 )
 from .peermessages import AskPlans, AskPointers, PlanKept, PlanText, Pointer, Pointers
 from .plans import describe
+from .sizes import listed, too_long
 from .state import State
 
 
@@ -142,7 +146,12 @@ class Definitions:
 
     def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
         """Have a definition checked; the answer comes with `checked`."""
-        self._check(message.definition, _Load(sender, message))
+        load = _Load(sender, message)
+        problem = "" if self._state.row_bytes_max is None else too_long(message.definition)
+        if problem:
+            self._refuse(load, (problem,))
+        else:
+            self._check(message.definition, load, settles=True)
 
     def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
         infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
@@ -155,10 +164,10 @@ class Definitions:
 
     # ---- checking
 
-    def _check(self, definition: str, about: _Load | bytes) -> None:
+    def _check(self, definition: str, about: _Load | bytes, *, settles: bool = False) -> None:
         self._requests += 1
         self._checks[self._requests] = about
-        self._out.work(CheckGraph(request=self._requests, definition=definition))
+        self._out.work(CheckGraph(request=self._requests, definition=definition, settles=settles))
 
     def checked(self, event: GraphChecked) -> None:
         """A definition has been checked, for a client or because it came from another peer."""
@@ -179,7 +188,8 @@ class Definitions:
         plan, problems = event.plan, event.problems
         before = None if plan is None else self._pointers.get(plan.ns)
         if plan is not None and before is not None and before.digest != plan.digest and not load.message.replace:
-            problems = (_REDEFINED.format(ns=plan.ns),)
+            plan, problem = self._again(plan, self._plans.plan(before.digest))
+            problems = (problem,) if problem else problems
         if plan is None or problems:
             self._refuse(load, problems)
             return
@@ -199,8 +209,19 @@ class Definitions:
             self._offer(peer, self._mids, spread)
         self._progress(self._mids, spread)
 
+    def _again(self, plan: Plan, before: Plan | None) -> tuple[Plan, str]:
+        """What a namespace is to have that has a plan already; and why it must not."""
+        if before is None or not same_graphs(plan, before):
+            return plan, _REDEFINED.format(ns=plan.ns)
+        blob = contradicts(plan.blobs, before.blobs)
+        if blob:
+            return plan, _OTHER_BYTES.format(ns=plan.ns, blob=blob)
+        is_more = all(plan.blobs.get(name) == digest for name, digest in before.blobs.items() if digest)
+        return plan if is_more else before, ""
+
     def _refuse(self, load: _Load, problems: tuple[str, ...]) -> None:
-        self._out.send(load.client, GraphRefused(mid=load.message.mid, problems=problems, warnings=load.warnings))
+        told = GraphRefused(mid=load.message.mid, problems=listed(problems), warnings=listed(load.warnings))
+        self._out.send(load.client, told)
 
     def _arrived(self, digest: bytes) -> None:
         """The text is here."""
@@ -237,7 +258,7 @@ class Definitions:
         wanted = min(self._state.settings.cluster.replicas, 1 + len(spread.waiting) + len(spread.kept))
         if spread.load is not None and 1 + len(spread.kept) >= wanted:
             load, spread.load = spread.load, None
-            answer = GraphLoaded(mid=load.message.mid, info=describe(spread.plan), warnings=load.warnings)
+            answer = GraphLoaded(mid=load.message.mid, info=describe(spread.plan), warnings=listed(load.warnings))
             if self._state.journal is None:
                 self._out.send(load.client, answer)
             else:
@@ -442,6 +463,11 @@ def _rank(pointer: Pointer) -> tuple[int, PeerId, bytes]:
 _REDEFINED = (
     "{ns}: this namespace is loaded with another definition; give the new one another 'ns', or load it with "
     "replace=True (tasks under way finish on the old one)"
+)
+
+_OTHER_BYTES = (
+    "{ns}: this namespace is loaded, and its blob {blob!r} had other bytes then; give the graph another 'ns', or load "
+    "it with replace=True (tasks under way finish on the old bytes)"
 )
 
 _OVERTAKEN = (

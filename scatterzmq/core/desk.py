@@ -35,6 +35,7 @@ from .messages import (
     TaskStatus,
 )
 from .peermessages import CopyKind, SyncBetter
+from .sizes import row_too_large, shortened
 from .state import State
 from .travel import Travel
 from .values import Block
@@ -52,12 +53,14 @@ STALE = "stale:"
 class _Waiting:
     """A submission for which there is no room yet.
 
+    columns: the blocks with their names in the frame of the graph.
     start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
     """
 
     sender: ClientId
     message: Submit
     blocks: Mapping[str, Block]
+    columns: list[tuple[str, Block]]
     nbytes: int
     until_ms: int
     start: int = 0
@@ -71,7 +74,9 @@ class _Waiting:
 
 
 class Desk:
-    """One peer's clients."""
+    """One peer's clients. waiting: submissions that are not accepted yet. left: clients that are gone, as far as any
+    record names them.
+    """
 
     def __init__(self, state: State, travel: Travel, claims: Claims) -> None:
         self._state = state
@@ -85,7 +90,7 @@ class Desk:
         self._members = state.members
         self._copies = state.copies
         self._replicas = state.replicas
-        self._waiting: deque[_Waiting] = deque()
+        self.waiting: deque[_Waiting] = deque()
         # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
         # first when those before it have been taken out.
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
@@ -93,7 +98,7 @@ class Desk:
         self._attached: Counter[ClientId] = Counter()
         # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
         self._accepting: dict[TaskId, None] = {}
-        self._left: set[ClientId] = set()
+        self.left: set[ClientId] = set()
         self.counters = {"accepted": 0, "refused": 0}
 
     # ---- submissions
@@ -105,39 +110,44 @@ class Desk:
             self._out.send(sender, Goodbye())
             self._blocks.settle(blocks.values())
             return
-        if any(entry.is_repeated(sender, message) for entry in self._waiting):
+        if self.waiting and any(entry.is_repeated(sender, message) for entry in self.waiting):
             self._blocks.settle(blocks.values())
             return
         until_ms = self._state.now_ms + int(self._settings.refuse_after_s * 1000)
-        nbytes = sum(block.nbytes for block in blocks.values())
-        entry = _Waiting(sender, message, blocks, nbytes, until_ms)
+        columns, nbytes = [], 0
+        for name, block in blocks.items():
+            columns.append((f":{name}", block))
+            nbytes += block.nbytes
+        entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
         wrong = _uneven(message, blocks)
+        if not wrong:
+            wrong = row_too_large(blocks.values(), len(message.ids), self._state.row_bytes_max)
         if self._state.leaving:
             wrong = "this peer is leaving, and there is no other one to submit to"
         if wrong:
             self._reject(entry, message.ids, ErrorCode.REFUSED, wrong)
             self._blocks.settle(blocks.values())
         else:
-            self._waiting.append(entry)
+            self.waiting.append(entry)
 
     def turn_away(self) -> None:
         """This peer leaves: its clients are to go elsewhere, with what waits for room, too."""
         others = self._members.alive()
-        for entry in self._waiting:
+        for entry in self.waiting:
             if not others:
                 self._refuse(entry, len(entry.message.ids), "this peer is leaving; enqueue the task again")
             self._blocks.settle(entry.blocks.values())
-        self._waiting.clear()
+        self.waiting.clear()
         if others:
             for client in self._attached:
-                if client not in self._left:
+                if client not in self.left:
                     self._out.send(client, Goodbye())
 
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
         bytes_max = self._state.settings.store.record_bytes
-        while self._waiting and not self._state.restoring:
-            first = self._waiting[0]
+        while self.waiting and not self._state.restoring:
+            first = self.waiting[0]
             rows = len(first.message.ids)
             stop = self._fitting(first)
             if stop > first.start or stop == rows:
@@ -149,7 +159,7 @@ class Desk:
             else:
                 return
             if first.start == rows:
-                self._waiting.popleft()
+                self.waiting.popleft()
                 self._blocks.settle(first.blocks.values())
 
     def _fitting(self, entry: _Waiting) -> int:
@@ -188,23 +198,22 @@ class Desk:
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
-        settings = self._state.settings.cluster
-        rset = self._replicas.choose()
-        if len(rset) < settings.min_replicas:
-            few = f"{len(rset)} of {settings.min_replicas} peers (cluster.min_replicas) are there to keep copies"
+        rset, replicas_min = self._replicas.choose(), self._state.settings.cluster.min_replicas
+        if len(rset) < replicas_min:
+            few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
             return
-        if len(rset) == 1 and self._is_disk_gone:
+        if len(rset) == 1 and self._state.journal is not None and self._is_disk_gone:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {self._disk_gone()}")
             return
-        conflicts: list[TaskId] = []
-        attached: list[TaskId] = []
-        created: list[Record] = []
-        columns = [(f":{name}", block) for name, block in blocks.items()]
+        conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
         for row in range(entry.start, stop):
             task, digest = message.ids[row], message.submit_digests[row]
-            nbytes = entry.row_nbytes(row)
+            fields, nbytes = {}, 0
+            for name, block in entry.columns:
+                fields[name] = (block, row)
+                nbytes += block.row_nbytes(row)
             entry.nbytes -= nbytes
             known = self._ledger.record(task) or self._copies.copy(task)
             if known is not None:
@@ -219,7 +228,7 @@ class Desk:
                 seq=self._ledger.next_seq(),
                 nonce=message.nonce,
                 submit_digest=digest,
-                input={name: (block, row) for name, block in columns},
+                input=fields,
                 clients=clients,
                 accepted_ms=self._state.now_ms,
                 caching=message.cache,
@@ -227,32 +236,33 @@ class Desk:
                 epoch_n=self._state.first_n,
                 kept_nbytes=nbytes,
             )
-            for value in record.input.values():
+            for value in fields.values():
                 self._blocks.hold(value)
             self._ledger.add(record)
             self._replicas.enroll(record)
             self._plans.enter(plan)
+            self._accepting[task] = None
             created.append(record)
         entry.start = stop
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
         self._attached[entry.sender] += len(created)
-        self._accepting.update((record.id, None) for record in created)
         self.counters["accepted"] += len(created)
-        sure = tuple([task for task in attached if self._is_sure(task)])
+        sure = tuple(filter(self._is_sure, attached))
         then = partial(self._accepted, entry.sender, message.mid, sure, tuple(created))
         self._replicas.write(CopyKind.ACCEPT, created, self._state.now_ms, then)
         for record in created:
             self._travel.begin(record)
-        self.attach(entry.sender, attached)
+        if attached:
+            self.attach(entry.sender, attached)
 
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it. Of what was handed off meanwhile `rset` says where it is."""
-        if self._is_disk_gone:
+        durable = False
+        if self._state.journal is not None and self._is_disk_gone:
             created = self._undo(sender, mid, created)
         for record in created:
             self._accepting.pop(record.id, None)
-        durable = False
         if self._state.journal is not None:
             durable = self._are_durable([*created, *[self._ledger.record(task) for task in attached]])
         groups: dict[tuple[tuple[PeerId, ...], int], list[TaskId]] = {}
@@ -304,13 +314,17 @@ class Desk:
         may be accepted; what had copies and is alone now is that as soon as it has some again.
         """
         alone = [record for record in created if self._ledger.record(record.id) is record and len(record.rset) == 1]
-        refused = tuple([record.id for record in alone if record.epoch_n == self._state.first_n])
+        refused = tuple([record.id for record in alone if self._is_unheard_of(record)])
         if refused:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=self._disk_gone()))
             self.clear(refused, _nothing)
         gone = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in gone])
+
+    def _is_unheard_of(self, record: Record) -> bool:
+        """Whether nobody but this peer knows of a record, or ever did."""
+        return len(record.rset) == 1 and record.epoch_n == self._state.first_n and not record.heard_of
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -349,7 +363,7 @@ class Desk:
         copy = self._copies.copy(task)
         if copy is None:
             return False
-        if copy.status is None:
+        if copy.status is None or copy.stands_in:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
         else:
@@ -388,6 +402,11 @@ class Desk:
             if record is not None:
                 self._ledger.mark_read(record)
 
+    def unknown_of(self, ids: Iterable[TaskId]) -> tuple[TaskId, ...]:
+        """Those of these tasks of which nothing is known here, not even that they were deleted."""
+        known, copies = self._ledger.record, self._copies.version
+        return tuple([task for task in ids if known(task) is None and copies(task) is None])
+
     def clear(self, ids: Iterable[TaskId], then: Callable[[], None]) -> None:
         """Forget tasks, wherever they are in their lives; `then` is called when the copies have, too."""
         ids = tuple(dict.fromkeys(ids))
@@ -396,13 +415,13 @@ class Desk:
         told: dict[ClientId, list[TaskId]] = {}
         for record in records:
             for client in record.clients:
-                if client not in self._left:
+                if client not in self.left:
                     told.setdefault(client, []).append(record.id)
             if not record.phase.ended:
-                self._out.report("error.task.ghost", task=record.id)
+                self._out.report("error.task.ghost", task=record.id, node=record.place)
             self.release(record)
-            if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
-                version = Version(Rank.DELETED, record.epoch_n, self._state.me, record.change + 1)
+            if not self._is_unheard_of(record):
+                version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
         self._replicas.write(CopyKind.DELETE, records, self._state.now_ms, partial(self._cleared, told, then))
@@ -417,7 +436,7 @@ class Desk:
         for task in ids:
             copy = self._copies.copy(task)
             if copy is not None:
-                version = Version(Rank.DELETED, copy.version.n + 1, self._state.me, 0)
+                version = Version(Rank.DELETED, copy.version.n + 1, self._state.me, self._state.life, 0)
                 self._copies.bury(task, copy.nonce, version, self._state.now_ms)
                 self.unknown(copy.clients, task)
                 for peer in copy.rset:
@@ -440,7 +459,7 @@ class Desk:
         self._attached[client] -= records
         if not self._attached[client]:
             del self._attached[client]
-            self._left.discard(client)
+            self.left.discard(client)
 
     def ended(self, records: list[Record]) -> None:
         """Tell everybody who attached how tasks ended."""
@@ -462,7 +481,7 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
         for client, records in by_client.items():
-            if client in self._left:
+            if client in self.left:
                 continue
             groups: dict[tuple[bytes, int], list[Record]] = {}
             for record in records:
@@ -470,7 +489,7 @@ class Desk:
             for group in groups.values():
                 durable = self._state.journal is not None and self._are_durable(group)
                 for chunk in chunks(group):  # what is too long for one message would never arrive
-                    self._out.send(client, *final_of_records(chunk, self._state.now_ms, durable=durable))
+                    self._out.send(client, *final_of_records(chunk, durable=durable))
 
     def expire(self) -> None:
         """Forget results whose time is over."""
@@ -480,25 +499,25 @@ class Desk:
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""
         expiry_ms = next(iter(self._expiring.values()), None)
-        if not self._waiting or self._state.restoring:
+        if not self.waiting or self._state.restoring:
             return expiry_ms
-        refusal_ms = self._waiting[0].until_ms
+        refusal_ms = self.waiting[0].until_ms
         return refusal_ms if expiry_ms is None else min(expiry_ms, refusal_ms)
 
     def heard(self, client: ClientId) -> None:
         """A client says something, so it is there (again): a link broke, and it has made another."""
-        self._left.discard(client)
+        self.left.discard(client)
 
     def lost(self, client: ClientId) -> None:
         """A client left: its tasks go on, their results are kept as for any other."""
         if client in self._attached:
-            self._left.add(client)
+            self.left.add(client)
 
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
-        reports = tuple(self._report(task) for task in message.ids)
-        self._out.send(sender, TaskReports(mid=message.mid, reports=reports))
+        reports = [self._report(task) for task in message.ids]
+        self._out.send(sender, TaskReports(mid=message.mid, reports=shortened(reports)))
 
     def _report(self, task: TaskId) -> TaskReport:
         record = self._ledger.record(task)
@@ -506,7 +525,7 @@ class Desk:
             copy = self._copies.copy(task)
             if copy is None:
                 return TaskReport(id=task, status=TaskStatus.UNKNOWN)
-            status = TaskStatus.WAIT if copy.status is None else copy.status
+            status = TaskStatus.WAIT if copy.status is None or copy.stands_in else copy.status
             retries = copy.errors + copy.restarts
             return TaskReport(
                 id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms
@@ -524,13 +543,13 @@ class Desk:
 
     def waiting_blocks(self) -> list[Block]:
         """Blocks of submissions that are not accepted yet, for checks."""
-        return [block for entry in self._waiting for block in entry.blocks.values()]
+        return [block for entry in self.waiting for block in entry.blocks.values()]
 
     def check_invariants(self) -> None:
         assert self._expiring.keys() == {record.id for record in self._ledger if record.phase.ended}
         assert list(self._expiring.values()) == sorted(self._expiring.values())
         assert self._attached == Counter(client for record in self._ledger for client in record.clients)
-        assert self._left <= self._attached.keys()
+        assert self.left <= self._attached.keys()
 
 
 def _nothing() -> None:
@@ -543,10 +562,15 @@ _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or
 def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
     """What is wrong with the numbers of a submission; "" if everything is there once per task."""
     tasks = len(message.ids)
-    counts = {"submit_digests": len(message.submit_digests)}
-    counts |= {f"digests of {name!r}": len(digests) for name, digests in message.digests.items()}
-    counts |= {f"rows of {name!r}": block.layout.rows for name, block in blocks.items()}
-    wrong = [f"{count} {what}" for what, count in counts.items() if count != tasks]
+    wrong = []
+    if len(message.submit_digests) != tasks:
+        wrong.append(f"{len(message.submit_digests)} submit_digests")
+    for name, digests in message.digests.items():
+        if len(digests) != tasks:
+            wrong.append(f"{len(digests)} digests of {name!r}")
+    for name, block in blocks.items():
+        if block.layout.rows != tasks:
+            wrong.append(f"{block.layout.rows} rows of {name!r}")
     return f"a submission of {tasks} tasks has {', '.join(wrong)}" if wrong else ""
 
 

@@ -1,14 +1,16 @@
 """Entries: what a journal keeps, so that a peer that starts again knows what it knew.
 
 Rules     1. An entry replaces what the journal has under its key; entries take effect in the order in which they come.
-          2. Tasks and tombstones are kept apart: a task id may be used again while its old tombstone stands.
-          3. Values lie in blocks: whoever writes an entry writes their rows beside it, and stores them again before it
+          2. The number of a kind never changes and is never used again: it is on disks.
+          3. Tasks and tombstones are kept apart: a task id may be used again while its old tombstone stands.
+          4. Values lie in blocks: whoever writes an entry writes their rows beside it, and stores them again before it
              hands the entry back.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from enum import IntEnum
+from typing import TypeAlias, assert_never
 
 from ..errors import ErrorInfo
 from ..ids import PeerId, TaskId
@@ -123,3 +125,38 @@ Entry: TypeAlias = (
     | Neighbour
     | NeighbourGone
 )
+
+REMOVALS = (Forgotten, Lapsed, DefinitionGone, NeighbourGone)
+"""Entries after which there is nothing any more under their key."""
+
+
+class Kind(IntEnum):
+    """What an entry is about."""
+
+    TASK = 1
+    TOMBSTONE = 2
+    DEFINITION = 3
+    POINTER = 4
+    IDENTITY = 5
+    NEIGHBOUR = 6
+
+
+def key(entry: Entry) -> tuple[Kind, bytes]:
+    """Where an entry has its effect."""
+    match entry:
+        case Kept(id=task) | Forgotten(id=task):
+            return Kind.TASK, task.to_bytes()
+        case Deleted(id=task) | Lapsed(id=task):
+            return Kind.TOMBSTONE, task.to_bytes()
+        case DefinitionText(digest=digest) | DefinitionGone(digest=digest):
+            return Kind.DEFINITION, digest
+        case Pointed(pointer=pointer):
+            return Kind.POINTER, pointer.ns.encode(errors="surrogatepass")
+        case Identity():
+            return Kind.IDENTITY, b""
+        case Neighbour(contact=contact):
+            return Kind.NEIGHBOUR, contact.id.to_bytes()
+        case NeighbourGone(peer=peer):
+            return Kind.NEIGHBOUR, peer.to_bytes()
+        case _:
+            assert_never(entry)

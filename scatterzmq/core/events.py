@@ -1,10 +1,11 @@
 """Events: everything that can happen to a peer. `PeerCore.handle(event, now_ms)` is the only way in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from ..errors import ErrorCode
+from ..frozen import frozen
 from ..graph.plan import Plan
 from ..ids import BlockId, ClientId, ExecutorId, GraphId, PeerId, QueueId
 from .entries import Entry
@@ -13,7 +14,7 @@ from .peermessages import BetweenPeers, Contact
 from .values import Block, Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class MessageReceived:
     """A client said something. `blocks`: field -> the rows that came beside a Submit, stored (and kept) already."""
 
@@ -22,14 +23,14 @@ class MessageReceived:
     blocks: Mapping[str, Block] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ClientLost:
     """A client left or its link broke: nothing more is sent to it."""
 
     client: ClientId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PeerReceived:
     """A peer said something. incarnation: the sender's; to_incarnation: whom of us it meant (0: whoever we are).
 
@@ -43,14 +44,14 @@ class PeerReceived:
     blocks: Mapping[str, Block] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PeerSeen:
     """Discovery has seen an address where a peer may be. Nothing more is known, and it may be old or our own."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class LinkDown:
     """A link broke. refused: nobody listens at that address any more, so the process is gone."""
 
@@ -58,19 +59,19 @@ class LinkDown:
     refused: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class LeaveRequested:
     """Whoever runs this peer wants it to hand its tasks over and go."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ExecutorStarted:
     """An executor is ready for its first batch."""
 
     executor: ExecutorId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ExecutorLost:
     """An executor is gone, and whatever it was doing with it.
 
@@ -82,7 +83,7 @@ class ExecutorLost:
     crashed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GraphChecked:
     """The answer to the action CheckGraph. Exactly one of plan and problems says something."""
 
@@ -92,7 +93,7 @@ class GraphChecked:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Emitted:
     """What one `emit` (or `call`) of a node answered, for the batch positions `rows`.
 
@@ -107,7 +108,7 @@ class Emitted:
     call: GraphId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class RowsFailed:
     """Batch positions that failed for one reason. `final`: not to be tried again."""
 
@@ -119,7 +120,7 @@ class RowsFailed:
     node: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BatchExpected:
     """A node is about to run a batch and says what will come of it: output -> (weight, bytes) that leave there."""
 
@@ -128,7 +129,7 @@ class BatchExpected:
     outputs: Mapping[str, tuple[float, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BatchFinished:
     """An executor is through with a batch. Each position is in exactly one of emitted, failed, missing.
 
@@ -144,14 +145,14 @@ class BatchFinished:
     loaded: tuple[tuple[bytes, QueueId], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlocksEvicted:
     """Volatile blocks have left the store, though somebody may still need them."""
 
     ids: tuple[BlockId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Restored:
     """What the journal has; with a journal, the first event of all, even if that is empty.
 
@@ -162,14 +163,14 @@ class Restored:
     contacts: tuple[Contact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Persisted:
     """A Persist is done, and so are all before it."""
 
     write: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PersistFailed:
     """A Persist could not be done, and no other one should be tried."""
 
@@ -177,7 +178,7 @@ class PersistFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class TimerFired:
     """`deadline_ms()` has come."""
 

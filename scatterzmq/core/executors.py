@@ -12,17 +12,20 @@ from dataclasses import dataclass
 
 from ..graph.plan import NodePlan
 from ..ids import ExecutorId, QueueId
+from .events import BatchFinished
 from .outbox import Outbox
-from .queues import QueueKey
+from .queues import Queue, QueueKey
 from .strategy import NodeStrategy, NodeView, SimpleNodeStrategy, StrategyFailed, choose
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One executor: the queue it works for (or did last), whether it does now, and what its process has loaded."""
+    """One executor: the queue it works for (or did last), whether it does now (since when), and what its process has
+    loaded."""
 
     own: QueueKey | None = None
     busy: bool = False
+    since_ms: int = 0
     loaded: frozenset[tuple[bytes, QueueId]] = frozenset()
 
 
@@ -60,12 +63,17 @@ class Executors:
             subtract(self.at_work, (slot.own,))
         return True
 
+    def at_work_on(self, executor: ExecutorId) -> QueueKey | None:
+        """Whose batch it has; None if it is idle or gone."""
+        slot = self.slots.get(executor)
+        return slot.own if slot is not None and slot.busy else None
+
     def occupy(self, executor: ExecutorId, key: QueueKey) -> None:
         """It begins with a batch."""
         slot = self.slots[executor]
         slot.own, slot.busy = key, True
         del self.idle[executor]
-        self.at_work[key] += 1
+        self.at_work[key] = self.at_work.get(key, 0) + 1
 
     def release(self, executor: ExecutorId, loaded: tuple[tuple[bytes, QueueId], ...] | None) -> None:
         """It is through with its batch. loaded: what its process has loaded now; None if that is as before."""
@@ -82,12 +90,26 @@ class Executors:
             slot.loaded = frozenset(loaded)
             self.loaded.update(slot.loaded)
 
+    def begins(self, executor: ExecutorId, now_ms: int) -> None:
+        """What its batch needs is there: it is at work from now on."""
+        self.slots[executor].since_ms = now_ms
+
+    def measured(self, event: BatchFinished, queue: Queue, tasks: int, now_ms: int) -> None:
+        """It is through with so many tasks of a queue. Who fails may do so early, and is not measured."""
+        if not (event.failed or event.missing):
+            queue.pace.note(tasks, now_ms - self.slots[event.executor].since_ms)
+            self._touch((queue.key,))
+
     def _touch(self, keys: Iterable[QueueKey]) -> None:
         self._touched.update(dict.fromkeys(sorted(keys)))
 
     def may_run(self, key: QueueKey, node: NodePlan) -> bool:
         """Whether another batch of a node may run beside those that do (rule 2)."""
         return node.thread_safe or not self.at_work[key]
+
+    def able(self, node: NodePlan) -> int:
+        """How many executors can work for a node at the same time."""
+        return len(self.slots) if node.thread_safe else min(len(self.slots), 1)
 
     def choose(self, executor: ExecutorId, views: Sequence[NodeView]) -> QueueKey:
         """Which of several queues with tasks an executor works for next."""
@@ -113,6 +135,8 @@ class Executors:
 def subtract(counts: Counter[QueueKey], keys: Iterable[QueueKey]) -> None:
     """Count each key once less. What is at zero goes, so that old definitions leave nothing behind."""
     for key in keys:
-        counts[key] -= 1
-        if not counts[key]:
-            del counts[key]
+        left = counts[key] - 1
+        if left:
+            counts[key] = left
+        else:
+            counts.pop(key)  # `del` of a Counter is no built-in

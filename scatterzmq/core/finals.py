@@ -23,20 +23,29 @@ def final_of_copy(copy: Copy, copies: int) -> tuple[Final, dict[str, tuple[Value
     return final, {name: (value,) for name, value in copy.values.items()}
 
 
-def final_of_records(
-    records: Sequence[Record], now_ms: int, *, durable: bool
-) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+def final_of_records(records: Sequence[Record], *, durable: bool) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How these tasks of one plan ended, and the rows of their results."""
-    results = [record.result for record in records if record.result is not None]
+    ids, statuses, errors, retries, durations_ms, results = [], [], [], [], [], []
+    for record in records:
+        ids.append(record.id)
+        statuses.append(record.status)
+        errors.append(record.error)
+        retries.append(record.errors + record.restarts)
+        durations_ms.append(record.ended_ms - record.accepted_ms)
+        if record.result is not None:
+            results.append(record.result)
     names = results[0].keys() if results else ()
     final = Final(
-        ids=tuple([record.id for record in records]),
+        ids=tuple(ids),
         ns=records[0].plan.ns,
-        statuses=tuple([record.status for record in records]),
-        errors=tuple([record.error for record in records]),
-        retries=tuple([record.retries for record in records]),
-        durations_ms=tuple([record.duration_ms(now_ms) for record in records]),
+        statuses=tuple(statuses),
+        errors=tuple(errors),
+        retries=tuple(retries),
+        durations_ms=tuple(durations_ms),
         copies=records[0].copies,
         durable=durable,
     )
-    return final, {name: tuple([result[name] for result in results]) for name in names}
+    columns = {}
+    for name in names:
+        columns[name] = tuple([result[name] for result in results])
+    return final, columns

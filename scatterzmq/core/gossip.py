@@ -21,6 +21,7 @@ from .outbox import Outbox
 from .peermessages import AskQueues, Heartbeat, QueueState, QueueStates
 from .plans import Plans
 from .queues import Queue, QueueKey
+from .shares import US_PER_S
 
 PUBLISH_MS, PUBLISH_PER_PEER_MS, PUBLISH_MAX_MS = 200, 10, 1000
 """Between publications. What a peer sends grows with the number of peers, so with more than 20 it speaks less often."""
@@ -66,6 +67,7 @@ class Gossip:
         self._ask_again_ms: dict[PeerId, int] = {}
         self._by_key: dict[QueueKey, dict[PeerId, QueueState]] = {}
         self._lengths: dict[QueueKey, int] = {}
+        self._rates: dict[QueueKey, float] = {}
 
     # ---- what others are told
 
@@ -128,6 +130,7 @@ class Gossip:
             expected_pressure=queue.expected_pressure,
             claimants=self._counts.claimants(queue),
             loaded=self._counts.loaded(queue),
+            task_us=queue.pace.task_us,
         )
 
     def _interval_ms(self) -> int:
@@ -206,10 +209,12 @@ class Gossip:
             owner.states[key] = state
             self._by_key.setdefault(key, {})[peer] = state
             self._lengths[key] = self._lengths.get(key, 0) + state.length
+            self._rates.pop(key, None)
 
     def _forget(self, peer: PeerId, key: QueueKey) -> None:
         states = self._by_key[key]
         self._lengths[key] -= states.pop(peer).length
+        self._rates.pop(key, None)
         if not states:
             del self._by_key[key], self._lengths[key]
 
@@ -239,6 +244,23 @@ class Gossip:
             sum([state.loaded for state in states]),
         )
 
+    def waiting(self, key: QueueKey) -> int:
+        """How many tasks others have in a queue."""
+        return self._lengths.get(key, 0)
+
+    def rate(self, key: QueueKey) -> float:
+        """How many tasks of a queue the executors of the others that know its node do per second.
+
+        Each claim asks, and it is a sum over all members: so it is kept until somebody says something new.
+        """
+        rate = self._rates.get(key)
+        if rate is None:
+            states = self._by_key.get(key, NOBODY).values()
+            rate = sum([max(state.loaded, 1) * US_PER_S / state.task_us for state in states if state.task_us], 0.0)
+            if states:
+                self._rates[key] = rate
+        return rate
+
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""
         return tuple([(peer, owner.idle) for peer, owner in sorted(self._owners.items()) if owner.idle])
@@ -252,6 +274,7 @@ class Gossip:
             for key, state in owner.states.items():
                 by_key.setdefault(key, {})[peer] = state
         assert by_key == self._by_key
+        assert self._rates.keys() <= by_key.keys()
         assert self._lengths == {key: sum(state.length for state in states.values()) for key, states in by_key.items()}
         if not self._is_blind:
             for queue in self._plans.queues():

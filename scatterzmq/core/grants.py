@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, PeerId
-from .batches import sources_of
 from .blocks import Blocks
 from .commits import block_of, payload_of
 from .payloadmessages import Payload, Places
@@ -37,6 +36,17 @@ def sent(blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...
     if digests:
         made.digests = known_digests(made.beside)
     return made
+
+
+def bytes_beside(blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...]], tasks: int) -> list[int]:
+    """How many bytes of each task's inputs would travel with a grant."""
+    sizes = [0] * tasks
+    for values in inputs.values():
+        for at, value in enumerate(values):
+            block, row = _source(blocks, borrower, value)
+            if blocks.away(block.id) is None:
+                sizes[at] += block.row_nbytes(row)
+    return sizes
 
 
 def _name(made: Sent, blocks: Blocks, borrower: PeerId, inputs: Mapping[str, tuple[Value, ...]]) -> None:
@@ -86,7 +96,7 @@ def read(queue: Queue, message: Grant, beside: Mapping[str, Block], payloads: Pa
 
     Their formats are looked at where the batch runs.
     """
-    names = sources_of(queue).keys()
+    names = queue.sources.keys()
     placed = {places.field: places for places in message.places}
     if beside.keys() | placed.keys() != names:
         return None

@@ -20,6 +20,11 @@ def cluster_tag(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
 
 
+def stranger(tag: bytes, cluster: ClusterSettings) -> str:
+    """Why whoever means the cluster of this tag is turned away here; "" if it is the same."""
+    return "" if tag == cluster_tag(cluster.name) else f"this is cluster {cluster.name!r}, another one than yours"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """kind: one word, to count by. reason: for people."""
@@ -60,8 +65,9 @@ class Greetings:
         known: what is known of its id. linked: how many others are members already.
         """
         contact = message.me
-        if message.cluster != self._cluster:
-            return Refusal("cluster", f"this is cluster {self._settings.name!r}, another one than yours")
+        foreign = stranger(message.cluster, self._settings)
+        if foreign:
+            return Refusal("cluster", foreign)
         if message.proto_max < PROTO_MIN or message.proto_min > PROTO_MAX:
             theirs = f"{message.proto_min} to {message.proto_max}"
             return Refusal(

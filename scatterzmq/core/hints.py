@@ -22,5 +22,11 @@ class Hints(Protocol):
     def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
         """Length, weight, pressure, expected pressure, claimants, loaded: summed over the others; all 0 if unknown."""
 
+    def waiting(self, key: QueueKey) -> int:
+        """How many tasks others have in a queue."""
+
+    def rate(self, key: QueueKey) -> float:
+        """How many tasks of a queue the executors of the others that know its node do per second."""
+
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""

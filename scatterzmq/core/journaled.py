@@ -15,7 +15,7 @@ from .copies import Copies, Copy
 from .entries import Deleted, Forgotten, Kept, Lapsed
 from .journal import Journal
 from .ledger import Record
-from .peermessages import CopyKind, Replicated
+from .peermessages import Contact, CopyKind, Replicated
 from .replicas import Barrier, Replicas, Then, record_version
 from .values import Value
 from .versions import Version
@@ -65,7 +65,7 @@ class JournaledReplicas(Replicas):
         super()._start(kind, records, now_ms, barrier, is_repair=is_repair)
         if kind is not CopyKind.DELETE:
             for record in records:
-                self._journal.note(_kept_record(record, self._me, now_ms, is_mark=kind is CopyKind.MARK))
+                self._journal.note(_kept_record(record, self._members.me, now_ms, is_mark=kind is CopyKind.MARK))
         barrier.left += 1
         self._journal.when_kept(partial(self._written, barrier))
 
@@ -130,7 +130,7 @@ class JournaledCopies(Copies):
         self._journal.note(_kept_copy(copy, is_same=is_same))
 
 
-def _kept_record(record: Record, me: PeerId, now_ms: int, *, is_mark: bool) -> Kept:
+def _kept_record(record: Record, me: Contact, now_ms: int, *, is_mark: bool) -> Kept:
     is_over = record.phase.ended
     values = record.result or {} if is_over else {name[1:]: value for name, value in record.input.items()}
     return Kept(

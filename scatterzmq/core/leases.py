@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..ids import ExecutorId, PeerId, TaskId, Token
 from .queues import Queue
 
@@ -24,7 +25,7 @@ Expectation: TypeAlias = tuple[Queue, float, int]
 _STALE_MIN = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class Lease:
     """One batch on loan. expects: what was announced to the queues its tasks will land in next.
 
@@ -92,7 +93,8 @@ class Leases:
             self._own[lease.executor] = lease
         if lease.expires_ms != before.expires_ms:
             heapq.heappush(self._times, (lease.expires_ms, lease.order))
-            self._sweep()
+            if len(self._times) > 2 * len(self._held) + _STALE_MIN:
+                self._sweep()
 
     def renew(self, lease: Lease, expires_ms: int) -> None:
         """Let a lease hold longer, within its bounds."""
@@ -117,9 +119,14 @@ class Leases:
 
     def deadline_ms(self) -> int | None:
         """Earliest moment at which `expire` does something; None if nothing is lent."""
-        while self._times and not self._is_live(self._times[0]):
-            heapq.heappop(self._times)
-        return self._times[0][0] if self._times else None
+        times, held = self._times, self._held
+        while times:
+            expires_ms, order = times[0]
+            lease = held.get(order)
+            if lease is not None and lease.expires_ms == expires_ms:
+                return expires_ms
+            heapq.heappop(times)
+        return None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -144,8 +151,8 @@ class Leases:
         del self._held[lease.order]
         if lease.holder is None:
             del self._own[lease.executor]
-        self._sweep()
+        if len(self._times) > 2 * len(self._held) + _STALE_MIN:
+            self._sweep()
 
     def _sweep(self) -> None:
-        if len(self._times) > 2 * len(self._held) + _STALE_MIN:
-            self._times = sorted((lease.expires_ms, lease.order) for lease in self)
+        self._times = sorted((lease.expires_ms, lease.order) for lease in self)

@@ -9,9 +9,10 @@ Why       The input stays with the record until the task has ended, so any step 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 from sys import intern
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,6 +20,7 @@ from ..errors import ErrorCode, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan, Plan
 from ..ids import ClientId, PeerId, TaskId, Token
 from .messages import TaskStatus
+from .outbox import Outbox
 from .values import Value
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ class Cause(StrEnum):
 
     __hash__ = str.__hash__
 
+
+_WORDS = {cause: cause.value for cause in Cause}
+"""For stories. Asking an enum's member for its value takes two calls."""
 
 TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
     (Phase.INIT, Cause.QUEUE): Phase.WAIT,  # accepted: into the first queue
@@ -128,6 +133,7 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
+    heard_of: by others who have no copy, and may keep something in its place.
     barriers: what waits for its copies (core/replicas.py). moving: writes under way to holders that may be new.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
@@ -164,6 +170,7 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
+    heard_of: bool = False
     barriers: tuple["Barrier", ...] = ()
     moving: int = 0
     story: tuple[str, ...] = ()
@@ -224,13 +231,19 @@ _STATUS = {
 
 
 class Ledger:
-    """All records of one owner. kept_nbytes: of all their inputs and results."""
+    """All records of one owner. kept_nbytes: of all their inputs and results. out: told of every change; None: not.
 
-    def __init__(self) -> None:
+    record: the record of a task, or None if there is no such task (any more). next_seq: the age of the next record.
+    Both are built-ins, as they are called several times per task.
+    """
+
+    def __init__(self, out: Outbox | None = None) -> None:
+        self._out = out
         self._records: dict[TaskId, Record] = {}
         self._counts: Counter[Phase] = Counter()
         self._read = 0
-        self._seq = 0
+        self.record: Callable[[TaskId], Record | None] = self._records.get
+        self.next_seq: Callable[[], int] = count(1).__next__
         self.kept_nbytes = 0
 
     def __len__(self) -> int:
@@ -238,15 +251,6 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
-
-    def record(self, task: TaskId) -> Record | None:
-        """The record, or None if there is no such task (any more)."""
-        return self._records.get(task)
-
-    def next_seq(self) -> int:
-        """The age of the next record."""
-        self._seq += 1
-        return self._seq
 
     def add(self, record: Record) -> None:
         assert record.id not in self._records
@@ -274,7 +278,10 @@ class Ledger:
         counts[record.phase] -= 1
         counts[target] += 1
         record.phase = target
-        record.tell(now_ms, cause.value, detail)
+        record.tell(now_ms, _WORDS[cause], detail)
+        if self._out is not None:
+            about = {"task": record.id, "phase": target.value, "cause": cause.value, "node": record.place}
+            self._out.report("debug.task", **about, **({"detail": detail} if detail else {}))
 
     def mark_read(self, record: Record) -> bool:
         """The user has seen the result. False if that was known, or there is no result."""
@@ -287,8 +294,8 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Tasks per status, as users see it."""
         totals: Counter[str] = Counter()
-        for phase, count in self._counts.items():
-            totals[_STATUS[phase]] += count
+        for phase, number in self._counts.items():
+            totals[_STATUS[phase]] += number
         totals[TaskStatus.READY] -= self._read
         totals[TaskStatus.DONE] += self._read
         return {status: totals[status] for status in TaskStatus if totals[status]}

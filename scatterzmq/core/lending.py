@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from ..ids import ExecutorId, PeerId
 from .batches import Batches
 from .commits import check
-from .grants import sent
+from .grants import bytes_beside, sent
 from .leases import Lease
 from .ledger import Record
 from .nudges import Nudges
 from .peermessages import Claim, Commit, Committed, Grant, Renew, Renewed, Surrender
 from .queues import Queue
+from .sizes import GRANT_TASKS_MAX, batch_bytes, fits_whole
 from .state import State
 from .travel import Travel
 from .values import Block, Value
@@ -64,6 +65,7 @@ class Lending:
         self._borrowers: dict[PeerId, dict[ExecutorId, _Borrower]] = {}
         self._asked: list[tuple[PeerId, Claim]] = []
         self._put_back = False
+        self._batch_bytes = batch_bytes(state.settings.network, state.row_bytes_max)
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
         self.counters = {
             "granted": 0,
@@ -115,8 +117,11 @@ class Lending:
             self._nudges.claimed(peer, granted=False)
             return
         node = queue.node
-        size = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
-        records = [record for record in self._batches.draw(queue, size, near=peer) if self._is_whole(queue, record)]
+        tasks_max = message.tasks_max if node.batch_size is None else min(message.tasks_max, node.batch_size)
+        size = self._batches.size(queue, task_us=message.task_us, tasks_min=message.tasks_min, tasks_max=tasks_max)
+        drawn = self._batches.draw(queue, min(size, GRANT_TASKS_MAX), near=peer)
+        records = [record for record in drawn if self._is_whole(queue, record)]
+        records = self._light_enough(queue, records, peer)
         self._nudges.claimed(peer, granted=bool(records))
         if not records:
             return
@@ -146,6 +151,24 @@ class Lending:
         self._travel.lost(record, loss)
         self._put_back = True
         return False
+
+    def _light_enough(self, queue: Queue, records: list[Record], peer: PeerId) -> list[Record]:
+        """The first of these that one message can carry. The others go back; so do those that no message can: they are
+        for executors here.
+        """
+        inputs = self._batches.inputs(queue, records)
+        if fits_whole(dict.fromkeys([value[0] for values in inputs.values() for value in values]), self._batch_bytes):
+            return records
+        taken: list[Record] = []
+        room = self._batch_bytes
+        row_max = self._state.row_bytes_max
+        for record, nbytes in zip(records, bytes_beside(self._state.blocks, peer, inputs, len(records)), strict=True):
+            if (taken and nbytes > room) or (row_max is not None and nbytes > row_max):
+                self._travel.reclaimed(record, None)
+            else:
+                taken.append(record)
+                room -= nbytes
+        return taken
 
     def _grant(self, peer: PeerId, borrower: _Borrower, message: Claim) -> None:
         lease = self._leases.held(borrower.order, message.executor, peer)
@@ -191,27 +214,34 @@ class Lending:
     # ---- what comes back
 
     def commit(self, peer: PeerId, message: Commit, blocks: Mapping[str, Block]) -> None:
-        """Results of a batch."""
+        """Results of a batch, or a piece of them."""
         lease = self._leases.held(message.order, message.executor, peer)
         fenced = False
-        if lease is not None:
-            borrower = self._settle(lease)
-            borrower.done = (*borrower.done, lease.order)[-LOANS_MAX:]
-            uses, plan = self._state.blocks, lease.queue.plan
-            checked = check(lease, message, blocks, needed=self._state.plans.needed(plan), uses=uses)
-            self.counters["committed"] += 1
-            self.counters["commits_wrong"] += checked.wrong
-            for block, (copy, start) in checked.away.items():
-                uses.admit_away(block, copy, start)
-            self._batches.settle(lease, checked.emitted, checked.failed, checked.missing)
-            uses.settle(checked.away)
-        else:
+        if lease is None:
             known = self._borrowers.get(peer, {}).get(message.executor)
             fenced = known is None or message.order not in known.done
             self.counters["commits_fenced"] += fenced
-        self._members.tell(peer, Committed(executor=message.executor, order=message.order, fenced=fenced))
+        else:
+            self._apply(lease, message, blocks)
+        answer = Committed(executor=message.executor, order=message.order, fenced=fenced, piece=message.piece)
+        self._members.tell(peer, answer)
         if message.claim is not None:
             self.claim(peer, message.claim)
+
+    def _apply(self, lease: Lease, message: Commit, blocks: Mapping[str, Block]) -> None:
+        if message.more:  # the same piece twice changes nothing: its tasks have lost their tokens
+            self._leases.renew(lease, self._state.now_ms + self._lease_ms)
+        else:
+            borrower = self._settle(lease)
+            borrower.done = (*borrower.done, lease.order)[-LOANS_MAX:]
+            self.counters["committed"] += 1
+        uses, plan = self._state.blocks, lease.queue.plan
+        checked = check(lease, message, blocks, needed=self._state.plans.needed(plan), uses=uses)
+        self.counters["commits_wrong"] += checked.wrong
+        for block, (copy, start) in checked.away.items():
+            uses.admit_away(block, copy, start)
+        self._batches.settle(lease, checked.emitted, checked.failed, checked.missing, more=message.more)
+        uses.settle(checked.away)
 
     def renew(self, peer: PeerId, message: Renew) -> None:
         """Batches are still being worked on."""

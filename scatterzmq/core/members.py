@@ -46,6 +46,7 @@ class Members:
 
     me: contact of this peer. nonce: drawn at boot. static: nobody ever fails (peers in one process), so there are no
     heartbeats and no timers; it is only believed who says so. linked_count: how many hear what is published.
+    changes: what has changed, in order, until it is taken. clock: knows when this peer was halted.
     """
 
     def __init__(self, me: Contact, nonce: bytes, settings: Settings, out: Outbox, *, static: bool = False) -> None:
@@ -64,8 +65,8 @@ class Members:
         self._here: dict[PeerId, Member] = {}
         self._gone: dict[PeerId, Member] = {}
         self._dials = Dials(self._ask_ms, 2 * self._peers_max)
-        self._clock = Punctual(self._beat_every_ms, int(timing.pause_s * 1000))
-        self._changes: list[Change] = []
+        self.clock = Punctual(self._beat_every_ms, int(timing.pause_s * 1000))
+        self.changes: list[Change] = []
         self._ranked_for: tuple[PeerId, ...] = ()
         self._ranked: tuple[PeerId, ...] = ()
         self._warned: dict[str, int] = {}
@@ -216,7 +217,10 @@ class Members:
             self._booted_ms = now_ms
             self._begin_alone(now_ms)
             self._is_next_known = False
-        slept_ms = self._clock.slept_ms(now_ms, self._beat_ms)
+        if self._beat_ms is None:
+            self.clock.last_ms = now_ms
+            return
+        slept_ms = self.clock.slept_ms(now_ms, self._beat_ms)
         if slept_ms:
             for member in self._here.values():
                 member.heard_ms = min(now_ms, member.heard_ms + slept_ms)
@@ -225,7 +229,7 @@ class Members:
     def take_pause_ms(self) -> int:
         """For how long this peer was halted (more than `pause_s`) since the last call, 0 if it was not: others may
         hold it to be dead, and own its tasks."""
-        return self._clock.take_pause_ms()
+        return self.clock.take_pause_ms()
 
     def expire(self, now_ms: int, pulse: Pulse | None = None) -> None:
         """Do what is due. pulse: what a heartbeat says beside what is known here."""
@@ -235,7 +239,7 @@ class Members:
         self._is_next_known = False
         self._review(now_ms)
         if self._beat_ms is not None and self._beat_ms <= now_ms:
-            self._clock.beaten(now_ms - self._beat_ms)
+            self.clock.beaten(now_ms - self._beat_ms)
             self._beat_ms = now_ms + self._beat_every_ms
             self._beat(pulse or Pulse(), now_ms)
         if self._alone_ms is not None and self._alone_ms <= now_ms:
@@ -251,7 +255,7 @@ class Members:
 
     def take_changes(self) -> list[Change]:
         """What has changed since the last call, in order."""
-        changes, self._changes = self._changes, []
+        changes, self.changes = self.changes, []
         return changes
 
     def check_invariants(self) -> None:
@@ -267,7 +271,7 @@ class Members:
             assert (member.id in self._gone) == (member.status in (Status.DEAD, Status.LEFT))
             member.check_invariants()
         self._dials.check_invariants()
-        self._clock.check_invariants()
+        self.clock.check_invariants()
         if self._is_next_known:
             assert self._next_ms == self._find_next()[0], "the deadline is not that of what is to be done"
 
@@ -321,7 +325,7 @@ class Members:
         if member is not None and member.is_linked and contact.incarnation == member.contact.incarnation:
             if contact.address != member.address:
                 self._dials.drop(member.address)
-                self._out.link(OpenLink(peer=contact.id, address=contact.address))
+                self._out.link(OpenLink(contact=contact))
             member.contact = contact
             if isinstance(message, Welcome):
                 member.misses_us = False  # it has answered
@@ -338,7 +342,7 @@ class Members:
         self._gone.pop(contact.id, None)
         self._here[contact.id] = member
         self._dials.drop(contact.address)
-        self._out.link(OpenLink(peer=contact.id, address=contact.address))
+        self._out.link(OpenLink(contact=contact))
         self._out.report("peer.join", peer=contact.id, peer_name=contact.name, address=contact.address)
         self._settle(member, now_ms)
         return True
@@ -474,7 +478,7 @@ class Members:
         if not member.silent:
             suspect_at = self._suspect_at(member, said)
             return suspect_at if member.trial_end_ms is None else min(suspect_at, member.trial_end_ms)
-        dead_at = member.heard_ms + self._dead_ms * self._clock.factor
+        dead_at = member.heard_ms + self._dead_ms * self.clock.factor
         if said.witnesses(member):
             return dead_at
         failed_ms = self._dials.failed_ms(member.address)
@@ -483,7 +487,7 @@ class Members:
     def _suspect_at(self, member: Member, said: Hearsay) -> int:
         # Whom others hold to be dead has until its next heartbeat, or a little longer.
         patience_ms = min(self._suspect_ms, 3 * self._beat_every_ms // 2) if said.accuses(member) else self._suspect_ms
-        return member.heard_ms + patience_ms * self._clock.factor
+        return member.heard_ms + patience_ms * self.clock.factor
 
     def _doubt(
         self, member: Member, reason: str, now_ms: int, *, silent: bool = False, misses_us: bool = False
@@ -533,7 +537,7 @@ class Members:
         heal = member.returns and status is Status.ALIVE
         if heal:
             member.returns = False
-        self._changes.append(Change(member.id, status, member.contact.incarnation, heal))
+        self.changes.append(Change(member.id, status, member.contact.incarnation, heal))
         self._count(now_ms)
 
     def _count(self, now_ms: int) -> None:

@@ -7,11 +7,12 @@ Rules   1. A request with a `mid` is answered once under the same `mid`; a repea
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Self, TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
+from ..frozen import frozen
 from ..graph.formats import Format
 from ..ids import ExecutorId, PeerId, TaskId
 
@@ -42,7 +43,7 @@ class TaskStatus(StrEnum):
 _COMPLETE = frozenset((TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR, TaskStatus.UNKNOWN))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NamespaceInfo:
     """What a client must know of a namespace to submit to it.
 
@@ -61,7 +62,7 @@ class NamespaceInfo:
     cached: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Contact:
     """How to reach a member, and which of its lives is meant.
 
@@ -78,7 +79,7 @@ class Contact:
 # ---- client -> peer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class LoadGraph:
     """Check a definition (JSON text) and make it the current one of its namespace."""
 
@@ -87,7 +88,7 @@ class LoadGraph:
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Submit:
     """New tasks of one namespace. Beside it: input field -> column, whose row i belongs to ids[i].
 
@@ -108,21 +109,21 @@ class Submit:
     cache: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Attach:
     """Tell this client how these tasks end (at once for those that have ended, or are unknown)."""
 
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ResultRead:
     """The user has seen these results: `ready` becomes `done`."""
 
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Clear:
     """Forget everything about these tasks."""
 
@@ -130,7 +131,7 @@ class Clear:
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Cancel:
     """End these tasks as cancelled unless they have ended."""
 
@@ -138,7 +139,7 @@ class Cancel:
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskTasks:
     """Where are these tasks?"""
 
@@ -146,7 +147,7 @@ class AskTasks:
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskNamespaces:
     """Which namespaces are loaded? `ns` asks for one only."""
 
@@ -154,7 +155,7 @@ class AskNamespaces:
     ns: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskDefinition:
     """The definition of a namespace's current plan."""
 
@@ -162,14 +163,14 @@ class AskDefinition:
     ns: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskStats:
     """Queues, executors, tasks, cache of this peer."""
 
     mid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ClearCache:
     """Forget the cached values of keys with these origins (None: all). What is being computed goes on."""
 
@@ -177,31 +178,35 @@ class ClearCache:
     origins: tuple[bytes, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Release:
     """Hand your tasks over and leave the cluster. Whoever asks twice gets the same answer."""
 
     mid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskMembers:
-    """Who belongs to the cluster? Also a way to ask whether the receiver is there."""
+    """Who belongs to the cluster? Also a way to ask whether the receiver is there.
+
+    cluster: 8 bytes that stand for the name of the one that is meant; b"" for whichever the receiver belongs to.
+    """
 
     mid: int
+    cluster: bytes = b""
 
 
 # ---- peer -> client
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GraphLoaded:
     mid: int
     info: NamespaceInfo
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GraphRefused:
     """All problems of a definition, one line each."""
 
@@ -210,7 +215,7 @@ class GraphRefused:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Accepted:
     """These tasks are kept on `copies` peers (`durable`: also on disk). Comes once per id, in any grouping.
 
@@ -224,7 +229,7 @@ class Accepted:
     rset: tuple[PeerId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Refused:
     """These tasks were not accepted: nothing is kept of them."""
 
@@ -234,7 +239,7 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Final:
     """How tasks ended. Everything is by position: entry i is about ids[i]. Beside it: result field -> column
     with one row per task that has a result (ready or done), in the order of those tasks.
@@ -268,7 +273,7 @@ class Final:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Moved:
     """These tasks are owned by another peer (now): ask there how they end. Entry i is about ids[i]."""
 
@@ -276,31 +281,34 @@ class Moved:
     owners: tuple[PeerId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Goodbye:
     """This peer leaves: submit elsewhere, and ask others for the tasks it had."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Released:
     """The peer is about to leave."""
 
     mid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Cleared:
+    """These tasks are gone, wherever they are known from here. unknown: those of which the sender knows nothing."""
+
     mid: int
+    unknown: tuple[TaskId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Cancelled:
     """The cancel has been applied; the tasks' ends come as Final."""
 
     mid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class CacheCleared:
     """So many values have been forgotten."""
 
@@ -308,7 +316,7 @@ class CacheCleared:
     values: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class TaskReport:
     """One task as it stands now.
 
@@ -325,19 +333,19 @@ class TaskReport:
     story: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class TaskReports:
     mid: int
     reports: tuple[TaskReport, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Namespaces:
     mid: int
     infos: tuple[NamespaceInfo, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Definition:
     """`definition` is None if the namespace is not loaded."""
 
@@ -345,7 +353,7 @@ class Definition:
     definition: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class QueueStats:
     """One queue, as users see it. `listeners`: executors that have its node loaded."""
 
@@ -359,7 +367,7 @@ class QueueStats:
     claimants: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class ExecutorStats:
     """One executor: the place it works at ("" when idle) and the places it has loaded."""
 
@@ -368,7 +376,7 @@ class ExecutorStats:
     loaded: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Stats:
     """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows."""
 
@@ -382,13 +390,18 @@ class Stats:
     cache_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class MemberList:
-    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter."""
+    """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
+
+    message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
+    """
 
     mid: int
     members: tuple[Contact, ...]
     suspects: tuple[PeerId, ...] = ()
+    message_bytes: int = 0
+    refusal: str = ""
 
 
 ToPeer: TypeAlias = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from ..ids import PeerId
+from .batches import Batches
 from .peermessages import Nudge
 from .queues import Queue, QueueKey
 from .state import State
@@ -39,8 +40,9 @@ class _Belief:
 class Nudges:
     """What is believed of other peers' executors."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, batches: Batches) -> None:
         self._state = state
+        self._batches = batches
         self._beliefs: dict[PeerId, _Belief] = {}
         self._ask_ms = int(state.settings.timing.ask_s * 1000)
         self._lease_ms = int(state.settings.timing.lease_s * 1000)
@@ -68,7 +70,7 @@ class Nudges:
 
     def send(self) -> None:
         """Tell idle peers of the tasks that wait now."""
-        waiting = self._state.plans.waiting()
+        waiting = self._state.plans.waiting
         if not waiting:
             return
         said = dict(self._state.gossip.idle_peers())
@@ -78,14 +80,14 @@ class Nudges:
         room = {peer: idle for peer, idle in said.items() if peer not in self._beliefs}
         room |= {peer: belief.room for peer, belief in self._beliefs.items() if belief.told is None and belief.room > 0}
         room = {peer: batches for peer, batches in room.items() if self._state.members.is_alive(peer)}
-        for queue in waiting:
+        for queue in waiting.values():
             if not room:
                 return
             self._send(queue, room)
 
     def _send(self, queue: Queue, room: dict[PeerId, int]) -> None:
         """Tell as many as are needed for one queue. room: peers that may be told -> batches they have room for."""
-        size = queue.node.batch_size or self._state.settings.executor.batch_size
+        size = self._batches.own_size(queue)
         fresh = [belief.room for belief in self._beliefs.values() if belief.fresh and belief.told == queue.key]
         wanted = -(-queue.length // size) - sum(fresh)
         message = Nudge(digest=queue.key[0], queue=queue.key[1])

@@ -1,34 +1,38 @@
 """The outbox: actions of one `handle` call, grouped so that everything leaves in batches.
 
 Rules   1. Within one call, ends of tasks are sent once per client and namespace, blocks are kept and freed once.
-        2. Order: what is to be written to disk first, because it takes longest; links open before messages and close
-           after them; messages before work, blocks last, so that nothing is freed that a message or a batch still
-           needs.
+        2. Order: what is to be written to disk first, because it takes longest; then batches, which run while messages
+           are written; links open before messages and close after them; messages before other work, blocks last, so
+           that nothing is freed that a message or a batch still needs.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..ids import BlockId, ClientId, PeerId
-from .actions import Action, CloseLink, FreeBlocks, KeepBlocks, OpenLink, Persist, Publish, Report, Send, Tell
+from .actions import Action, CloseLink, FreeBlocks, KeepBlocks, OpenLink, Persist, Publish, Report, RunBatch, Send, Tell
 from .messages import ToClient
 from .peermessages import BetweenPeers
 from .values import Value
 
+PER_TASK = ("debug.task", "cache.hit", "cache.miss", "cache.defer", "cache.promote")
+"""Reports that come with every task: made only if somebody listens."""
 
-def everything(_: str) -> bool:
-    """Somebody listens to all events."""
-    return True
+
+def told_per_task(wants: Callable[[str], bool]) -> frozenset[str]:
+    """What somebody listens to. A value, not a function: what a core does follows from what it was given."""
+    return frozenset(filter(wants, PER_TASK))
 
 
 @dataclass(slots=True)
 class Outbox:
     """Collects actions; `take` hands them over and starts anew.
 
-    wants: whether anybody listens to events of this name. What would be reported for each task is asked for first.
+    tells: of PER_TASK, what somebody listens to.
     """
 
-    wants: Callable[[str], bool] = everything
+    tells: frozenset[str] = frozenset()
+    _batches: list[Action] = field(default_factory=list)
     _messages: list[Action] = field(default_factory=list)
     _work: list[Action] = field(default_factory=list)
     _reports: list[Action] = field(default_factory=list)
@@ -61,7 +65,7 @@ class Outbox:
         self._persist = action
 
     def work(self, action: Action) -> None:
-        self._work.append(action)
+        (self._batches if isinstance(action, RunBatch) else self._work).append(action)
 
     def report(self, name: str, **context: str | float) -> None:
         self._reports.append(Report(name=name, context=context))
@@ -74,12 +78,12 @@ class Outbox:
         self._free.append(block)
 
     def take(self) -> tuple[Action, ...]:
-        actions = self._messages + self._work + self._reports
+        actions = self._batches + self._messages + self._work + self._reports
         if self._links:
             links = self._links.values()
             opened: list[Action] = [link for link in links if isinstance(link, OpenLink)]
             closed: list[Action] = [link for link in links if isinstance(link, CloseLink)]
-            actions = opened + self._messages + closed + self._work + self._reports
+            actions = self._batches + opened + self._messages + closed + self._work + self._reports
             self._links = {}
         if self._persist is not None:
             actions.insert(0, self._persist)
@@ -90,5 +94,5 @@ class Outbox:
         if self._free:
             actions.append(FreeBlocks(ids=tuple(self._free)))
             self._free = []
-        self._messages, self._work, self._reports = [], [], []
+        self._batches, self._messages, self._work, self._reports = [], [], [], []
         return tuple(actions)

@@ -7,13 +7,14 @@ Rules     1. `handle` never blocks and never raises on what came from outside; i
 Why       Sockets, threads, files and clocks are drivers around this; the same core runs in tests and simulations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from ..ids import ClientId, PeerId
 from ..settings import Settings
 from .actions import Action
+from .asking import Asking
 from .batches import Batches
 from .borrowing import Borrowing
 from .cacheowners import decline
@@ -42,6 +43,7 @@ from .events import (
 from .executors import Executors
 from .fetches import Fetches
 from .gossip import Gossip
+from .greetings import stranger
 from .invariants import check_uses
 from .leaving import Leaving
 from .lending import Lending
@@ -61,13 +63,13 @@ from .messages import (
     Cleared,
     LoadGraph,
     MemberList,
+    QueueStats,
     Release,
     Released,
     ResultRead,
     Submit,
 )
 from .nudges import Nudges
-from .outbox import everything
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
@@ -110,7 +112,7 @@ from .peermessages import (
 )
 from .restoring import Restoring
 from .state import State
-from .status import stats
+from .status import queue_stats, stats
 from .strategy import NodeStrategy, QueueStrategy
 from .takeover import Takeover
 from .travel import Travel
@@ -123,7 +125,7 @@ class PeerCore:
     me: its id, or how others know and reach it (then with an incarnation above that of all its lives before).
     node_strategy, queue_strategy: which node an executor works for, which task goes first.
     nonce: 16 bytes drawn at boot. static: other peers never fail (they live in this process).
-    wants: whether anybody listens to events of this name; those that come with every task are not made otherwise.
+    tells: of outbox.PER_TASK, what somebody listens to.
     """
 
     def __init__(
@@ -135,20 +137,21 @@ class PeerCore:
         queue_strategy: QueueStrategy,
         nonce: bytes = bytes(16),
         static: bool = False,
-        wants: Callable[[str], bool] = everything,
+        tells: frozenset[str] = frozenset(),
     ) -> None:
         if isinstance(me, PeerId):
             me = Contact(id=me, incarnation=1, address="")
-        self._state = State.new(me, nonce, settings, static=static, wants=wants)
+        self._state = State.new(me, nonce, settings, static=static, tells=tells)
         self._travel = Travel(self._state, queue_strategy)
         self._executors = Executors(self._state.out, node_strategy, self._state.plans.touched)
-        self._batches = Batches(self._state, self._travel)
+        self._batches = Batches(self._state, self._travel, self._executors)
         self._payloads = Payloads(self._state)
         self._fetches = Fetches(self._state, self._payloads)
         self._claims = Claims(self._state, self._executors, self._batches, self._fetches)
-        self._nudges = Nudges(self._state)
+        self._nudges = Nudges(self._state, self._batches)
         self._lending = Lending(self._state, self._travel, self._batches, self._nudges)
-        self._borrowing = Borrowing(self._state, self._executors, self._claims, self._payloads, self._fetches)
+        self._asking = Asking(self._state, self._executors, self._batches, self._claims)
+        self._borrowing = Borrowing(self._state, self._executors, self._asking, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
         self._desk = Desk(self._state, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
@@ -162,68 +165,54 @@ class PeerCore:
         self._restoring = None
         if self._journal is not None:
             self._restoring = Restoring(self._state, self._journal, self._definitions, self._takeover)
-        self._timed = (
-            self._state.members,
-            self._state.leases,
-            self._state.replicas,
-            self._state.copies,
+        state, owners = self._state, self._travel.owners
+        self._timed = (state.leases, state.replicas, self._desk, *(() if owners is None else (owners,)))
+        self._timed_seldom = (
+            state.members,
+            state.copies,
             self._borrowing,
             self._payloads,
             self._fetches,
             self._nudges,
-            self._desk,
             self._takeover,
             self._leaving,
             self._definitions,
             self._gossip,
-            self._travel,
             *(() if self._restoring is None else (self._restoring,)),
         )
+        self._seldom_ms: int | None = None
+        self._is_seldom_known = False
+        self._takes = self._event_table()
         self._words = self._table()
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take an event in. Returns what is to be done about it, in order."""
-        assert now_ms >= self._state.now_ms, "time went back"
-        self._state.now_ms = now_ms
-        self._state.members.awake(now_ms)
-        match event:
-            case MessageReceived():
-                self._message(event)
-            case PeerReceived():
-                self._peer_message(event)
-            case PeerSeen() | LinkDown():
-                self._network(event)
-            case LeaveRequested():
-                self._leaving.begin()
-            case BatchExpected() | BatchFinished():
-                self._batch(event)
-            case GraphChecked():
-                self._definitions.checked(event)
-            case ExecutorStarted() | ExecutorLost():
-                self._executor(event)
-            case ClientLost():
-                self._desk.lost(event.client)
-            case BlocksEvicted(ids=ids):
-                self._state.blocks.evicted(ids)
-            case Restored() | Persisted() | PersistFailed():
-                self._from_disk(event)
-            case TimerFired():
-                self._expire()
-            case _:
-                assert_never(event)
-        changed = self._membership_changed()
-        self._restore()
-        self._work_off()
-        if changed or self._state.members.linked_count:
+        state, members = self._state, self._state.members
+        assert now_ms >= state.now_ms, "time went back"
+        state.now_ms = now_ms
+        members.awake(now_ms)
+        self._takes[type(event)](event)
+        what = type(event.message if isinstance(event, MessageReceived) else event)
+        if what not in _ROUTINE or members.linked_count or state.blocks.any_away or state.leaving or state.restoring:
+            self._is_seldom_known = False
+        changed = bool(members.changes or members.clock.paused_ms) and self._membership_changed()
+        if self._restoring is not None:
+            self._restore(self._restoring)
+        if what is not ResultRead or self._restoring is not None:  # else nothing follows
+            self._work_off()
+        if changed or members.linked_count:
             # What clients say tells nothing new of others.
             self._among_others(look=not isinstance(event, MessageReceived))
-        self._leaving.go_on()
+        if state.leaving:
+            self._leaving.go_on()
         if self._journal is not None:
             self._journal.flush()
-        return self._state.out.take()
+        return state.out.take()
 
     def _among_others(self, *, look: bool) -> None:
         """What a peer does for others, and has of them, after every event. A lone peer has nothing of it to do."""
+        self._is_seldom_known = False
+        self._takeover.plan_comparison()
         self._travel.flush()
         self._borrowing.dispatch(look=look)
         self._fetches.flush()
@@ -243,17 +232,19 @@ class PeerCore:
 
     def deadline_ms(self) -> int | None:
         """The earliest moment at which TimerFired changes something; None if only other events can."""
-        earliest_ms = None
-        for machine in self._timed:
-            time_ms = machine.deadline_ms()
-            if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
-                earliest_ms = time_ms
-        return earliest_ms
+        if not self._is_seldom_known:
+            self._is_seldom_known = True
+            self._seldom_ms = _earliest(None, self._timed_seldom)
+        return _earliest(self._seldom_ms, self._timed)
+
+    def queues(self) -> tuple[QueueStats, ...]:
+        """The numbers of all queues here: for drivers that measure. O(queues)."""
+        return queue_stats(self._state, self._claims)
 
     def counters(self) -> dict[str, int]:
         """What has been counted since it started."""
         counters = self._travel.all_counters() | self._claims.counters | self._desk.counters
-        counters |= self._lending.counters | self._borrowing.counters
+        counters |= self._lending.counters | self._asking.counters | self._borrowing.counters
         counters |= {f"peers_{name}": number for name, number in self._state.members.counters.items()}
         return counters | self._payloads.counters | self._fetches.counters
 
@@ -263,6 +254,7 @@ class PeerCore:
         shared = (state.members, state.copies, state.replicas, state.ledger, state.plans, state.leases, state.blocks)
         for machine in (*shared, self._executors, self._definitions, self._takeover, self._leaving, self._gossip):
             machine.check_invariants()
+        assert not self._is_seldom_known or self._seldom_ms == _earliest(None, self._timed_seldom)
         for other in (self._batches, self._claims, self._lending, self._borrowing, self._desk):
             other.check_invariants()
         self._payloads.check_invariants()
@@ -277,16 +269,21 @@ class PeerCore:
             self._travel.owners.check_invariants(state.ledger)
 
     def _work_off(self) -> None:
-        self._state.replicas.repair(self._state.now_ms)
-        self._takeover.plan_comparison()
+        replicas, plans, travel, desk = self._state.replicas, self._state.plans, self._travel, self._desk
+        if replicas.repairs:
+            replicas.repair(self._state.now_ms)
         while True:
-            self._takeover.take_lost()
-            ended = self._travel.run()
-            if ended:
-                self._desk.ended(ended)
-            self._desk.admit_waiting()
-            self._claims.dispatch()
-            if not self._lending.answer() and not self._travel.busy:
+            if replicas.lost:
+                self._takeover.take_lost()
+            if travel.agenda or travel.ended:
+                ended = travel.run()
+                if ended:
+                    desk.ended(ended)
+            if desk.waiting:
+                desk.admit_waiting()
+            if self._executors.idle and plans.waiting:
+                self._claims.dispatch()
+            if not self._lending.answer() and not (travel.agenda or travel.ended):
                 return
 
     def _network(self, event: PeerSeen | LinkDown) -> None:
@@ -303,11 +300,10 @@ class PeerCore:
             self._borrowing.lost(event.executor, event.reason, crashed=event.crashed)
             self._claims.lost(event.executor, event.reason, crashed=event.crashed)
 
-    def _restore(self) -> None:
+    def _restore(self, restoring: Restoring) -> None:
         """Go on with it, and answer clients who had to wait for it."""
-        if self._restoring is not None:
-            for deferred in self._restoring.go_on():
-                self._message(deferred)
+        for deferred in restoring.go_on():
+            self._message(deferred)
 
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
         assert self._journal is not None
@@ -322,7 +318,9 @@ class PeerCore:
     def _batch(self, event: BatchExpected | BatchFinished) -> None:
         if isinstance(event, BatchExpected):
             self._claims.expected(event)
-        elif not self._borrowing.finished(event):
+        elif self._borrowing.finished(event):
+            self._is_seldom_known = False
+        else:
             self._claims.finished(event)
 
     def _expire(self) -> None:
@@ -349,7 +347,7 @@ class PeerCore:
             self._restoring.expire()
 
     def _membership_changed(self) -> bool:
-        """Tell the other machines who came and who is gone. False if nobody did."""
+        """Tell the other machines who came and who is gone. False if this peer was only halted."""
         if self._state.members.take_pause_ms():
             self._takeover.compare()  # whoever held us to be dead has taken over
         dead: list[PeerId] = []
@@ -410,17 +408,38 @@ class PeerCore:
 
     def _queue_states(self, sender: PeerId, message: QueueStates) -> None:
         self._gossip.came(sender, message, self._state.now_ms)
-        self._borrowing.told(sender, message)
+        self._asking.told(sender, message)
 
     def _known(self, sender: PeerId, message: Known) -> None:
         self._takeover.known(sender, message)
         if self._restoring is not None:
             self._restoring.known(sender, message)
 
+    def _event_table(self) -> Mapping[type[Event], Callable[[Any], None]]:
+        """Which of these methods (or which machine) takes an event."""
+        return {
+            MessageReceived: self._message,
+            BatchFinished: self._batch,
+            BatchExpected: self._batch,
+            PeerReceived: self._peer_message,
+            PeerSeen: self._network,
+            LinkDown: self._network,
+            LeaveRequested: lambda _: self._leaving.begin(),
+            GraphChecked: self._definitions.checked,
+            ExecutorStarted: self._executor,
+            ExecutorLost: self._executor,
+            ClientLost: lambda event: self._desk.lost(event.client),
+            BlocksEvicted: lambda event: self._state.blocks.evicted(event.ids),
+            Restored: self._from_disk,
+            Persisted: self._from_disk,
+            PersistFailed: self._from_disk,
+            TimerFired: lambda _: self._expire(),
+        }
+
     def _table(self) -> Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]:
         """Which machine each word of a member is for. Greetings and signs of life are for the members' own."""
         state, definitions, takeover, owners = self._state, self._definitions, self._takeover, self._travel.owners
-        lending, borrowing, gossip = self._lending, self._borrowing, self._gossip
+        lending, asking, borrowing, gossip = self._lending, self._asking, self._borrowing, self._gossip
         payloads, fetches = self._payloads, self._fetches
         cache: Mapping[type[BetweenPeers], Callable[[PeerId, Any, Mapping[str, Block]], None]]
         if owners is None:
@@ -462,7 +481,7 @@ class PeerCore:
             Committed: lambda sender, message, _: borrowing.committed(sender, message),
             Renewed: lambda sender, message, _: borrowing.renewed(sender, message),
             RowsRevoked: lambda sender, message, _: borrowing.revoked(sender, message),
-            Nudge: lambda sender, message, _: borrowing.nudge(sender, message),
+            Nudge: lambda sender, message, _: asking.nudge(sender, message),
             Fetch: lambda sender, message, _: fetches.asked(sender, message),
             Fetched: lambda sender, message, blocks: fetches.fetched(sender, message, blocks.get("rows")),
             Gone: lambda sender, message, _: fetches.not_there(sender, message),
@@ -474,19 +493,30 @@ class PeerCore:
         match message:
             case AskStats(mid=mid):
                 self._state.out.send(sender, stats(mid, self._state, self._claims, self.counters()))
-            case AskMembers(mid=mid):
-                members = self._state.members
-                answer = MemberList(mid=mid, members=members.contacts(), suspects=members.suspects())
-                self._state.out.send(sender, answer)
+            case AskMembers() as asked:
+                self._state.out.send(sender, self._member_list(asked))
             case ClearCache(mid=mid, origins=origins):
                 cache = self._state.cache
                 self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
             case _:
                 assert_never(message)
 
+    def _member_list(self, message: AskMembers) -> MemberList:
+        members, settings = self._state.members, self._state.settings
+        refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
+        if refusal:
+            return MemberList(mid=message.mid, members=(), refusal=refusal)
+        return MemberList(
+            mid=message.mid,
+            members=members.contacts(),
+            suspects=members.suspects(),
+            message_bytes=settings.network.message_bytes,
+        )
+
     def _message(self, event: MessageReceived) -> None:
         sender = event.sender
-        self._desk.heard(sender)
+        if self._desk.left:
+            self._desk.heard(sender)
         if self._restoring is not None and self._restoring.defers(event):
             return
         match event.message:
@@ -497,7 +527,8 @@ class PeerCore:
             case ResultRead(ids=ids):
                 self._desk.read(ids)
             case Clear(mid=mid, ids=ids):
-                self._desk.clear(ids, partial(self._state.out.send, sender, Cleared(mid=mid)))
+                cleared = Cleared(mid=mid, unknown=self._desk.unknown_of(ids))
+                self._desk.clear(ids, partial(self._state.out.send, sender, cleared))
             case Cancel(mid=mid, ids=ids):
                 self._desk.cancel(ids)
                 self._state.out.send(sender, Cancelled(mid=mid))
@@ -516,3 +547,21 @@ class PeerCore:
                 self._leaving.begin()
             case _:
                 assert_never(event.message)
+
+
+class _Timed(Protocol):
+    def deadline_ms(self) -> int | None: ...
+
+
+def _earliest(earliest_ms: int | None, machines: Iterable[_Timed]) -> int | None:
+    for machine in machines:
+        time_ms = machine.deadline_ms()
+        if time_ms is not None and (earliest_ms is None or time_ms < earliest_ms):
+            earliest_ms = time_ms
+    return earliest_ms
+
+
+_ROUTINE: Final = frozenset((Submit, ResultRead, BatchFinished, BatchExpected))
+"""Words of clients, and events, that change no deadline of the machines that are timed seldom, in a peer that is alone:
+most of all that a lone peer hears of. To ask all machines takes longer than to handle one of these.
+"""

@@ -88,7 +88,10 @@ class WrongIncarnation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to."""
+    """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to.
+
+    task_us: what a task takes each of its executors; 0: it has had none.
+    """
 
     digest: bytes
     queue: QueueId
@@ -98,6 +101,7 @@ class QueueState:
     expected_pressure: float
     claimants: int
     loaded: int
+    task_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,12 +226,13 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
-    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner), seq."""
+    """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner, life of it), seq."""
 
     id: TaskId
     rank: int
     n: int
     owner: PeerId
+    life: int
     seq: int
 
 
@@ -334,6 +339,7 @@ class Claim:
     """An executor of the sender is free and wants tasks of this queue.
 
     claim: grows with each claim of that executor; the same number gets the same grant.
+    tasks_min: fewer are not worth it. task_us: what a task takes it; 0: not known (core/shares.py).
     """
 
     claim: int
@@ -341,6 +347,8 @@ class Claim:
     digest: bytes
     queue: QueueId
     tasks_max: int
+    tasks_min: int = 1
+    task_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,7 +406,10 @@ class FailedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything."""
+    """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything.
+
+    piece, more: of what is too much for one message the next piece is said when this one has been answered.
+    """
 
     executor: ExecutorId
     order: int
@@ -406,6 +417,8 @@ class Commit:
     failed: tuple[FailedPart, ...] = ()
     missing: tuple[int, ...] = ()
     claim: Claim | None = None
+    piece: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +428,7 @@ class Committed:
     executor: ExecutorId
     order: int
     fenced: bool
+    piece: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ Rules     1. A namespace names one current plan; tasks run on the plan they were
           2. A definition is here as long as somebody uses it: a namespace, a task, a copy of a task, or whoever asked
              for it. It is used first and comes later; results do not need it.
           3. A definition may be here as text only: before it has been checked, and for good if nothing here can run it.
-          4. `waiting` has exactly the queues with tasks in them.
+          4. `waiting` has exactly the queues with tasks in them; they see to it themselves.
 """
 
 from collections.abc import Iterator
@@ -35,6 +35,7 @@ class _Known:
 class Plans:
     """All definitions of one peer by digest, and the current one per namespace.
 
+    waiting: the queues that have tasks.
     touched: queues whose numbers (or those of their executors) may have changed since somebody cleared it.
     """
 
@@ -42,7 +43,7 @@ class Plans:
         self._out = out
         self._known: dict[bytes, _Known] = {}
         self._current: dict[str, bytes] = {}
-        self._waiting: dict[QueueKey, Queue] = {}
+        self.waiting: dict[QueueKey, Queue] = {}
         self.touched: dict[QueueKey, None] = {}
 
     # ---- what is here
@@ -91,7 +92,7 @@ class Plans:
         if known.plan is None:
             known.text, known.plan = plan.definition, plan
             known.needed = needed(plan)
-            known.queues = {queue: Queue(plan, node, self.touched) for queue, node in plan.queues.items()}
+            known.queues = {queue: Queue(plan, node, self.touched, self.waiting) for queue, node in plan.queues.items()}
 
     def add_unusable(self, digest: bytes) -> None:
         """A definition that somebody uses has been checked, and nothing here can run it."""
@@ -113,7 +114,7 @@ class Plans:
         known.uses += 1
 
     def release(self, digest: bytes) -> None:
-        """One use less; without any it goes."""
+        """One use less (a task has ended, for example); without any it goes."""
         known = self._known[digest]
         known.uses -= 1
         if not known.uses:
@@ -125,10 +126,6 @@ class Plans:
     def enter(self, plan: Plan) -> None:
         """A task begins to run on a plan, which is here."""
         self._known[plan.digest].uses += 1
-
-    def leave(self, plan: Plan) -> None:
-        """A task has ended."""
-        self.release(plan.digest)
 
     # ---- queues
 
@@ -149,21 +146,8 @@ class Plans:
         for known in self._known.values():
             yield from known.queues.values()
 
-    def waiting(self) -> list[Queue]:
-        """The queues that have tasks."""
-        return list(self._waiting.values())
-
-    def filled(self, queue: Queue) -> None:
-        """A task has been put into a queue."""
-        self._waiting[queue.key] = queue
-
-    def emptied(self, queue: Queue) -> None:
-        """Tasks have been taken out of a queue."""
-        if not queue.length:
-            self._waiting.pop(queue.key, None)
-
     def check_invariants(self) -> None:
-        assert self._waiting.keys() == {queue.key for queue in self.queues() if queue.length}
+        assert self.waiting == {queue.key: queue for queue in self.queues() if queue.length}
         assert all(digest in self._known for digest in self._current.values())
         for digest, known in self._known.items():
             assert known.uses > 0

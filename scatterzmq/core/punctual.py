@@ -13,27 +13,27 @@ FACTOR_MAX = 8
 
 @dataclass(slots=True, eq=False)
 class Punctual:
-    """factor: by which this peer lengthens its patience."""
+    """factor: by which this peer lengthens its patience. last_ms: when it ran last.
+
+    paused_ms: for how long it has been halted, until somebody asks.
+    """
 
     beat_ms: int
     pause_ms: int
     factor: int = 1
-    _last_ms: int | None = None
-    _paused_ms: int = 0
+    last_ms: int = 0
+    paused_ms: int = 0
 
-    def slept_ms(self, now_ms: int, beat_due_ms: int | None) -> int:
-        """Called whenever this peer runs: for how long it should have run before, but did not.
-
-        beat_due_ms: when its next heartbeat is due; None if nobody expects one, so that it may sleep.
+    def slept_ms(self, now_ms: int, beat_due_ms: int) -> int:
+        """Called whenever this peer runs (where nobody expects heartbeats it may sleep, and only `last_ms` is noted):
+        for how long it should have run before, but did not. beat_due_ms: when its next heartbeat is due.
         """
-        last, self._last_ms = self._last_ms, now_ms
-        if last is None or beat_due_ms is None:
-            return 0
+        last, self.last_ms = self.last_ms, now_ms
         late = now_ms - max(last, beat_due_ms)
         if late < self.beat_ms // 4:
             return 0  # within what machines do all the time; not worth looking at every member
         if now_ms - last > self.pause_ms:
-            self._paused_ms += now_ms - last
+            self.paused_ms += now_ms - last
         return late
 
     def beaten(self, late_ms: int) -> None:
@@ -45,7 +45,7 @@ class Punctual:
 
     def take_pause_ms(self) -> int:
         """How long this peer has been halted since the last call; 0: it was not."""
-        paused, self._paused_ms = self._paused_ms, 0
+        paused, self.paused_ms = self.paused_ms, 0
         return paused
 
     def check_invariants(self) -> None:

@@ -4,8 +4,9 @@ Rules     1. A task waits in a queue at most once.
           2. Highest priority first, the older task first among equals; a solo task is handed out alone.
           3. With a budget of padded elements the first task decides, and tasks of similar length join it: the batch
              stays within the budget, and at least half of what is padded is data (one task always fits).
-          4. The counters are exact at any time, and no operation looks at every waiting task.
-          5. Of tasks of equal priority, those whose inputs lie with whoever takes the batch go first, then those whose
+          4. With a budget of bytes the first tasks that fit into it make the batch (one always fits).
+          5. The counters are exact at any time, and no operation looks at every waiting task.
+          6. Of tasks of equal priority, those whose inputs lie with whoever takes the batch go first, then those whose
              inputs are here; but every few batches age alone counts, so that none waits for ever. Tasks are kept apart
              by where their inputs lie, so it takes a look at the top of one heap per peer.
 Why       Removing from the middle of a heap costs a search, so `remove` only forgets the task: its entry turns
@@ -17,10 +18,13 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
+from operator import itemgetter
 from typing import TypeAlias
 
 from ..graph.plan import NodePlan, Plan
 from ..ids import PeerId, QueueId, TaskId
+from .pace import Pace
 
 QueueKey: TypeAlias = tuple[bytes, QueueId]
 """(digest of the plan, queue id)"""
@@ -30,6 +34,7 @@ _Entry: TypeAlias = tuple[float, int, TaskId, float, int, int]
 """(-priority, seq, task, weight, nbytes, padded_length); compares in the order in which tasks are handed out"""
 
 _WEIGHT_UNITS = float(1 << 20)
+_TASK = itemgetter(2)
 _SOLO = -1
 """The bucket of tasks that are handed out alone."""
 _BY_AGE_EVERY = 8
@@ -40,12 +45,23 @@ _Bucket: TypeAlias = int | PeerId
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """The tasks that wait for one node. touched: gets the key of this queue whenever its numbers change."""
+    """The tasks that wait for one node.
+
+    touched: gets the key of this queue whenever its numbers change. filled: has this queue as long as tasks are in it.
+    pace: how long batches of the node take here, whoever owns the tasks. results_stay: those of the last batch for
+    others were large, and stayed here (or would have).
+    sources: what a batch takes from the frame, by field. needed: the names there, each once.
+    """
 
     plan: Plan
     node: NodePlan
     touched: dict[QueueKey, None] = field(default_factory=dict)
+    filled: "dict[QueueKey, Queue]" = field(default_factory=dict)
     key: QueueKey = field(init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
+    sources: dict[str, str] = field(init=False)
+    needed: frozenset[str] = field(init=False)
+    results_stay: bool = field(default=False, init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)
     _heaps: dict[_Bucket, list[_Entry]] = field(default_factory=lambda: defaultdict(list), init=False)
@@ -58,6 +74,10 @@ class Queue:
 
     def __post_init__(self) -> None:
         self.key = (self.plan.digest, self.node.queue)
+        graph = self.plan.graphs[self.node.graph]
+        # A block graph takes its whole input.
+        self.sources = {name: f":{name}" for name in graph.input_format} if graph.is_block else dict(self.node.inputs)
+        self.needed = frozenset(self.sources.values())
         self._by_length = self.node.batch_tokens is not None
 
     @property
@@ -109,6 +129,7 @@ class Queue:
         self._pressure += units * nbytes
         bucket: _Bucket = _SOLO if solo else _bucket(padded_length) if self._by_length else lies_at or 0
         heapq.heappush(self._heaps[bucket], entry)
+        self.filled[self.key] = self
         self.touched[self.key] = None
 
     def remove(self, task: TaskId) -> bool:
@@ -120,12 +141,15 @@ class Queue:
         self._forget([entry])
         return True
 
-    def pop_batch(self, max_tasks: int, max_tokens: int | None, near: PeerId | None = None) -> tuple[TaskId, ...]:
+    def pop_batch(
+        self, max_tasks: int, max_tokens: int | None, near: PeerId | None = None, max_bytes: int | None = None
+    ) -> tuple[TaskId, ...]:
         """The next batch, () if nothing waits. O(batch log length).
 
         max_tokens: bounds tasks * longest padded_length (rule 3). Only the queue of a node with `batch_tokens` is kept
             by length; any other fills its batches in order of priority, within the budget.
         near: the peer that takes it; None: we do. (Where tasks are kept by length, that counts for more.)
+        max_bytes: of their newest fields (rule 4).
         """
         assert max_tasks > 0, f"a batch of {max_tasks} tasks"
         first = self._first_bucket()
@@ -134,12 +158,12 @@ class Queue:
         if first == _SOLO:
             taken = [heapq.heappop(self._heaps[_SOLO])]
         elif max_tokens is None:
-            taken = self._take_by_priority(max_tasks, near)
+            taken = self._take_by_priority(max_tasks, near, max_bytes)
         else:
             assert isinstance(first, int), "kept by where its inputs lie, and taken by length"
-            taken = self._take_by_length(first, max_tasks, max_tokens)
+            taken = self._take_by_length(first, max_tasks, max_tokens, max_bytes)
         self._forget(taken)
-        return tuple([entry[2] for entry in taken])
+        return tuple(map(_TASK, taken))
 
     def expect(self, weight: float, nbytes: int) -> None:
         """A running batch announces tasks for this queue: their total weight and bytes."""
@@ -157,6 +181,7 @@ class Queue:
     def check_invariants(self) -> None:
         """Recount everything. O(length)."""
         waiting = self._waiting
+        assert (self.key in self.filled) == bool(waiting)
         weights = {task: int(entry[3] * _WEIGHT_UNITS) for task, entry in waiting.items()}
         assert self._weight == sum(weights.values())
         assert self._pressure == sum(weights[task] * entry[4] for task, entry in waiting.items())
@@ -180,25 +205,36 @@ class Queue:
                 first, head = bucket, heap[0]
         return first
 
-    def _take_by_priority(self, max_tasks: int, near: PeerId | None) -> list[_Entry]:
+    def _take_by_priority(self, max_tasks: int, near: PeerId | None, max_bytes: int | None) -> list[_Entry]:
         waiting = self._waiting
-        heaps = [heap for bucket, heap in self._heaps.items() if bucket != _SOLO and heap]
+        heaps = []
+        for bucket, heap in self._heaps.items():
+            if bucket != _SOLO and heap:
+                heaps.append(heap)
         preferred: list[list[_Entry]] = []
         if len(heaps) > 1 and not self._by_length:
             self._batches += 1
             if self._batches % _BY_AGE_EVERY:
                 preferred = [self._heaps[bucket] for bucket in (near or 0, 0) if bucket in self._heaps]
         taken: list[_Entry] = []
+        room = inf if max_bytes is None else max_bytes
         while heaps and len(taken) < max_tasks:
             heap = heaps[0] if len(heaps) == 1 else self._next_heap(heaps, preferred)
             if waiting.get(heap[0][2]) is heap[0]:
+                room -= heap[0][4]
+                if taken and room < 0:
+                    break
                 taken.append(heapq.heappop(heap))
             else:
                 self._drop_stale(heap)
             if not heap:
-                heaps = [heap for heap in heaps if heap]
+                heaps = list(filter(None, heaps))
         # Peers come and go, and each that ever made something would leave a heap.
-        for bucket in [bucket for bucket, heap in self._heaps.items() if not heap]:
+        empty = []
+        for bucket, heap in self._heaps.items():
+            if not heap:
+                empty.append(bucket)
+        for bucket in empty:
             del self._heaps[bucket]
         return taken
 
@@ -207,8 +243,9 @@ class Queue:
         best = min(heaps)  # lists compare by their first entries, the tops
         return next((heap for heap in preferred if heap and heap[0][0] <= best[0][0]), best)
 
-    def _take_by_length(self, first: int, max_tasks: int, max_tokens: int) -> list[_Entry]:
+    def _take_by_length(self, first: int, max_tasks: int, max_tokens: int, max_bytes: int | None) -> list[_Entry]:
         taken: list[_Entry] = []
+        room = inf if max_bytes is None else max_bytes
         longest = total = 0
         for heap in self._nearest_heaps(first):
             while heap and len(taken) < max_tasks:
@@ -217,9 +254,10 @@ class Queue:
                     self._drop_stale(heap)
                     continue
                 padded = (len(taken) + 1) * max(longest, entry[5])
-                if taken and (padded > max_tokens or padded > 2 * (total + entry[5])):
+                if taken and (padded > max_tokens or padded > 2 * (total + entry[5]) or entry[4] > room):
                     break
                 taken.append(heapq.heappop(heap))
+                room -= entry[4]
                 longest = max(longest, entry[5])
                 total += entry[5]
             if len(taken) == max_tasks or (len(taken) + 1) * longest > max_tokens:
@@ -244,6 +282,8 @@ class Queue:
         self._weight -= weight
         self._pressure -= pressure
         self.touched[self.key] = None
+        if not self._waiting:
+            self.filled.pop(self.key, None)
         if self._stale_count > len(self._waiting):
             self._sweep()
 

@@ -24,7 +24,7 @@ from .copies import version_of
 from .ledger import Ledger, Phase, Record
 from .members import Members
 from .outbox import Outbox
-from .peermessages import CopyKind, Drop, Replicate, Replicated
+from .peermessages import Contact, CopyKind, Drop, Replicate, Replicated
 from .values import Value
 from .versions import Rank, Version, fingerprint, rank_of_error, total
 from .writes import WRITE_TASKS_MAX, chunks, replicate
@@ -81,7 +81,10 @@ class Lost:
 
 
 class Replicas:
-    """The copies of all records that one peer owns."""
+    """The copies of all records that one peer owns.
+
+    repairs: records that shall get more copies. lost: records that somebody else knows better, until they are taken.
+    """
 
     def __init__(
         self,
@@ -108,12 +111,12 @@ class Replicas:
         self._held_by: dict[PeerId, dict[TaskId, Record]] = {}
         self._totals: dict[PeerId, int] = {}
         self._short: dict[TaskId, Record] = {}
-        self._repairs: deque[Record] = deque()
+        self.repairs: deque[Record] = deque()
         self._repairing = 0
         self._turn = 0
         self._newcomer_ms: int | None = None
         self._due_ms: int | None = None
-        self._lost: list[Lost] = []
+        self.lost: list[Lost] = []
         self.counters = {"writes": 0, "copies_replaced": 0, "repaired": 0}
 
     # ---- sets
@@ -146,8 +149,8 @@ class Replicas:
         self._short.pop(record.id, None)
 
     def _count(self, peer: PeerId, record: Record, sign: int) -> None:
-        number = sign * fingerprint(record.id, record.epoch_n, record.change)
-        self._totals[peer] = total((self._totals.get(peer, 0), number))
+        number = fingerprint(record.id, record.epoch_n, self._members.me.incarnation, record.change)
+        self._totals[peer] = total((self._totals.get(peer, 0), sign * number))
 
     @property
     def has_holders(self) -> bool:
@@ -166,13 +169,22 @@ class Replicas:
         """How many copies a peer should have, and the sum over their versions."""
         return len(self._held_by.get(peer, ())), self._totals.get(peer, 0)
 
+    def is_whole(self, record: Record) -> bool:
+        """Whether a record of this peer has all its copies."""
+        return len(record.rset) >= self._wanted and not record.moving
+
     # ---- writes
 
     def write(self, kind: CopyKind, records: Sequence[Record], now_ms: int, then: Then) -> None:
         """Bring something about records to all their copies; `then` is called when it is there, maybe at once."""
+        for record in records:
+            if len(record.rset) > 1:
+                break
+        else:
+            then()  # rule 5
+            return
         barrier = self._barrier(records, then)
-        if any(len(record.rset) > 1 for record in records):
-            self._start(kind, records, now_ms, barrier)
+        self._start(kind, records, now_ms, barrier)
         self._close(barrier)
 
     def _barrier(self, records: Sequence[Record], then: Then) -> Barrier:
@@ -244,12 +256,10 @@ class Replicas:
             if record is None or self._ledger.record(known.id) is not record:
                 continue
             version = version_of(known)
-            if version.owner == self._me:
-                continue  # a later word of ours has come before this one
-            if version > record_version(record, self._me):
+            if version.beats(record_version(record, self._members.me)):
                 write.barrier.left += 1
-                self._lost.append(Lost(record, version, sender, write.barrier))
-            else:
+                self.lost.append(Lost(record, version, sender, write.barrier))
+            elif version.owner != self._me:  # else a later word of ours has come before this one
                 again.append(record)
         for task in message.lacking:
             record = concerned.get(task)
@@ -314,7 +324,7 @@ class Replicas:
 
     def take_lost(self) -> list[Lost]:
         """Records that somebody else knows better, since the last call. Each is to be let go."""
-        lost, self._lost = self._lost, []
+        lost, self.lost = self.lost, []
         return lost
 
     def let_go(self, lost: Lost) -> None:
@@ -332,7 +342,7 @@ class Replicas:
     def gone(self, peer: PeerId, now_ms: int) -> None:
         """A member is gone for good: what it held needs another copy, and nobody waits for it."""
         self._replace_in_writes(peer, now_ms)
-        self._repairs.extend(self._held_by.get(peer, {}).values())
+        self.repairs.extend(self._held_by.get(peer, {}).values())
         self._repair(now_ms)
 
     def _replace_in_writes(self, peer: PeerId, now_ms: int) -> None:
@@ -386,10 +396,10 @@ class Replicas:
 
     def _repair(self, now_ms: int) -> None:
         """Give the oldest records with too few copies the ones they lack."""
-        while self._repairs and self._repairing < REPAIRS_MAX:
+        while self.repairs and self._repairing < REPAIRS_MAX:
             chunk: list[Record] = []
-            while self._repairs and len(chunk) < WRITE_TASKS_MAX:
-                record = self._repairs.popleft()
+            while self.repairs and len(chunk) < WRITE_TASKS_MAX:
+                record = self.repairs.popleft()
                 if self._ledger.record(record.id) is record and self._needs(record):
                     chunk.append(record)
             if not chunk:
@@ -442,7 +452,7 @@ class Replicas:
             if self._newcomer_ms <= now_ms:
                 self._newcomer_ms = None
                 if len(self.choose()) > 1:
-                    self._repairs.extend(self._short.values())
+                    self.repairs.extend(self._short.values())
             else:
                 self._due(self._newcomer_ms)
         self._repair(now_ms)
@@ -463,7 +473,7 @@ class Replicas:
 
     def repair(self, now_ms: int) -> None:
         """Go on with repairs as far as there is room for them; after every event."""
-        if self._repairs:
+        if self.repairs:
             self._repair(now_ms)
 
     def deadline_ms(self) -> int | None:
@@ -476,7 +486,7 @@ class Replicas:
     @property
     def busy(self) -> bool:
         """Whether something has not reached its copies yet."""
-        return bool(self._writes or self._repairs)
+        return bool(self._writes or self.repairs)
 
     def values_held(self) -> Iterator[Value]:
         """Everything that counts as a use of a block, for checks."""
@@ -495,7 +505,8 @@ class Replicas:
             assert all(barrier.left and barrier.is_noted for barrier in record.barriers), record.told()
         assert held == self._held_by
         for peer, records in held.items():
-            numbers = [fingerprint(record.id, record.epoch_n, record.change) for record in records.values()]
+            life = self._members.me.incarnation
+            numbers = [fingerprint(record.id, record.epoch_n, life, record.change) for record in records.values()]
             assert self.summed(peer) == (len(records), total(numbers))
         assert self._totals.keys() == held.keys()
         assert self._repairing == sum(write.is_repair for write in self._writes.values())
@@ -509,7 +520,7 @@ def _nothing() -> None:
     """Nobody waits for this write."""
 
 
-def record_version(record: Record, me: PeerId) -> Version:
+def record_version(record: Record, me: Contact) -> Version:
     """What its owner knows of a record."""
     if not record.phase.ended:
         rank = Rank.LIVE
@@ -518,7 +529,7 @@ def record_version(record: Record, me: PeerId) -> Version:
     else:
         assert record.error is not None
         rank = rank_of_error(record.error.code)
-    return Version(rank, record.epoch_n, me, record.change)
+    return Version(rank, record.epoch_n, me.id, me.incarnation, record.change)
 
 
 def _one_after_another(first: Then, second: Then) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ids import PeerId
-from ..settings import Settings
+from ..settings import Settings, row_bytes
 from .blocks import Blocks
 from .cache import Cache
 from .copies import Copies
@@ -21,8 +21,8 @@ from .plans import Plans
 from .replicas import Replicas
 
 LIFE_BITS = 20
-"""So many epochs of a task may begin in one life of a peer with a journal: it may have forgotten the last ones of its
-life before, and must not use them again.
+"""So many epochs of a task may follow each other in one life of a peer with a journal before they are not below those
+in which the next one's tasks begin.
 """
 
 
@@ -30,13 +30,15 @@ life before, and must not use them again.
 class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
-    first_n: the epoch in which a task begins here; with a journal, above all epochs of earlier lives.
+    life: this peer's incarnation. first_n: the epoch in which a task begins here; with a journal, above those that
+    began in earlier lives, so that what such a life has left behind elsewhere gives way.
+    row_bytes_max: of the tensors of one task at one step; None where messages may be as long as they like.
     gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     restoring: what was here before this peer started is not compared with others yet, so clients have to wait.
     """
 
     me: PeerId
-    epoch_n: int
+    life: int
     first_n: int
     settings: Settings
     out: Outbox
@@ -49,6 +51,7 @@ class State:
     leases: Leases
     cache: Cache | None
     journal: Journal | None
+    row_bytes_max: int | None
     gossip: Hints = field(init=False)
     now_ms: int = 0
     leaving: bool = False
@@ -65,13 +68,11 @@ class State:
         go_on()
 
     @classmethod
-    def new(
-        cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, wants: Callable[[str], bool]
-    ) -> "State":
-        out = Outbox(wants)
+    def new(cls, me: Contact, nonce: bytes, settings: Settings, *, static: bool, tells: frozenset[str]) -> "State":
+        out = Outbox(tells)
         blocks = Blocks(out)
         members = Members(me, nonce, settings, out, static=static)
-        ledger = Ledger()
+        ledger = Ledger(out if "debug.task" in tells else None)
         plans = Plans(out)
         timing = settings.timing
         mode = settings.journal.mode
@@ -92,7 +93,7 @@ class State:
         cache = Cache(blocks, bytes_max=settings.cache.bytes, use_defer=settings.cache.use_defer)
         return cls(
             me=me.id,
-            epoch_n=me.incarnation,
+            life=me.incarnation,
             first_n=1 if journal is None else me.incarnation << LIFE_BITS,
             settings=settings,
             out=out,
@@ -105,6 +106,7 @@ class State:
             leases=Leases(me.id, me.incarnation),
             cache=cache if settings.cache.enabled else None,
             journal=journal,
+            row_bytes_max=None if static else row_bytes(settings.network.message_bytes),
             restoring=journal is not None,
         )
 

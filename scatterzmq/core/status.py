@@ -10,12 +10,11 @@ from .state import State
 
 def stats(mid: int, state: State, claims: Claims, counters: Mapping[str, int]) -> Stats:
     """Everything `AskStats` is answered with. O(queues + executors)."""
-    queues = list(state.plans.queues())
-    names = {queue.key: queue.plan.place(queue.node) for queue in queues}
+    names = {queue.key: queue.plan.place(queue.node) for queue in state.plans.queues()}
     cache = state.cache
     return Stats(
         mid=mid,
-        queues=tuple(_queue(queue, names[queue.key], claims) for queue in queues),
+        queues=queue_stats(state, claims),
         executors=_executors(claims, names),
         tasks=state.ledger.counts(),
         counters=counters,
@@ -25,10 +24,15 @@ def stats(mid: int, state: State, claims: Claims, counters: Mapping[str, int]) -
     )
 
 
-def _queue(queue: Queue, name: str, claims: Claims) -> QueueStats:
+def queue_stats(state: State, claims: Claims) -> tuple[QueueStats, ...]:
+    """Those of older plans, too. O(queues)."""
+    return tuple([_queue(queue, claims) for queue in state.plans.queues()])
+
+
+def _queue(queue: Queue, claims: Claims) -> QueueStats:
     return QueueStats(
         id=queue.node.queue,
-        name=name,
+        name=queue.plan.place(queue.node),
         queue_length=queue.length,
         listeners=claims.loaded(queue),
         weight=queue.weight,

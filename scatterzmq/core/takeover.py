@@ -7,6 +7,8 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
              owner. Silence for INQUIRY_MS is no answer: a split must not stop either side; the merge puts it right.
           3. A live task starts over from its input; one that has ended keeps its end.
           4. Safety does not rest on any of this: copies refuse old epochs, and a client latches the first end it sees.
+          5. Whoever gives way keeps what it has as a stand-in (core/copies.py): the better account may be the only one.
+             Its owner says when it is not wanted: when that one has its copies.
 """
 
 from collections import OrderedDict
@@ -41,8 +43,9 @@ from .peermessages import (
 from .replicas import Replicas, record_version
 from .state import State
 from .travel import Failure, Travel
-from .values import Block
+from .values import Block, Value
 from .versions import Rank, Version
+from .writes import ENDS
 
 INQUIRY_MS = 1000
 TASKS_PER_MESSAGE = 512
@@ -62,6 +65,15 @@ class _Inquiry:
     until_ms: int
     is_disowned: bool
     better: dict[TaskId, tuple[Version, PeerId]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """To a Sync. behind: records of which the sender should have a copy, and has an older one."""
+
+    better: list[VersionInfo] = field(default_factory=list)
+    behind: list[Record] = field(default_factory=list)
+    unwanted: list[TaskId] = field(default_factory=list)
 
 
 class Takeover:
@@ -113,7 +125,11 @@ class Takeover:
 
     def _claim_orphans(self) -> None:
         self.reconsider()
-        if any(self._is_orphan(owner) for owner in self._copies.owners()) and self._patience_ms is None:
+        self._be_patient(*self._copies.owners())
+
+    def _be_patient(self, *owners: PeerId) -> None:
+        """If one of these is gone, look in a while whether others have adopted what it owned."""
+        if self._patience_ms is None and any(self._is_orphan(owner) for owner in owners):
             self._patience_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
 
     def reconsider(self, *, patient: bool = True) -> None:
@@ -179,7 +195,7 @@ class Takeover:
             if self._copies.copy(copy.id) is not copy or not is_nobody_s or not self._can_adopt(copy):
                 continue
             better = inquiry.better.get(copy.id)
-            if better is not None and better[0] > copy.version:
+            if better is not None and better[0].beats(copy.version):
                 self._give_way(copy, *better)
             else:
                 adopted.append(copy)
@@ -187,20 +203,30 @@ class Takeover:
 
     def _give_way(self, copy: Copy, better: Version, teller: PeerId) -> None:
         """Somebody knows better than a copy here."""
-        if self._is_forgotten(better):
-            self._copies.drop(copy.id)
-            self._disown(teller, [copy.id])
-        elif better.rank == Rank.DELETED:
+        if better.rank == Rank.DELETED:
             self._desk.unknown(copy.clients, copy.id)
             self._copies.bury(copy.id, copy.nonce, better, self._state.now_ms)
-        else:
+            return
+        if self._is_forgotten(better):
+            better = self._disowned(copy.id, min(copy.version.n, better.n - 1), teller)
+        if better.owner != copy.owner:  # else it is an older word of that owner, which will say the new one here, too
             self._desk.moved(copy.clients, copy.id, better.owner)
-            self._copies.drop(copy.id)
+            self._stand_in(copy, copy.values, better, teller)
+        self._be_patient(better.owner)
+
+    def _stand_in(self, copy: Copy, values: dict[str, Value], better: Version, teller: PeerId) -> None:
+        self._copies.stand_in(copy, values, better, (better.owner, teller, self._state.me))
+
+    def _disowned(self, task: TaskId, n: int, teller: PeerId) -> Version:
+        """What this peer has forgotten is to be the teller's. Returns what to stand in for: less than that one has."""
+        self._disown(teller, [task])
+        return Version(Rank.LIVE, n, teller, self._members.incarnation(teller), 0)
 
     def _is_forgotten(self, version: Version) -> bool:
-        """Whether this peer has said so in an earlier life, and does not know it any more."""
-        is_live = version.rank != Rank.DELETED
-        return is_live and version.owner == self._state.me and version.n < self._state.first_n
+        """Whether a version that is better than what is known here is this peer's own word: said in an earlier life,
+        or before the task was given up to somebody who is gone with it.
+        """
+        return version.rank != Rank.DELETED and version.owner == self._state.me
 
     def _disown(self, holder: PeerId, tasks: Sequence[TaskId]) -> None:
         """What this peer does not know any more is owned by the first who remembers it, as long as that one is there,
@@ -287,18 +313,19 @@ class Takeover:
     def replicated(self, sender: PeerId, message: Replicate, blocks: Mapping[str, Block]) -> None:
         """An owner says what is to be kept of its tasks."""
         owned: dict[TaskId, Version] = {}
+        life = self._members.incarnation(sender)
         for place, task in enumerate(message.ids):
             record = self._ledger.record(task)
             if record is not None:
-                mine, theirs = record_version(record, self._state.me), version_in(message, place, sender)
-                if mine > theirs:
+                mine, theirs = self._mine(record), version_in(message, place, sender, life)
+                if mine.beats(theirs):
                     owned[task] = mine
                 else:
                     self.hand_off(record, theirs, sender)
         if not self._definitions.has(message.digest):
             self._definitions.want(message.digest, sender)
             return  # no copy without its definition; the owner repeats this until it is answered
-        kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned)
+        kept = self._copies.keep(sender, message, blocks, self._state.now_ms, owned, life=life)
         answer = Replicated(
             mid=message.mid,
             better=tuple(kept.better),
@@ -329,15 +356,49 @@ class Takeover:
         if self._ledger.record(record.id) is not record:
             return
         self.counters["handed_off"] += 1
-        clients, nonce = record.clients, record.nonce
         self._claims.revoke((record,))
-        self._desk.release(record)
         if version.rank == Rank.DELETED:
-            self._copies.bury(record.id, nonce, version, self._state.now_ms)
-            self._desk.unknown(clients, record.id)
-        else:
-            record.rset = tuple(dict.fromkeys((version.owner, teller)))
-            self._desk.moved(clients, record.id, version.owner)
+            self._desk.release(record)
+            self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
+            self._desk.unknown(record.clients, record.id)
+            return
+        copy, values = self._copy(record)
+        for value in values.values():
+            self._state.blocks.hold(value)
+        self._state.plans.keep(copy.digest)
+        self._desk.release(record)
+        if self._is_forgotten(version):
+            version = self._disowned(record.id, min(record.epoch_n, version.n - 1), teller)
+        record.rset = tuple(dict.fromkeys((version.owner, teller)))
+        self._desk.moved(record.clients, record.id, version.owner)
+        self._stand_in(copy, values, version, teller)
+        self._state.blocks.release(values.values())
+        self._state.plans.release(copy.digest)
+        self._be_patient(version.owner)
+
+    def _copy(self, record: Record) -> tuple[Copy, dict[str, Value]]:
+        """What is known of a record, as a holder would keep it."""
+        is_over = record.phase.ended
+        values = record.result or {} if is_over else {name[1:]: value for name, value in record.input.items()}
+        copy = Copy(
+            id=record.id,
+            ns=record.plan.ns,
+            digest=record.plan.digest,
+            nonce=record.nonce,
+            submit_digest=record.submit_digest,
+            version=self._mine(record),
+            rset=record.rset,
+            caching=record.caching,
+            errors=record.errors,
+            restarts=record.restarts,
+            crashes=record.crashes,
+            solo=record.solo,
+            last_error=record.error,
+            since_ms=record.accepted_ms,
+            status=ENDS[record.phase] if is_over else None,
+            duration_ms=record.duration_ms(self._state.now_ms) if is_over else 0,
+        )
+        return copy, dict(values)
 
     def take_lost(self) -> bool:
         """Give up what the copies' holders know better. False if there was nothing."""
@@ -350,8 +411,13 @@ class Takeover:
     def _version(self, task: TaskId) -> Version | None:
         record = self._ledger.record(task)
         if record is not None:
-            return record_version(record, self._state.me)
+            return self._mine(record)
         return self._copies.version(task)
+
+    def _mine(self, record: Record) -> Version:
+        """What is said of a record to somebody who may know of another one."""
+        record.heard_of = True
+        return record_version(record, self._members.me)
 
     # ---- after a split
 
@@ -381,45 +447,51 @@ class Takeover:
         self._sync(sender, self._replicas.held_by(sender), ())
 
     def _sync(self, peer: PeerId, records: Iterable[Record], copies: Iterable[Copy]) -> None:
-        versions = [info(record.id, record_version(record, self._state.me)) for record in records]
+        versions = [info(record.id, self._mine(record)) for record in records]
         versions += [info(copy.id, copy.version) for copy in copies]
         for start in range(0, len(versions), TASKS_PER_MESSAGE):
             self._members.tell(peer, Sync(versions=tuple(versions[start : start + TASKS_PER_MESSAGE])))
 
     def synced(self, sender: PeerId, message: Sync) -> None:
         """Somebody says what it has: answer what is known better here, and give up what it knows better."""
-        better: list[VersionInfo] = []
-        behind: list[Record] = []
-        unwanted: list[TaskId] = []
+        answer = _Answer()
         lacking: list[TaskId] = []
         forgotten: list[TaskId] = []
         for told in message.versions:
-            mine = self._version(told.id)
             theirs = version_of(told)
             record = self._ledger.record(told.id)
-            if record is None and (mine is None or theirs > mine) and self._is_forgotten(theirs):
+            if record is not None:
+                self._compare(record, theirs, sender, answer)
+                continue
+            mine = self._copies.version(told.id)
+            if mine is not None and not theirs.beats(mine):
+                if mine.beats(theirs):
+                    answer.better.append(info(told.id, mine))
+            elif self._is_forgotten(theirs):
                 forgotten.append(told.id)
-            elif mine is None:
-                if theirs.owner == self._state.me:
-                    forgotten.append(told.id)  # given up to somebody who may be gone since
-                elif theirs.owner == sender:
-                    lacking.append(told.id)
-            elif mine > theirs:
-                better.append(info(told.id, mine))
-                if record is not None and sender in record.rset:
-                    behind.append(record)
-            elif record is not None and theirs > mine:
-                self.hand_off(record, theirs, sender)
-            elif record is not None and sender not in record.rset:
-                unwanted.append(told.id)
-        if better:
-            self._members.tell(sender, SyncBetter(versions=tuple(better)))
+            elif mine is None and theirs.owner == sender:
+                lacking.append(told.id)
+        if answer.better:
+            self._members.tell(sender, SyncBetter(versions=tuple(answer.better)))
         if lacking:
             self._members.tell(sender, Replicated(mid=0, lacking=tuple(lacking)))
-        if unwanted:
-            self._members.tell(sender, Drop(ids=tuple(unwanted)))
+        if answer.unwanted:
+            self._members.tell(sender, Drop(ids=tuple(answer.unwanted)))
         self._disown(sender, forgotten)
-        self._replicas.rewrite(behind, self._state.now_ms)
+        self._replicas.rewrite(answer.behind, self._state.now_ms)
+
+    def _compare(self, record: Record, theirs: Version, sender: PeerId, answer: "_Answer") -> None:
+        """What another peer knows of a task of this one's."""
+        mine = self._mine(record)
+        if theirs.beats(mine):
+            self.hand_off(record, theirs, sender)
+            return
+        if theirs.owner != self._state.me:
+            answer.better.append(info(record.id, mine))
+        if sender not in record.rset and self._replicas.is_whole(record):
+            answer.unwanted.append(record.id)  # once it has given way, if it has to
+        if sender in record.rset and mine.beats(theirs):
+            answer.behind.append(record)
 
     def bettered(self, sender: PeerId, message: SyncBetter) -> None:
         """Somebody knows better than this peer said it does."""
@@ -427,9 +499,9 @@ class Takeover:
             version = version_of(told)
             record = self._ledger.record(told.id)
             copy = self._copies.copy(told.id)
-            if record is not None and version > record_version(record, self._state.me):
+            if record is not None and version.beats(self._mine(record)):
                 self.hand_off(record, version, sender)
-            elif copy is not None and version > copy.version:
+            elif copy is not None and version.beats(copy.version):
                 self._give_way(copy, version, sender)
 
     def dropped(self, sender: PeerId, message: Drop) -> None:

@@ -23,6 +23,7 @@ from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
 from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .sizes import too_large
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
 from .values import Value
@@ -62,7 +63,7 @@ KEEPER_GONE = Failure(
 
 
 class Travel:
-    """Moves records; `run` works the agenda off."""
+    """Moves records; `run` works the agenda off. ended: records that have ended since the last call of it."""
 
     def __init__(self, state: State, strategy: QueueStrategy) -> None:
         self._state = state
@@ -72,24 +73,19 @@ class Travel:
         self.owners = None if state.cache is None else CacheOwners(state, state.cache, self)
         self._out = state.out
         self._strategy = strategy
-        self._agenda: deque[Step] = deque()
-        self._ended: list[Record] = []
+        self.agenda: deque[Step] = deque()
+        self.ended: list[Record] = []
         self.counters = {"finished": 0, "failed": 0, "restarts": 0, "hops": 0}
 
     # ---- the agenda
 
     def run(self) -> list[Record]:
         """Take all steps that are due. Returns the records that have ended since the last call."""
-        agenda = self._agenda
+        agenda = self.agenda
         while agenda:
             agenda.popleft()()
-        ended, self._ended = self._ended, []
+        ended, self.ended = self.ended, []
         return ended
-
-    @property
-    def busy(self) -> bool:
-        """Whether `run` has something to do."""
-        return bool(self._agenda or self._ended)
 
     def all_counters(self) -> dict[str, int]:
         """Its own, and the cache's if there is one."""
@@ -105,9 +101,6 @@ class Travel:
         if self.owners is not None:
             self.owners.expire()
 
-    def deadline_ms(self) -> int | None:
-        return None if self.owners is None else self.owners.deadline_ms()
-
     # ---- beginning
 
     def begin(self, record: Record) -> None:
@@ -116,7 +109,7 @@ class Travel:
         for value in record.input.values():
             self._blocks.hold(value)
         record.weight = 1.0
-        record.nbytes = _nbytes(record.input.values())
+        record.nbytes = record.kept_nbytes
         self._open(record, Frame(entry, dict(record.input)), hits=0)
 
     def _open(self, record: Record, frame: Frame, hits: int) -> None:
@@ -131,7 +124,7 @@ class Travel:
                 if isinstance(answer, Cached):
                     outputs = dict(answer.fields)
                     self._hold(outputs)
-                    self._agenda.append(partial(self._close, record, outputs, hits + 1))
+                    self.agenda.append(partial(self._close, record, outputs, hits + 1))
                     return
                 if answer is Ask.WAIT:
                     return
@@ -150,7 +143,7 @@ class Travel:
                 if isinstance(answer, Cached):
                     fields = dict(answer.fields)
                     self._hold(fields)
-                    self._agenda.append(partial(self._leave, record, node, answer.output, fields, hits + 1))
+                    self.agenda.append(partial(self._leave, record, node, answer.output, fields, hits + 1))
                     return
                 if answer is Ask.WAIT:
                     return
@@ -159,6 +152,10 @@ class Travel:
 
     def _queue(self, record: Record, node: NodePlan) -> None:
         queue = self._plans.queue(record.plan, node)
+        try:
+            priority = priority_of(self._strategy, record.weight, record.errors + record.restarts)
+        except StrategyFailed as failed:
+            priority = self._replaced(failed).priority(record.weight, record.retries)
         length = 0
         if node.padded_field is not None:
             value = record.stack[-1].values.get(node.inputs[node.padded_field])
@@ -169,7 +166,7 @@ class Travel:
         self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
         queue.push(
             record.id,
-            priority=self._priority(record),
+            priority=priority,
             weight=record.weight,
             nbytes=record.nbytes,
             padded_length=length,
@@ -177,19 +174,15 @@ class Travel:
             seq=record.seq,
             lies_at=self._lies_at(record, node) if self._blocks.any_away else None,
         )
-        self._plans.filled(queue)
 
     def _lies_at(self, record: Record, node: NodePlan) -> PeerId | None:
         values = record.stack[-1].values
         return self._blocks.lies_at([values[source] for source in node.inputs.values() if source in values])
 
-    def _priority(self, record: Record) -> float:
-        try:
-            return priority_of(self._strategy, record.weight, record.retries)
-        except StrategyFailed as failed:
-            self._out.report("warning.strategy.queue", message=str(failed))
-            self._strategy = SimpleQueueStrategy()
-            return self._strategy.priority(record.weight, record.retries)
+    def _replaced(self, failed: StrategyFailed) -> QueueStrategy:
+        self._out.report("warning.strategy.queue", message=str(failed))
+        self._strategy = SimpleQueueStrategy()
+        return self._strategy
 
     # ---- the cache
 
@@ -224,7 +217,11 @@ class Travel:
         assert self.owners is not None
         if record.leads:
             record.leads.pop(key, None)
-        self.owners.put(key, record.id, output, fields)
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and _nbytes(fields.values()) > bytes_max:
+            self.owners.abort(key, record.id)  # no message could bring it to whoever waits
+        else:
+            self.owners.put(key, record.id, output, fields)
 
     def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
         """Hand a waiter (or a leader that asked) the value it waits for."""
@@ -236,7 +233,7 @@ class Travel:
             return
         values = dict(fields)
         self._hold(values)
-        self._agenda.append(partial(self._resolve, record, key, output, values))
+        self.agenda.append(partial(self._resolve, record, key, output, values))
 
     def _resolve(self, record: Record, key: CacheKey, output: str, fields: dict[str, Value]) -> None:
         assert record.waits_for == key
@@ -246,9 +243,9 @@ class Travel:
         else:
             self._leave(record, record.node, output, fields, hits=1)
 
-    def _abort_leads(self, record: Record) -> None:
-        leads, record.leads = record.leads, None
-        for key in leads or ():
+    def _abort_leads(self, record: Record, leads: Iterable[CacheKey]) -> None:
+        record.leads = None
+        for key in leads:
             assert self.owners is not None
             self.owners.abort(key, record.id)
 
@@ -260,7 +257,7 @@ class Travel:
 
     def compute(self, task: TaskId, key: CacheKey) -> None:
         """A waiter (or a leader that asked) is to compute what it waited for."""
-        self._agenda.append(partial(self._compute, self._known(task), key))
+        self.agenda.append(partial(self._compute, self._known(task), key))
 
     def _compute(self, record: Record, key: CacheKey) -> None:
         if record.waits_for != key:
@@ -325,21 +322,22 @@ class Travel:
             if before is not None:
                 self._blocks.release((before,))
             values[qualified] = value
-        if fields:
-            record.nbytes = _nbytes(fields.values())
         for name in way.drop:
             dropped = values.pop(name, None)
             if dropped is not None:
                 self._blocks.release((dropped,))
         self.counters["hops"] += 1
         if way.next is not None:
+            if fields:
+                record.nbytes = _nbytes(fields.values())
             self._enter(record, record.plan.queues[way.next], hits)
             return
-        missing = [name for name, source in frame.graph.outputs.items() if source not in values]
-        if missing:
-            self.failed(record, self._incomplete(record, frame.graph, missing))
-            return
-        outputs = {name: values[source] for name, source in frame.graph.outputs.items()}
+        outputs: dict[str, Value] = {}
+        for name, source in frame.graph.outputs.items():
+            if source not in values:
+                self.failed(record, self._incomplete(record, frame))
+                return
+            outputs[name] = values[source]
         self._hold(outputs)
         self._close(record, outputs, hits)
 
@@ -366,10 +364,12 @@ class Travel:
             self._finish(record, outputs)
         else:
             # By way of the agenda: a deep recursion returns through all its frames at once.
-            self._agenda.append(partial(self._leave, record, frame.caller, frame.output, outputs, hits))
+            self.agenda.append(partial(self._leave, record, frame.caller, frame.output, outputs, hits))
 
-    def _incomplete(self, record: Record, graph: GraphPlan, missing: list[str]) -> Failure:
-        sources = ", ".join(f"{name!r} (from {graph.outputs[name]!r})" for name in missing)
+    def _incomplete(self, record: Record, frame: Frame) -> Failure:
+        graph = frame.graph
+        missing = [(name, source) for name, source in graph.outputs.items() if source not in frame.values]
+        sources = ", ".join(f"{name!r} (from {source!r})" for name, source in missing)
         place = record.plan.qualified(graph.id)
         return Failure(
             code=ErrorCode.GENERAL_EXCEPTION,
@@ -379,10 +379,17 @@ class Travel:
     # ---- ending
 
     def _finish(self, record: Record, outputs: dict[str, Value]) -> None:
+        nbytes = _nbytes(outputs.values())
+        bytes_max = self._state.row_bytes_max
+        if bytes_max is not None and nbytes > bytes_max:
+            self._blocks.release(outputs.values())
+            message = too_large("the result of the graph", nbytes, bytes_max)
+            self.failed(record, Failure(code=ErrorCode.GENERAL_EXCEPTION, message=message, final=True))
+            return
         for value in outputs.values():
             self._blocks.keep(value)
         record.result = outputs
-        self._end(record, Cause.FINISH, _nbytes(outputs.values()))
+        self._end(record, Cause.FINISH, nbytes)
         self.counters["finished"] += 1
 
     def failed(self, record: Record, failure: Failure) -> None:
@@ -405,7 +412,7 @@ class Travel:
             record.error = _error_info(record, failure)
             if not self._may_restart(record):
                 return
-            self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+            self._tell_error("error.task.retry", record)
         self._queue(record, record.node)
 
     def taken_over(self, record: Record, failure: Failure) -> None:
@@ -433,7 +440,7 @@ class Travel:
         return True
 
     def _start_over(self, record: Record, failure: Failure) -> None:
-        self._out.report("error.task.retry", task=record.id, code=failure.code, message=failure.message)
+        self._tell_error("error.task.retry", record)
         self._drop_frames(record)
         record.tell(self._state.now_ms, "restart", failure.code)
         self.begin(record)
@@ -443,7 +450,16 @@ class Travel:
         assert record.error is not None
         self._end(record, cause)
         self.counters["failed"] += 1
-        self._out.report("error.task.final", task=record.id, code=record.error.code, message=record.error.message)
+        self._tell_error("error.task.final", record)
+
+    def _tell_error(self, name: str, record: Record) -> None:
+        """What happened to it, and where."""
+        error = record.error
+        assert error is not None
+        at = error.context
+        about = {"node": ":".join(filter(None, (at.graph, at.node))), "executor": at.executor or ""}
+        known = {key: value for key, value in about.items() if value}
+        self._out.report(name, task=record.id, code=error.code, message=error.message, **known)
 
     def cancel(self, record: Record) -> None:
         """End a task that nobody wants any more. It must not be in a queue, nor hold a token."""
@@ -473,16 +489,18 @@ class Travel:
         self._ledger.move(record, cause, self._state.now_ms)
         record.ended_ms = self._state.now_ms
         self._let_go(record)
-        self._ended.append(record)
+        self.ended.append(record)
 
     def _let_go(self, record: Record) -> None:
         """Release what only a running task needs."""
-        self._drop_frames(record)
+        if record.stack:
+            self._drop_frames(record)
         self._blocks.release(record.input.values())
         record.input = {}
         record.node = None
-        self._plans.leave(record.plan)
-        self._abort_leads(record)
+        self._plans.release(record.plan.digest)
+        if record.leads is not None:
+            self._abort_leads(record, record.leads)
 
     def _drop_frames(self, record: Record) -> None:
         for frame in record.stack:
@@ -496,7 +514,10 @@ class Travel:
 
 
 def _nbytes(values: Iterable[Value]) -> int:
-    return sum([block.row_nbytes(row) for block, row in values])
+    nbytes = 0
+    for block, row in values:
+        nbytes += block.row_nbytes(row)
+    return nbytes
 
 
 def _may_wait(record: Record, graph: GraphPlan, node: NodePlan | None) -> bool:

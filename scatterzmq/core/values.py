@@ -5,14 +5,14 @@ where they leave the core (to an executor, to a client, to another peer).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..graph.formats import Layout
-from ..ids import BlockId
+from ..ids import BlockId, PeerId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class Block:
     """Rows of one field, stored under `id`.
 
@@ -34,6 +34,13 @@ class Block:
 
 Value: TypeAlias = tuple[Block, int]
 """(block, row): a plain tuple, because there are several per task and step."""
+
+
+def maker_of(block: Block) -> PeerId:
+    """The peer that made a block of which others know."""
+    maker = block.id.maker
+    assert isinstance(maker, PeerId)
+    return maker
 
 
 def digests_of(values: Iterable[Value]) -> tuple[bytes, ...]:

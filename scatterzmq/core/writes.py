@@ -1,6 +1,6 @@
 """Writes: what an owner tells the holders of its copies, and in how large pieces."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from .ledger import Phase, Record
 from .messages import TaskStatus
@@ -12,8 +12,12 @@ WRITE_NBYTES_MAX = 4 << 20
 """Of one message: large enough to amortise it, small enough not to hold up what comes behind it."""
 
 
-def chunks(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+def chunks(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
     """Pieces that make one message each."""
+    return (records,) if len(records) == 1 else tuple(_chunks(records))
+
+
+def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     start = nbytes = 0
     for place, record in enumerate(records):
         nbytes += _message_nbytes(record)

@@ -13,7 +13,7 @@ Context: TypeAlias = Mapping[str, str | int | float]
 class Event:
     """name: dotted, from the general to the special: "tally.executor.start".
     time_ms: wall clock, since 1970. clock_ms: the monotonic clock of this machine, which is for differences.
-    source: the peer where it happened; "" if there is only one.
+    source: the peer where it happened, by its name; "" if there is only one.
     """
 
     name: str

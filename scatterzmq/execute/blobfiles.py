@@ -11,8 +11,9 @@ Rules:
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +21,12 @@ from ..errors import ScatterError
 
 PACKAGE_PREFIX = "pkg"
 SCRATCH = ".scratch"
+SEALED = f"{SCRATCH}/sealed"
+"""Where blobs lie by their digests, if their names mean something else here."""
+DIGEST_BYTES = 32
 PACKAGE_SUFFIXES = (".safetensors", ".json", ".txt", ".bin")
 NAME_BYTES_MAX = 255
+READ_BYTES = 4 << 20
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -69,6 +74,15 @@ def open_file(name: str, root: Path | None, packages: Sequence[str]) -> int:
     return _open_below(name, root, parts, os.O_RDONLY)
 
 
+def open_place(name: str, place: str, root: Path) -> int:
+    """As `open_file`, where it is known to lie below the root: under its name, or as `place_sealed` has put it."""
+    if place == name:
+        return open_file(name, root, ())
+    folder, _, last = place.rpartition("/")
+    assert folder == SEALED, "a blob lies nowhere else"
+    return _open_below(name, root, (*SEALED.split("/"), last), os.O_RDONLY)
+
+
 def create_file(name: str, root: Path) -> int:
     """A descriptor for writing a new blob; folders are made as needed. Raises BlobError if it is there already."""
     return _open_below(name, root, _own_parts(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -93,7 +107,15 @@ def _package_file(name: str, parts: tuple[str, ...], packages: Sequence[str]) ->
 
 def place_file(name: str, root: Path, source: Path) -> None:
     """Make a whole file of the same disk the blob of this name, at once. Raises BlobError as `create_file` does."""
-    parts = _own_parts(name)
+    _place(name, root, _own_parts(name), source)
+
+
+def place_sealed(name: str, digest: bytes, root: Path, source: Path) -> None:
+    """As `place_file`, where its digest says, whatever has its name."""
+    _place(name, root, (*SEALED.split("/"), digest.hex()), source)
+
+
+def _place(name: str, root: Path, parts: tuple[str, ...], source: Path) -> None:
     try:
         folder = _open_folder(root, parts[:-1], make=True)
         try:
@@ -102,6 +124,18 @@ def place_file(name: str, root: Path, source: Path) -> None:
             os.close(folder)
     except OSError as error:
         raise _explained(name, error) from None
+
+
+def file_digest(handle: int, go_on: Callable[[], bool] = lambda: True) -> bytes:
+    """Of all bytes of an open file. Raises BlobError if it need not go on, or OSError."""
+    made = blake2b(digest_size=DIGEST_BYTES)
+    offset = 0
+    while data := os.pread(handle, READ_BYTES, offset):
+        if not go_on():
+            raise BlobError("the peer stops")
+        made.update(data)
+        offset += len(data)
+    return made.digest()
 
 
 def _own_parts(name: str) -> tuple[str, ...]:

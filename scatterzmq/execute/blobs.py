@@ -7,55 +7,45 @@ is closed; what is written can be read at once. Any file put into the folder by 
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from ..graph.formats import FieldFormat
 from ..ids import NodeId
-from .blobfiles import PACKAGE_PREFIX, SCRATCH, BlobError, MissingBlob, create_file, open_file
-from .blobtensors import ALIGNMENT, decode_tensor, encode_tensor
+from .blobfiles import (
+    PACKAGE_PREFIX,
+    SCRATCH,
+    BlobError,
+    MissingBlob,
+    create_file,
+    file_digest,
+    open_file,
+    open_place,
+)
+from .blobplaces import Appender, Place
+from .blobtensors import decode_tensor
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 __all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", "SafeTensors"]
 
-_Opened = TypeVar("_Opened")
+Fetch: TypeAlias = Callable[[str, bytes], str]
 
 
-class Place(NamedTuple):
-    """A piece of a blob, in bytes."""
+class BlobWriter(Appender):
+    """Made by `BlobStore.open_blob`. What is written can be read at once."""
 
-    offset: int
-    length: int
-    name: str
-
-    @classmethod
-    def parse(cls, data: str) -> Self:
-        """Of "offset:length:name". Raises BlobError, which shows the text."""
-        offset, _, rest = data.partition(":")
-        length, _, name = rest.partition(":")
-        if not (offset.isascii() and offset.isdigit() and length.isascii() and length.isdigit() and name):
-            raise BlobError(f"expected 'offset:length:name of a blob' such as '0:128:model/a.bin', got {data!r}")
-        if len(offset) > 18 or len(length) > 18:
-            raise BlobError(f"offset or length of {data[:80]!r} is beyond any file")
-        return cls(int(offset), int(length), name)
-
-    def __str__(self) -> str:
-        return f"{self.offset}:{self.length}:{self.name}"
-
-
-class BlobWriter:
-    """Appends to a new blob; made by `BlobStore.open_blob`. One thread at a time."""
-
-    def __init__(self, name: str, handle: int) -> None:
-        self.name = name
+    def __init__(self, name: str, handle: int, sealed: Callable[[], None] = lambda: None) -> None:
+        super().__init__(name)
         self._handle: int | None = handle
-        self._length = 0
+        self._sealed = sealed
 
     def __enter__(self) -> Self:
         return self
@@ -63,27 +53,13 @@ class BlobWriter:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def write(self, data: bytes | bytearray | memoryview) -> str:
-        """Append bytes; returns "offset:length:name". They can be read at once."""
-        offset = self._length
-        self._append(data)
-        return str(Place(offset, self._length - offset, self.name))
-
-    def write_tensor(self, tensor: "torch.Tensor | np.ndarray") -> str:
-        """Append a tensor of any shape with its dtype and shape; returns "offset:length:name"."""
-        head, elements = encode_tensor(tensor)
-        self._append(bytes(-self._length % ALIGNMENT))
-        offset = self._length
-        self._append(head)
-        self._append(elements)
-        return str(Place(offset, self._length - offset, self.name))
-
     def close(self) -> None:
         """Seal the blob: nobody can write to it any more."""
         if self._handle is not None:
             os.fchmod(self._handle, 0o444)
             os.close(self._handle)
             self._handle = None
+            self._sealed()
 
     def _append(self, data: bytes | bytearray | memoryview) -> None:
         if self._handle is None:
@@ -98,13 +74,14 @@ class BlobWriter:
 class BlobReader:
     """A blob opened for reading; made by `BlobStore.open`."""
 
-    def __init__(self, store: "BlobStore", name: str) -> None:
+    def __init__(self, store: "BlobStore", name: str, digest: bytes = b"") -> None:
         self._store = store
+        self._digest = digest
         self.name = name
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `offset` on, by default all the rest. Raises MissingBlob beyond the end."""
-        return bytes(self._store.piece(self.name, offset, length))
+        return bytes(self._store.piece(self.name, offset, length, self._digest))
 
 
 class SafeTensors(Mapping[str, "torch.Tensor"]):
@@ -142,18 +119,19 @@ class BlobStore:
 
     root: folder of the blobs, made when something is written; None makes one for this run.
     packages: installed packages whose data files may be read as "pkg/<package>/<path>"; "*" allows all.
-    fetch: gets the name of a blob that is not there, and returns when it is, or raises MissingBlob. Called in whichever
-    thread needs it.
+    fetch: gets the name of a blob and the digest of its bytes (b"" if that is not settled); returns when it is there,
+    below which path of the folder; or raises MissingBlob. Called in whichever thread needs it.
     """
 
-    def __init__(
-        self, root: Path | None, packages: Sequence[str] = (), *, fetch: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, root: Path | None, packages: Sequence[str] = (), *, fetch: Fetch | None = None) -> None:
         self._root = root
         self._is_temporary = root is None
         self._packages = tuple(packages)
         self._fetch = fetch
-        self._maps: dict[str, mmap] = {}
+        self._maps: dict[tuple[str, bytes], mmap] = {}
+        self._places: dict[tuple[str, bytes], str] = {}
+        self._digests: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+        self._open: set[str] = set()
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -172,34 +150,60 @@ class BlobStore:
 
     def open_blob(self, name: str) -> BlobWriter:
         """A writer for a new blob, to be used in a `with` block. Raises BlobError if there is one of that name."""
-        return BlobWriter(name, create_file(name, self.folder()))
+        handle = create_file(name, self.folder())
+        self._open.add(name)
+        return BlobWriter(name, handle, partial(self._open.discard, name))
 
-    def open(self, name: str) -> BlobReader:
-        """A reader. Raises MissingBlob if it is not there."""
-        self._fetched(name, lambda: self._map(name, 0))
-        return BlobReader(self, name)
+    def found(self, name: str) -> tuple[int, bytes]:
+        """Length and digest of a blob that is here. Reads it, if that was not done before.
+
+        Raises MissingBlob if it is not here, BlobError if it must not be read or is still being written.
+        """
+        if name in self._open:
+            raise BlobError(f"blob {name!r} is still being written; load the graph when it is closed")
+        handle = open_file(name, self._root, self._packages)
+        try:
+            state, digest = self._read(name, handle)
+            return state[0], digest
+        finally:
+            os.close(handle)
+
+    def settled(self, digests: Mapping[str, bytes]) -> "SettledBlobs":
+        """The blobs, for nodes of a definition that says which bytes these names mean."""
+        return SettledBlobs(self, digests)
+
+    def open(self, name: str, digest: bytes = b"") -> BlobReader:
+        """A reader. digest: of the bytes that it must have; b"" if that is not settled. Raises MissingBlob."""
+        self._map(name, digest, 0)
+        return BlobReader(self, name, digest)
 
     def read(self, data: str) -> memoryview:
         """The bytes at "offset:length:name", read-only and without a copy. Raises MissingBlob if they are not there."""
         place = Place.parse(data)
         return self.piece(place.name, place.offset, place.length)
 
-    def piece(self, name: str, offset: int = 0, length: int | None = None) -> memoryview:
+    def piece(self, name: str, offset: int = 0, length: int | None = None, digest: bytes = b"") -> memoryview:
         """As `read`; by default all of the blob from `offset` on."""
-        return self._view(name, offset, length).toreadonly()
+        return self._view(name, digest, offset, length).toreadonly()
 
-    def tensor(self, data: str, format: FieldFormat | None = None) -> "torch.Tensor":  # noqa: A002
+    def tensor(
+        self,
+        data: str,
+        format: FieldFormat | None = None,  # noqa: A002
+        digests: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> "torch.Tensor":
         """The tensor at "offset:length:name", as write_tensor() returned it, on the CPU, sharing mapped memory.
 
-        format: what it must match; if it is fixed, plain bytes (little-endian) will do as well.
+        format: what it must match; if it is fixed, plain bytes (little-endian) will do as well. digests: as for `open`.
         Raises MissingBlob if the place is not there, BlobError if it holds something else.
         """
         place = Place.parse(data)
-        return decode_tensor(self._view(place.name, place.offset, place.length), format, f"blob {data!r}")
+        view = self._view(place.name, digests.get(place.name, b""), place.offset, place.length)
+        return decode_tensor(view, format, f"blob {data!r}")
 
-    def safetensors(self, name: str) -> SafeTensors:
+    def safetensors(self, name: str, digest: bytes = b"") -> SafeTensors:
         """The tensors of a safetensors file by name. Raises MissingBlob, or BlobError if it is none."""
-        handle = self._fetched(name, lambda: open_file(name, self._root, self._packages))
+        handle = self._handle(name, digest)
         try:
             return SafeTensors(name, handle)
         finally:
@@ -227,39 +231,83 @@ class BlobStore:
                 self._root.mkdir(parents=True, exist_ok=True)
             return self._root
 
-    def _view(self, name: str, offset: int, length: int | None) -> memoryview:
+    def _view(self, name: str, digest: bytes, offset: int, length: int | None) -> memoryview:
         """Writable, because torch warns otherwise; what is written stays in this process (copy on write)."""
-        view = self._fetched(name, lambda: self._map(name, None if length is None else offset + length))
+        view = self._map(name, digest, None if length is None else offset + length)
         end = len(view) if length is None else offset + length
         if offset < 0 or end < offset or end > len(view):
             raise MissingBlob(f"blob {name!r} has {len(view)} bytes; {offset} to {end} are not there")
         return view[offset:end]
 
-    def _fetched(self, name: str, open_it: Callable[[], _Opened]) -> _Opened:
-        """Open a blob; one that is not there is fetched, and nobody else who needs a blob waits for that."""
+    def _handle(self, name: str, digest: bytes) -> int:
+        """A descriptor of the blob, which is the right one. What is not here is fetched, and nobody else who needs a
+        blob waits for that.
+        """
+        is_ours = name.startswith(f"{PACKAGE_PREFIX}/") or self._fetch is None
+        if not is_ours and name not in self._open:
+            place = self._places.get((name, digest))
+            if place is None:
+                assert self._fetch is not None, "looked at"
+                place = self._places[name, digest] = self._fetch(name, digest)
+            with suppress(MissingBlob):  # it may have been removed, as nobody should
+                return open_place(name, place, self.folder())
+            del self._places[name, digest]
+        handle = open_file(name, self._root, self._packages)
         try:
-            return open_it()
-        except MissingBlob:
-            if self._fetch is None or name.startswith(f"{PACKAGE_PREFIX}/"):
-                raise
-            self._fetch(name)
-        return open_it()
+            if digest and self._read(name, handle)[1] != digest:
+                raise MissingBlob(
+                    f"blob {name!r} has other bytes here than where its graph was loaded; put the same file here, or "
+                    "load the graph again with replace=True"
+                )
+        except (BlobError, OSError):
+            os.close(handle)
+            raise
+        return handle
 
-    def _map(self, name: str, end: int | None) -> memoryview:
+    def _read(self, name: str, handle: int) -> tuple[tuple[int, int, int], bytes]:
+        """(size, when it was changed, inode) and digest of an open file."""
+        found = os.fstat(handle)
+        state = found.st_size, found.st_mtime_ns, found.st_ino
+        known = self._digests.get(name)
+        if known is None or known[0] != state:
+            known = self._digests[name] = state, file_digest(handle)
+        return known
+
+    def _map(self, name: str, digest: bytes, end: int | None) -> memoryview:
         """The blob up to `end` at least, else all there is by now: it may have grown since it was mapped."""
-        with self._lock:
-            known = self._maps.get(name)
-            if known is not None and end is not None and len(known) >= end:
-                return memoryview(known)
-            handle = open_file(name, self._root, self._packages)
-            try:
+        known = self._maps.get((name, digest))
+        if known is not None and (digest or (end is not None and len(known) >= end)):
+            return memoryview(known)
+        handle = self._handle(name, digest)
+        try:
+            with self._lock:
                 size = os.fstat(handle).st_size
+                known = self._maps.get((name, digest))
                 if known is not None and len(known) == size:
                     return memoryview(known)
                 if size == 0:  # cannot be mapped
                     return memoryview(bytearray())
-                known = mmap(handle, 0, access=ACCESS_COPY)
-            finally:
-                os.close(handle)
-            self._maps[name] = known
-            return memoryview(known)
+                known = self._maps[name, digest] = mmap(handle, 0, access=ACCESS_COPY)
+        finally:
+            os.close(handle)
+        return memoryview(known)
+
+
+class SettledBlobs:
+    """Blobs as the nodes of one definition read them; made by `BlobStore.settled`."""
+
+    def __init__(self, store: BlobStore, digests: Mapping[str, bytes]) -> None:
+        self._store = store
+        self._digests = digests
+
+    def tensor(self, data: str, format: FieldFormat | None = None) -> "torch.Tensor":  # noqa: A002
+        """See `BlobStore.tensor`."""
+        return self._store.tensor(data, format, self._digests)
+
+    def open(self, name: str) -> BlobReader:
+        """See `BlobStore.open`."""
+        return self._store.open(name, self._digests.get(name, b""))
+
+    def safetensors(self, name: str) -> SafeTensors:
+        """See `BlobStore.safetensors`."""
+        return self._store.safetensors(name, self._digests.get(name, b""))

@@ -15,15 +15,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
-from ..errors import ErrorCode, ScatterError
+from ..errors import ConfigError, ErrorCode, ScatterError
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
@@ -41,6 +42,7 @@ from .childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -73,7 +75,7 @@ class Child:
         self._cancelled: dict[int, set[int]] = {}
         self._pool: Pool | None = None
         self._executor: ExecutorId | None = None
-        self._fetching: dict[int, Future[str]] = {}
+        self._fetching: dict[int, Future[BlobFetched]] = {}
         self._requests = count(1)
         self._budget = LineBudget()
         self._output = NodeOutput(self._printed)
@@ -89,7 +91,8 @@ class Child:
         try:
             self._start(begin, blobs)
         except (ScatterError, ImportError, OSError, RuntimeError) as error:  # RuntimeErrors are torch's, of devices
-            self._tell(Unfit(reason=" ".join(f"{error}".split()) or type(error).__name__))
+            reason = " ".join(f"{error}".split()) or type(error).__name__
+            self._tell(Unfit(reason=reason, for_good=isinstance(error, ConfigError)))
             return 1
         threading.Thread(target=self._listen_aside, name="scatterzmq-aside", daemon=True).start()
         self._tell(Ready())
@@ -111,7 +114,7 @@ class Child:
         settings = Settings(
             executor=replace(begin.executor, count=1, kind="inline"), plugins=begin.plugins, blobs=begin.blobs
         )
-        self._pool = Pool(settings, blobs, self._answered, None, output=self._output)
+        self._pool = Pool(settings, blobs, self._answered, None, output=self._output, report=self._report)
         (self._executor,) = self._pool.start()
         self._output.install()
 
@@ -192,6 +195,12 @@ class Child:
         failed = (RowsFailed(rows=rows, code=code, message=message),)
         self._tell(*finished_of(Done(executor=self._executor, order=order, emitted=(), failed=failed)))
 
+    def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
+        texts = {key: value for key, value in context.items() if isinstance(value, str)}
+        figures = {key: float(value) for key, value in context.items() if not isinstance(value, str)}
+        with suppress(OSError):  # nobody is there any more, and this child ends
+            self._tell(Told(name=name, texts=texts, figures=figures))
+
     def _printed(self, place: str, line: str) -> None:
         for passed in self._budget.passed(line):
             self._tell(Printed(place=place, line=passed))
@@ -205,22 +214,23 @@ class Child:
                 if isinstance(word, CancelRows):
                     self._cancel(word)
                 elif isinstance(word, BlobFetched):
-                    self._fetching.pop(word.request).set_result(word.problem)
+                    self._fetching.pop(word.request).set_result(word)
                 elif isinstance(word, Describe):
                     # In a thread of its own: importing a plug-in may take any time.
                     threading.Thread(target=self._describe, args=(word,), daemon=True).start()
         finally:
             end_all()
 
-    def _fetch(self, name: str) -> None:
-        """Ask the control process for a blob and wait for it, in whichever thread needs it."""
+    def _fetch(self, name: str, digest: bytes) -> str:
+        """Ask the control process for a blob and wait for it, in whichever thread needs it; where it lies."""
         request = next(self._requests)
-        answer: Future[str] = Future()
+        answer: Future[BlobFetched] = Future()
         self._fetching[request] = answer
-        self._tell_aside(FetchBlob(request=request, name=name))
-        problem = answer.result()  # it comes, or this process is killed
-        if problem:
-            raise MissingBlob(problem)
+        self._tell_aside(FetchBlob(request=request, name=name, digest=digest))
+        fetched = answer.result()  # it comes, or this process is killed
+        if fetched.problem:
+            raise MissingBlob(fetched.problem)
+        return fetched.place
 
     def _cancel(self, word: CancelRows) -> None:
         with self._marking:

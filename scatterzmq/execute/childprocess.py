@@ -15,12 +15,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened, wrapped
 from .common import new_executor_id
 from .output import LineBudget
 from .poller import READABLE, WRITABLE, Poller
-from .sharedmemory import Channel, Packet
+from .sharedmemory import Channel, Packet, Scratch
 from .work import Work
 
 _ROOT = str(Path(__file__).parents[2])
@@ -51,8 +51,8 @@ class ChildProcess:
     """One child. Raises OSError if it cannot be started.
 
     is_ready: it has said so, at ready_s. work: the batch that it has. plans: that it knows. has_worked: it has
-    finished a batch. unfit: why it cannot be ready, as it says. last_line: that it has printed. silent_s: when it is to
-    be killed because it has closed its sockets and lives on.
+    finished a batch. unfit: why it cannot be ready, as it says. is_hopeless: and neither can any other. last_line: that
+    it has printed. silent_s: when it is to be killed because it has closed its sockets and lives on.
     """
 
     def __init__(self, poller: Poller, listener: Listener, begin: Begin) -> None:
@@ -64,6 +64,7 @@ class ChildProcess:
         self.has_worked = False
         self.plans: set[bytes] = set()
         self.unfit = ""
+        self.is_hopeless = False
         self.last_line = ""
         self.silent_s: float | None = None
         self._poller = poller
@@ -71,6 +72,7 @@ class ChildProcess:
         self._doom = ""
         self._budget = LineBudget()
         self._rest = b""
+        self._scratch = Scratch()
         work, their_work = Channel.pair()
         aside, their_aside = Channel.pair()
         self._output, their_output = os.pipe()
@@ -102,9 +104,9 @@ class ChildProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, word: ToChild, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> bool:
+    def tell(self, word: ToChild, columns: Sequence[tuple[str, Column | Apart]] = NO_COLUMNS) -> bool:
         """Say something on `work`; False if that is known to be in vain. Raises OSError without memory for it."""
-        return self._work.send(wrapped(word, columns))
+        return self._work.send(wrapped(word, columns, self._scratch))
 
     def tell_aside(self, word: ToChild) -> bool:
         """As `tell`, past the batches."""
@@ -182,6 +184,7 @@ class ChildProcess:
         """Its process is gone, all but its number."""
         self._poller.remove(self._pidfd)
         os.close(self._pidfd)
+        self._scratch.close()
         for link in (self._work, self._aside):
             for _ in range(_LAST_WORDS_MAX):
                 if not link.is_open or not self._said(link):

@@ -6,7 +6,8 @@ Rules     1. All of it runs in one thread, that of the watcher, and nothing here
              the others have been at work for a while. That costs its memory (about 250 MB with torch for CPUs, half of
              it shared with the others) and no memory of a device.
           3. A child that cannot start is tried again after waits that grow, and so is one that ends by itself again and
-             again without a batch.
+             again without a batch. Where the settings ask for what this machine has not got, none is tried again, and
+             whoever has started this is told; unless there was one that could: then it may come back.
           4. Every check is answered: by a child, or because that child died or took too long.
 """
 
@@ -21,6 +22,9 @@ from typing import TypeAlias, assert_never
 
 from ..core.events import BatchExpected, ExecutorLost, ExecutorStarted, GraphChecked, RowsFailed
 from ..errors import ConfigError, ErrorCode
+from ..graph.blobs import BlobFound, open_names
+from ..graph.check import check as check_definition
+from ..graph.nodeinfo import Describe as DescribeNode
 from ..ids import ExecutorId
 from ..settings import Settings
 from ..wire.columns import Column
@@ -40,10 +44,11 @@ from .childwire import (
     Manifest,
     Printed,
     Ready,
+    Told,
     Unfit,
     UsePlan,
 )
-from .common import check_failed, graph_checked
+from .common import check_failed, graph_settled
 from .manifest import describe_from
 from .oom import oom_kills
 from .poller import Poller, Watcher
@@ -54,8 +59,10 @@ __all__ = ["ChildPool", "Post", "Watcher"]
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked | ExecutorStarted | ExecutorLost], None]
 Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
 Output: TypeAlias = Callable[[ExecutorId, str, str], None]
-Fetch: TypeAlias = Callable[[str, Callable[[str], None]], None]
-"""(name of a blob, gets "" or why it is not there)"""
+Fetch: TypeAlias = Callable[[str, bytes, Callable[[str, str], None]], None]
+"""(name of a blob, digest or b"", gets why it is not there or "", and where it lies below the folder of blobs)"""
+FindBlobs: TypeAlias = Callable[[Sequence[str], Callable[[Sequence[BlobFound]], None]], None]
+"""(names, gets what is there)"""
 
 _START_S = 300.0
 """How long a child may take to start: torch from a slow disk takes a minute."""
@@ -74,10 +81,11 @@ _KILLED_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class _Check:
-    """A definition to be checked, by a child or (None) by the first that is ready."""
+    """A definition to be checked, by a child or (None) by the first that is ready. settles: see CheckGraph."""
 
     definition: str
     until_s: float
+    settles: bool
     child: ChildProcess | None = None
 
 
@@ -85,9 +93,11 @@ class ChildPool:
     """Executors in children, as driver.py wants them. Raises ConfigError where the system does not offer it.
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
-    blobs: their folder is the children's, too. report: gets warnings. output: gets what nodes print, as (executor,
-    place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their folder.
-    reserve_after_s: when one in reserve is started, after the first that was ready.
+    blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as
+    (executor, place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their
+    folder. find: finds out what blobs there are anywhere.
+    reserve_after_s: when one in reserve is started, after the first that was ready. hopeless: gets the reason why there
+    will never be an executor.
     """
 
     def __init__(
@@ -101,6 +111,8 @@ class ChildPool:
         output: Output | None = None,
         reserve_after_s: float = _RESERVE_AFTER_S,
         fetch: Fetch | None = None,
+        find: FindBlobs | None = None,
+        hopeless: Callable[[str], None] | None = None,
     ) -> None:
         if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
             raise ConfigError("executor.kind: 'process' needs Linux; use 'thread'")
@@ -111,6 +123,9 @@ class ChildPool:
         self._report = report
         self._output = output
         self._fetch = fetch
+        self._find = find
+        self._hopeless = hopeless
+        self._was_ready = False
         self._poller = Poller(self._due)
         self._executors: dict[ExecutorId, ChildProcess] = {}
         # All that are not given up, oldest first; and those that are, until their processes have ended.
@@ -125,6 +140,10 @@ class ChildPool:
         self._is_stopping = False
 
     # ---- what the driver calls
+
+    @property
+    def copies_inputs(self) -> bool:
+        return True
 
     def start(self) -> tuple[ExecutorId, ...]:
         self._watcher.watch(self._poller.fileno(), self._ready)
@@ -161,8 +180,8 @@ class ChildPool:
             self._give_up(child, "its batch took too long")
             self._fill()
 
-    def check(self, request: int, definition: str) -> None:
-        self._checks[request] = _Check(definition, monotonic() + _CHECK_S)
+    def check(self, request: int, definition: str, *, settles: bool = False) -> None:
+        self._checks[request] = _Check(definition, monotonic() + _CHECK_S, settles)
         self._hand_out_checks()
         self._plan()
 
@@ -201,8 +220,8 @@ class ChildPool:
         match word:
             case Ready():
                 self._started(child)
-            case Unfit(reason=reason):
-                child.unfit = reason
+            case Unfit(reason=reason, for_good=for_good):
+                child.unfit, child.is_hopeless = reason, for_good
             case Expected():
                 if child.work is None or child.work.order.order != word.order:
                     child.distrust("it expects something of a batch that it does not have")
@@ -212,24 +231,26 @@ class ChildPool:
                 self._finished(child, word, columns)
             case Printed(place=place, line=line):
                 self._tell_output(child, place, line)
+            case Told(name=name, texts=texts, figures=figures):
+                self._tell(name, executor=child.executor, **texts, **figures)
             case Manifest():
                 self._described(child, word)
-            case FetchBlob(request=request, name=name):
-                self._fetch_blob(child, request, name)
+            case FetchBlob():
+                self._fetch_blob(child, word)
             case _:
                 assert_never(word)
 
-    def _fetch_blob(self, child: ChildProcess, request: int, name: str) -> None:
-        def then(problem: str) -> None:
+    def _fetch_blob(self, child: ChildProcess, word: FetchBlob) -> None:
+        def then(problem: str, place: str) -> None:
             try:  # in vain if the child is gone
-                child.tell_aside(BlobFetched(request=request, problem=problem))
+                child.tell_aside(BlobFetched(request=word.request, problem=problem, place=place))
             except OSError as error:
                 child.kill(f"there is no memory to tell it of a blob: {error}")
 
         if self._fetch is None:
-            then(f"blob {name!r} is not there; put the file below blobs.dir or write it with open_blob()")
+            then("", word.name)  # there is nowhere else to look
         else:
-            self._fetch(name, then)
+            self._fetch(word.name, word.digest, then)
 
     def printed(self, child: ChildProcess, line: str, /) -> None:
         self._tell_output(child, "", line)
@@ -243,6 +264,7 @@ class ChildPool:
             child.distrust("it is ready once more")
             return
         child.is_ready, child.ready_s = True, monotonic()
+        self._was_ready = True
         if self._reserve_at_s == inf:
             self._reserve_at_s = child.ready_s + self._reserve_after_s
         self._fill()
@@ -285,7 +307,18 @@ class ChildPool:
         if word.problem:
             self._answer(request, check_failed(request, word.problem))
         else:
-            self._answer(request, graph_checked(request, check.definition, describe_from(word.nodes)))
+            self._settle(request, check, describe_from(word.nodes))
+
+    def _settle(self, request: int, check: _Check, describe: DescribeNode) -> None:
+        """Now that it is known what the nodes are, find out what blobs they name."""
+        checked = check_definition(check.definition, describe)
+        names = open_names(checked) if check.settles and self._find is not None else ()
+        if not names:
+            self._answer(request, graph_settled(request, checked, describe, ()))
+            return
+        assert self._find is not None, "looked at"
+        del self._checks[request]  # this is for no child any more, and every search ends
+        self._find(names, lambda found: self._post(graph_settled(request, checked, describe, found)))
 
     def _checks_of(self, child: ChildProcess) -> list[int]:
         """What it was asked for and has not answered."""
@@ -362,12 +395,14 @@ class ChildPool:
         reason = self._with_memory(reason)
         may_have_reasons = child.has_worked or child.work is not None or bool(self._checks_of(child))
         self._fail_checks(child, reason)
-        if not child.is_ready:
+        if not child.is_ready and child.is_hopeless and not self._was_ready:
+            self._despair(child.unfit)
+        elif not child.is_ready:
             self._failed(child.unfit or (f"{reason}: {child.last_line}" if child.last_line else reason))
         elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
-            self._warn("warning.executor.reserve", reason=reason)
+            self._tell("warning.executor.reserve", reason=reason)
         if was_executor:
             self._post(ExecutorLost(executor=child.executor, reason=reason, crashed=child.work is not None))
         self._fill()
@@ -382,12 +417,22 @@ class ChildPool:
         wait_s = min(_WAIT_S * 2.0**self._failures, _WAIT_S_MAX)
         self._failures = min(self._failures + 1, 16)
         self._start_at_s = monotonic() + wait_s
-        self._warn("warning.executor.start", reason=reason, retry_s=wait_s)
+        self._tell("warning.executor.start", reason=reason, retry_s=wait_s)
         if self._failures >= _FAILURES_MAX:
             for request in [request for request, check in self._checks.items() if check.child is None]:
                 self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
 
-    def _warn(self, name: str, **context: str | float) -> None:
+    def _despair(self, reason: str) -> None:
+        """There will be no executor here."""
+        if self._start_at_s == inf:
+            return  # said already, of another child
+        self._start_at_s = inf
+        for request in [*self._checks]:
+            self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
+        if self._hopeless is not None:
+            self._hopeless(reason)
+
+    def _tell(self, name: str, **context: str | float) -> None:
         if self._report is not None:
             self._report(name, context)
 

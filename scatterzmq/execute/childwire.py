@@ -1,8 +1,12 @@
 """What a peer's control process and its executor children say to each other.
 
-    msgpack [kind, fields by position, heads of columns, their bytes (nil: in shared memory, in order)]
+    msgpack [kind, fields by position, heads of columns, their bytes]
 
-Rules   1. Two channels. On `work` everything about batches, in order; on `aside` what must not wait for a batch.
+A column's bytes are themselves, or nil for shared memory of its own, in order; or their number where they come next in
+the scratch, whose handle comes last.
+
+Rules   1. Two channels. On `work` everything about batches, in order; on `aside` what must not wait for a batch. As a
+           child has one batch at a time, it has read the scratch of the control process when that is used again.
         2. Whatever bytes come, `opened` returns a word or raises ValueError or OSError: a child may be out of its mind.
         3. Both ends are the same code, so nothing here has a version.
 """
@@ -10,6 +14,7 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,11 +22,20 @@ from ..core.events import RowsFailed
 from ..graph.nodeinfo import NodeInfo
 from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
 from ..wire.schema import Codec, record
-from .sharedmemory import HANDLES_MAX, BadPacket, Packet, share, shared_bytes
+from .sharedmemory import (
+    HANDLES_MAX,
+    SCRATCH_NBYTES_MAX,
+    BadPacket,
+    Packet,
+    Scratch,
+    scratch_bytes,
+    share,
+    shared_bytes,
+)
 
 IN_LINE_NBYTES_MAX = 1 << 16
 """Of all columns of a message together: up to here copying takes less time than sharing."""
@@ -71,6 +85,7 @@ class Run(NamedTuple):
     solo: bool
     max_exec_ms: int
     rows: tuple[int, ...]
+    joined: tuple[tuple[int, Token], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +106,11 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFetched:
-    """On `aside`. Answer to FetchBlob. problem: why it is not there; else ""."""
+    """On `aside`. Answer to FetchBlob. problem: why it is not there; else "". place: path below the folder of blobs."""
 
     request: int
     problem: str
+    place: str = ""
 
 
 # ---- from a child
@@ -107,9 +123,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """It cannot be an executor, and ends."""
+    """It cannot be an executor, and ends. for_good: no other one could, with these settings on this machine."""
 
     reason: str
+    for_good: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +176,15 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Something worth telling listeners, as core/actions.py Report; texts and figures of its context apart."""
+
+    name: str
+    texts: Mapping[str, str]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
     """One node. error: why it is none (then without info). unknown: there is no such kind."""
 
@@ -179,20 +205,21 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchBlob:
-    """On `aside`. A node needs a blob that is not here."""
+    """On `aside`. A node needs a blob. digest: of its bytes; b"" if that is not settled."""
 
     request: int
     name: str
+    digest: bytes
 
 
 ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched
-FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Manifest | FetchBlob
+FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Told | Manifest | FetchBlob
 Word: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
     *(Ready, Unfit, Expected, Finished, Printed, Manifest),
-    *(BlobFetched, FetchBlob),
+    *(BlobFetched, FetchBlob, Told),
 )
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})
 
@@ -206,14 +233,17 @@ def _pack_run(run: Run) -> object:
 
 def _unpack_run(raw: Any, _: Limits) -> Run:
     """What we say ourselves is not checked."""
-    order, digest, queue, tasks, (n, owner, seq), *rest = raw
+    order, digest, queue, tasks, (n, owner, seq), solo, max_exec_ms, rows, joined = raw
     return Run(
         order,
         digest,
         QueueId(queue),
         tuple([TaskId(tasks[start : start + _ID_CHARS]) for start in range(0, len(tasks), _ID_CHARS)]),
         Token(n, PeerId(owner), seq),
-        *rest,
+        solo,
+        max_exec_ms,
+        rows,
+        tuple([(start, Token(n, PeerId(owner), seq)) for start, (n, owner, seq) in joined]),
     )
 
 
@@ -266,22 +296,46 @@ _CODECS = tuple([_BY_HAND.get(kind) or record(kind) for kind in _KINDS])
 # ---- packets
 
 
-def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> Packet:
-    """A word as a packet. Raises OSError if there is no memory to share."""
+def wrapped(
+    word: Word, columns: Sequence[tuple[str, Column | Apart]] = NO_COLUMNS, scratch: Scratch | None = None
+) -> Packet:
+    """A word as a packet. scratch: for its columns, unless there is none. Raises OSError if there is no memory."""
     number = _NUMBERS[type(word)]
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
-    beside: list[memoryview | None] = [column.data for _, column in columns]
+    sizes = [sum(map(len, _pieces(column))) for _, column in columns]
+    nbytes = sum(sizes)
+    beside: list[memoryview | int | None]
     with ExitStack() as undo:
         packet = Packet(b"")
         undo.callback(packet.close)
-        if sum([len(column.data) for _, column in columns]) > IN_LINE_NBYTES_MAX:
-            for index, (_, column) in enumerate(columns):
-                if len(column.data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
-                    packet.handles.append(share(column.data))
-                    beside[index] = None
+        if scratch is not None and columns:
+            scratch.use(nbytes if nbytes > IN_LINE_NBYTES_MAX else 0)
+        if IN_LINE_NBYTES_MAX < nbytes <= SCRATCH_NBYTES_MAX and scratch is not None:
+            packet.handles.append(scratch.put(chain.from_iterable([_pieces(column) for _, column in columns])))
+            beside = [*sizes]
+        else:
+            beside = [_in_one_piece(column) for _, column in columns]
+            if nbytes > IN_LINE_NBYTES_MAX:
+                _share(beside, packet.handles)
         packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
         undo.pop_all()
     return packet
+
+
+def _share(beside: list[memoryview | int | None], handles: list[int]) -> None:
+    """Put the large ones of these into shared memory."""
+    for index, data in enumerate(beside):
+        if isinstance(data, memoryview) and len(data) >= _SHARED_NBYTES_MIN and len(handles) < HANDLES_MAX:
+            handles.append(share(data))
+            beside[index] = None
+
+
+def _pieces(column: Column | Apart) -> Sequence[memoryview]:
+    return column.datas if isinstance(column, Apart) else (column.data,)
+
+
+def _in_one_piece(column: Column | Apart) -> memoryview:
+    return column.joined().data if isinstance(column, Apart) else column.data
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:
@@ -310,14 +364,23 @@ def _datas(beside: Iterable[object], handles: Sequence[int]) -> list[memoryview]
     """The bytes of each column."""
     shared = iter(handles)
     datas = []
+    offset = 0
     for raw in beside:
-        if type(raw) is bytes:
-            datas.append(memoryview(bytearray(raw)))
-        elif raw is None:
-            handle = next(shared, None)
-            if handle is None:
-                raise BadPacket("a column that is not there")
-            datas.append(shared_bytes(handle))
-        else:
-            raise BadPacket(f"a column of {type(raw).__name__}")
+        match raw:
+            case bytes():
+                datas.append(memoryview(bytearray(raw)))
+            case int() as nbytes if raw is not True and raw is not False:
+                datas.append(scratch_bytes(_there(handles[-1:]), offset, nbytes))
+                offset += nbytes
+            case None:
+                datas.append(shared_bytes(_there(shared)))
+            case _:
+                raise BadPacket(f"a column of {type(raw).__name__}")
     return datas
+
+
+def _there(handles: Iterable[int]) -> int:
+    handle = next(iter(handles), None)
+    if handle is None:
+        raise BadPacket("a column that is not there")
+    return handle

@@ -307,7 +307,7 @@ class LoadedNodes:
         made.append(copy)
         copy.load(
             Resources(
-                blobs=self._blobs,
+                blobs=self._blobs.settled(plan.blobs),
                 make_scratch=partial(self._blobs.scratch, node.id),
                 device=self.device,
                 memory=self._memories.setdefault(node.id, {}),

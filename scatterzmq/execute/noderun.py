@@ -17,6 +17,7 @@ import torch
 
 from ..core.events import RowsFailed
 from ..errors import ErrorCode
+from ..frozen import frozen
 from ..graph.formats import Format
 from ..ids import TaskId
 from ..nodes.batch import Answer, Batch, Rejection
@@ -37,7 +38,7 @@ class Outcome:
     failed: list[RowsFailed] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Rows:
     """Some rows of a batch.
 
@@ -68,7 +69,7 @@ class Rows:
 class Setting(NamedTuple):
     """What a run needs to know of the place where it happens. A tuple, as one is made per batch.
 
-    node: what failures name as the node inside of a block, "" elsewhere.
+    node: what failures name as the node inside of a block, "" elsewhere. token, joined: see nodes/batch.py.
     dead: positions of tasks that nobody waits for any more. output: catches what the node prints, if anybody does.
     in_time: whether there is time for another run. free_memory: called after memory ran out; with True it may also
         unload other nodes, and then says whether it did.
@@ -78,6 +79,7 @@ class Setting(NamedTuple):
     loaded: Loaded
     node: str
     token: str
+    joined: tuple[tuple[int, str], ...]
     dead: set[int]
     device: torch.device
     output: NodeOutput | None
@@ -110,7 +112,8 @@ class NodeRun:
             rows = self._rows = rows.select(fit) if fit else Rows(positions=(), tasks=(), columns={})
         if rows.positions:
             self._search(0, len(rows.positions), None, is_suspect=False)
-        self.outcome.failed = _merged(self.outcome.failed)
+        if self.outcome.failed:
+            self.outcome.failed = _merged(self.outcome.failed)
         return self.outcome
 
     def _search(self, start: int, stop: int, blame: Failure | None, *, is_suspect: bool) -> bool:
@@ -165,8 +168,11 @@ class NodeRun:
             return replace(failure, whole=True) if changed is not None and is_shared else failure
         answers, rejections = found[0]
         positions = rows.positions
-        for output, indices, columns, call in answers:
-            self.outcome.answers.append(Answer(output, _renamed(indices, positions), columns, call))
+        if positions == tuple(range(len(positions))):  # nearly always: the rows are all of the batch
+            self.outcome.answers += answers
+        else:
+            for output, indices, columns, call in answers:
+                self.outcome.answers.append(Answer(output, _renamed(indices, positions), columns, call))
         for rejection in rejections:
             self._reject(_renamed(rejection.rows, positions), rejection)
         return None
@@ -181,6 +187,7 @@ class NodeRun:
             columns=rows.columns,
             calls=loaded.calls,
             token=setting.token,
+            joined=setting.joined,
             dead=setting.dead,
             positions=rows.positions,
             device=setting.device,
@@ -234,8 +241,6 @@ def rows_failed(positions: tuple[int, ...], failure: Failure, node: str = "") ->
 
 def _merged(failures: list[RowsFailed]) -> list[RowsFailed]:
     """Rows with the same failure together: a traceback is long, and often the same for all."""
-    if not failures:
-        return failures
     alike: dict[RowsFailed, list[int]] = {}
     for failure in failures:
         alike.setdefault(replace(failure, rows=()), []).extend(failure.rows)
@@ -271,8 +276,6 @@ def _execute(loaded: Loaded, batch: Batch, found: list[tuple[list[Answer], list[
 
 
 def _renamed(indices: tuple[int, ...], positions: tuple[int, ...]) -> tuple[int, ...]:
-    if len(indices) == len(positions) and indices == tuple(range(len(indices))):
-        return positions
     return tuple([positions[index] for index in indices])
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +16,7 @@ from ..core.events import BatchExpected, GraphChecked
 from ..ids import ExecutorId
 from ..settings import Settings
 from .blobs import BlobStore
-from .common import check_failed, graph_checked, new_executor_id
+from .common import LookUp, check_failed, found_here, graph_checked, new_executor_id
 from .device import parse_device
 from .output import NodeOutput
 from .threads import InlineExecutor, ThreadExecutor
@@ -35,6 +36,7 @@ class Pool:
         calls `run_pending`.
     output: gets what nodes print; None: they print as everybody does.
     report: told of nodes that are loaded and unloaded, in whichever thread does so.
+    look_up: finds out what blobs there are; None: what there is in `blobs`.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Pool:
         *,
         output: NodeOutput | None = None,
         report: "Reporter | None" = None,
+        look_up: LookUp | None = None,
     ) -> None:
         self._post = post
+        self._look_up = look_up or partial(found_here, blobs)
         self._errand = errand
         self._report = report
         self._settings = settings
@@ -60,8 +64,12 @@ class Pool:
         # Changed as a whole, as other threads look through it.
         self._threads: tuple[ThreadExecutor, ...] = ()
         self._checks: list[threading.Thread] = []
-        self._pending_checks: deque[tuple[int, str]] = deque()
+        self._pending_checks: deque[tuple[int, str, bool]] = deque()
         self._numbers = count(1)
+
+    @property
+    def copies_inputs(self) -> bool:
+        return False
 
     @property
     def registry(self) -> "Registry":
@@ -93,7 +101,10 @@ class Pool:
 
         Best the one that had a batch least recently: it is the one to which the core will lend the next.
         """
-        return any(executor.rouse() for executor in self._threads)
+        for executor in self._threads:  # noqa: SIM110 -- any() costs two more calls, and a lone task waits for this
+            if executor.rouse():
+                return True
+        return False
 
     def run_pending(self) -> bool:
         """Run one batch or check that waits for the caller's thread; False if there is none (inline only)."""
@@ -110,13 +121,14 @@ class Pool:
         self._threads = tuple([thread for thread in self._threads if thread.executor != executor])
         return self._start_one()
 
-    def check(self, request: int, definition: str) -> None:
+    def check(self, request: int, definition: str, *, settles: bool = False) -> None:
         """In a thread of its own, so that neither the peer nor a busy executor delays it, or with `run_pending`."""
         if self._errand is None:
-            self._pending_checks.append((request, definition))
+            self._pending_checks.append((request, definition, settles))
             return
         self._checks = [thread for thread in self._checks if thread.is_alive()]
-        thread = threading.Thread(target=self._check, args=(request, definition), name="scatterzmq-check", daemon=True)
+        arguments = request, definition, settles
+        thread = threading.Thread(target=self._check, args=arguments, name="scatterzmq-check", daemon=True)
         self._checks.append(thread)
         thread.start()
 
@@ -153,11 +165,12 @@ class Pool:
             self._threads = (*self._threads, thread)
         return executor
 
-    def _check(self, request: int, definition: str) -> None:
+    def _check(self, request: int, definition: str, settles: bool) -> None:
         from .failure import attempt
 
         answers: list[GraphChecked] = []
-        failure = attempt(lambda: answers.append(graph_checked(request, definition, self.registry.describe)))
+        look_up = self._look_up if settles else None
+        failure = attempt(lambda: answers.append(graph_checked(request, definition, self.registry.describe, look_up)))
         if failure is None:
             self._post(answers[0])
             return

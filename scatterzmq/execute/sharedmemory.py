@@ -1,11 +1,14 @@
 """Bytes from one process to another on the same machine: as memory without a name (memfd), handed over a Unix socket.
 
-Rules   1. What is shared is sealed: nobody can write to it or cut it short any more, not even who made it. Memory that
+Rules   1. What is mapped is sealed: nobody can write to it or cut it short any more, not even who made it. Memory that
            is not sealed is refused: whoever maps a file that is cut short dies of it (SIGBUS).
         2. A handle has one owner at any time: a packet that is sent or opened has none any more.
         3. Maps are private: what is written to one stays in the process.
+        4. A `Scratch` is not sealed and never mapped: it is read, once, before its writer is answered.
 Why     No names, so nothing is left behind by a process that is killed, and no limit as in /dev/shm. One memory per
-        column, not per message, so that it is free as soon as that column is.
+        column that is kept where it goes, not per message, so that it is free as soon as that column is. What is only
+        looked at goes through memory that is used again: the system takes longer to find new pages than to copy twice
+        into those that are there.
 """
 
 import errno
@@ -14,6 +17,8 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from .linux import map_private
 
@@ -24,6 +29,10 @@ HANDLES_MAX = 250
 """The system passes 253 with one message."""
 _BODY_NBYTES_MAX = 1 << 17
 """Of a message itself; sockets take about 200 kB by default. What is larger goes as shared memory, too."""
+SCRATCH_NBYTES_MAX = 256 << 20
+"""Of a message that goes through memory that is kept for the next one."""
+_SMALL_MAX = 16
+"""So many messages in a row that needed less than a quarter of a scratch make it smaller."""
 _IN_LINE, _SHARED = b"\x00", b"\x01"
 _HANDLE_NBYTES = 4
 
@@ -36,10 +45,7 @@ def share(data: bytes | bytearray | memoryview) -> int:
     """A handle of a sealed copy of the bytes (at least one). Raises OSError."""
     handle = os.memfd_create("scatterzmq", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        rest, offset = memoryview(data), 0
-        while rest:
-            count = os.pwrite(handle, rest, offset)  # half the time of a map, whose pages would be cleared first
-            rest, offset = rest[count:], offset + count
+        _write(handle, data, 0)
         fcntl.fcntl(handle, fcntl.F_ADD_SEALS, _SEALS)
     except OSError:
         os.close(handle)
@@ -66,14 +72,66 @@ def shared_bytes(handle: int) -> memoryview:
         return _copied(handle, nbytes)  # there are too many maps
 
 
-def _copied(handle: int, nbytes: int) -> memoryview:
-    data = memoryview(bytearray(nbytes))
+def _copied(handle: int, nbytes: int, start: int = 0) -> memoryview:
+    """These bytes of a file, in memory of our own. Raises BadPacket if it has not as many, or OSError."""
+    try:
+        data: memoryview = np.empty(nbytes, np.uint8).data  # unlike a bytearray, it is not cleared first
+    except MemoryError:
+        raise OSError(errno.ENOMEM, f"there is no memory for {nbytes} bytes") from None
     offset = 0
     while offset < nbytes:
-        count = os.preadv(handle, [data[offset:]], offset)
-        assert count, "sealed memory is as long as it is"
+        count = os.preadv(handle, [data[offset:]], start + offset)
+        if not count:
+            raise BadPacket("shared memory that ends too early")
         offset += count
     return data
+
+
+class Scratch:
+    """Memory of one writer, all of it for each message again. The reader has read one before it asks for the next."""
+
+    def __init__(self) -> None:
+        self._handle: int | None = None
+        self._nbytes = 0
+        self._small = 0
+
+    def use(self, nbytes: int) -> None:
+        """The next message needs so much of it: after many that need little, the rest is given back."""
+        self._small = self._small + 1 if 4 * nbytes < self._nbytes else 0
+        if self._small >= _SMALL_MAX and self._handle is not None:
+            os.ftruncate(self._handle, nbytes)
+            self._nbytes, self._small = nbytes, 0
+
+    def put(self, datas: Iterable[memoryview]) -> int:
+        """Write what the reader is to find, one after another. Returns a handle for the packet. Raises OSError."""
+        if self._handle is None:
+            self._handle = os.memfd_create("scatterzmq", os.MFD_CLOEXEC)
+        offset = 0
+        for data in datas:
+            offset += _write(self._handle, data, offset)
+        self._nbytes = max(self._nbytes, offset)
+        return os.dup(self._handle)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def scratch_bytes(handle: int, offset: int, nbytes: int) -> memoryview:
+    """What was put there, as writable memory. The handle stays the caller's. Raises BadPacket, or OSError."""
+    if nbytes < 0 or not offset + nbytes <= min(os.fstat(handle).st_size, SCRATCH_NBYTES_MAX):
+        raise BadPacket("a column beyond the memory that it should be in")
+    return _copied(handle, nbytes, offset)
+
+
+def _write(handle: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+    """Write all of it there; returns how much that is."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(handle, rest, offset)  # half the time of a map, whose pages would be cleared first
+        rest, offset = rest[count:], offset + count
+    return len(data)
 
 
 def close_all(handles: Iterable[int]) -> None:

@@ -24,6 +24,7 @@ class _Roused(Enum):
 class ThreadExecutor:
     """Runs batches in a daemon thread of its own.
 
+    busy: whether it has a batch; false just before the result is posted. Whoever submits gives it one at a time.
     post: called with each result, from that thread. number: for the thread's name.
     errand: called with this executor, from that thread, when it is roused.
     """
@@ -42,7 +43,7 @@ class ThreadExecutor:
         self._errand = errand
         self._jobs: SimpleQueue[Work | _Roused | None] = SimpleQueue()
         self._current: Work | None = None
-        self._busy = False
+        self.busy = False
         self._is_roused = False
         self._stopping = False
         self._abandoned = False
@@ -51,18 +52,14 @@ class ThreadExecutor:
 
     def submit(self, work: Work) -> None:
         """Run a batch after what was submitted before."""
-        self._busy = True
+        self.busy = True
         self._jobs.put(work)
-
-    def has_work(self) -> bool:
-        """Whether it has a batch; false just before the result is posted. Whoever submits gives it one at a time."""
-        return self._busy
 
     def rouse(self) -> bool:
         """Have the thread run its errand (once, however often it is roused before it comes to it); False if it is busy
         with batches. From any thread.
         """
-        if self._busy:
+        if self.busy:
             return False
         if not self._is_roused:
             self._is_roused = True
@@ -101,7 +98,7 @@ class ThreadExecutor:
             self._current = None
             if self._abandoned:
                 return
-            self._busy = False
+            self.busy = False
             self._post(done)
 
 

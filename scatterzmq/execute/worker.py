@@ -60,7 +60,7 @@ class Worker:
             order=work.order.order,
             emitted=tuple(emitted),
             failed=tuple(failed),
-            loaded=self._loaded_if_changed(),
+            loaded=None if self._nodes.version == self._told_version else self._loaded_if_changed(),
         )
 
     def abandon(self) -> None:
@@ -108,6 +108,7 @@ class Worker:
                         loaded=loaded,
                         node=name,
                         token=fencing_text(order.token),
+                        joined=tuple([(start, fencing_text(token)) for start, token in order.joined]),
                         dead=work.dead,
                         device=self._nodes.device,
                         output=self._output,
@@ -136,8 +137,6 @@ class Worker:
 
     def _loaded_if_changed(self) -> tuple[tuple[bytes, QueueId], ...] | None:
         version = self._nodes.version
-        if version == self._told_version:
-            return None
         loaded = self._nodes.loaded()
         self._told_version = version
         if loaded == self._told:

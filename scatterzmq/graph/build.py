@@ -1,5 +1,6 @@
 """Makes the plan of a definition that has been found sound. Parts that no task can reach are left out."""
 
+from collections.abc import Iterable
 from math import ceil
 
 from .callgraph import below
@@ -45,7 +46,18 @@ class _Builder:
             graphs=graphs,
             queues=queues,
             digests=any(graph.cache or any(node.cache for node in graph.nodes.values()) for graph in graphs.values()),
+            blobs=self._blobs(live),
         )
+
+    def _blobs(self, live: Iterable[GraphDef]) -> dict[str, bytes]:
+        scope = self._scope
+        names = [
+            use.name
+            for graph in live
+            for node in scope.reachable[graph.name]
+            for use in scope.infos[graph.name, node].blobs
+        ]
+        return {name: scope.definition.blobs.get(name, b"") for name in sorted(set(names))}
 
     def _graph(self, graph: GraphDef) -> GraphPlan:
         scope = self._scope

@@ -1,7 +1,7 @@
 """Closures: digests over everything that a result depends on besides its inputs. They are part of a cache key.
 
 Not in them: namespace, ids, descriptions, and settings that only say how to run. So the same graph shares its cached
-results wherever it is loaded, and a changed one never finds old results.
+results wherever it is loaded, and a changed one never finds old results; neither does one with other bytes in a blob.
 """
 
 import json
@@ -52,7 +52,9 @@ def _node_text(scope: Scope, graph: str, name: str) -> list[object]:
     node = scope.nodes[graph][name]
     info = scope.infos[graph, name]
     outputs = {output: _formats(fields) for output, fields in info.outputs.items()}
-    return [node.kind, node.args, _formats(info.input_format), outputs]
+    text: list[object] = [node.kind, node.args, _formats(info.input_format), outputs]
+    blobs = {use.name: scope.definition.blobs.get(use.name, b"").hex() for use in info.blobs}
+    return [*text, blobs] if blobs else text
 
 
 def _formats(fields: Format) -> dict[str, object]:

@@ -6,7 +6,7 @@ its form; `graph/check.py` checks whether it can run.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -67,11 +67,15 @@ class GraphDef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSetDef:
-    """A namespace. entry: name of the graph that gets the tasks."""
+    """A namespace. entry: name of the graph that gets the tasks.
+
+    blobs: name -> digest of its bytes (32 bytes), of those for which it is settled.
+    """
 
     ns: str
     entry: str
     graphs: tuple[GraphDef, ...]
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
 
     def graph(self, name: str) -> GraphDef | None:
         """O(graphs)."""
@@ -105,7 +109,10 @@ def to_json(definition: GraphSetDef, *, with_ids: bool = False) -> dict[str, obj
     named = definition.graph(entry)
     if named is not None and is_id(GraphId, entry):
         entry = named.id  # A name that looks like an id would be taken for one.
-    return {"ns": ns, "entry": entry, "graphs": graphs}
+    made: dict[str, object] = {"ns": ns, "entry": entry, "graphs": graphs}
+    if definition.blobs:
+        made["blobs"] = {name: digest.hex() for name, digest in definition.blobs.items()}
+    return made
 
 
 def canonical_text(definition: GraphSetDef) -> str:

@@ -18,13 +18,21 @@ class CallInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlobUse:
+    """A node reads a blob. end_bytes: how long it must be at least; 0 if that is not known."""
+
+    name: str
+    end_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInfo:
     """A node kind with its arguments applied.
 
     pure: whether results depend on nothing but inputs and arguments, what it calls left aside.
     weight: added to a task that passes. load_cost: bytes of weights, or any comparable cost.
     thread_safe: whether one loaded copy may run several batches at once.
-    doc: first line of its documentation.
+    doc: first line of its documentation. blobs: those that its arguments name.
     """
 
     input_format: Format
@@ -35,6 +43,7 @@ class NodeInfo:
     calls: tuple[CallInfo, ...] = ()
     thread_safe: bool = False
     doc: str = ""
+    blobs: tuple[BlobUse, ...] = ()
 
 
 Describe: TypeAlias = Callable[[str, Mapping[str, object], str, str], NodeInfo]

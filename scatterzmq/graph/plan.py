@@ -1,7 +1,7 @@
 """The plan: a checked definition in the form in which it runs. Immutable, no torch; made by graph/check.py."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..ids import GraphId, NodeId, QueueId
 from .formats import Format
@@ -92,6 +92,7 @@ class Plan:
     digest: 32 bytes over the whole definition; the identity of this plan.
     definition: the canonical JSON text it was made from (`graph/definition.py` reads it back).
     digests: whether blocks need content digests because something in here caches.
+    blobs: what nodes read -> digest of its bytes, or b"" where that is not settled.
     """
 
     ns: str
@@ -101,6 +102,7 @@ class Plan:
     graphs: Mapping[GraphId, GraphPlan]
     queues: Mapping[QueueId, NodePlan]
     digests: bool
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
 
     def qualified(self, graph: GraphId) -> str:
         """ "ns:graph", as users see it."""

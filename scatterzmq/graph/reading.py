@@ -1,5 +1,6 @@
 """Reads a definition from a dict or a JSON text. Anything may come in; each fault becomes one line with its place."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,7 +12,7 @@ from .formats import DTYPES, FieldFormat, Format
 from .jsonvalues import parse_json, plain
 from .names import QualifiedField, check_name, hint
 
-_SET_KEYS = frozenset({"ns", "entry", "graphs"})
+_SET_KEYS = frozenset({"ns", "entry", "graphs", "blobs"})
 _GRAPH_KEYS = frozenset(
     {"graph_id", "name", "description", "input", "input_format", "output_format", "vmap", "nodes", "is_block", "cache"}
     | {"max_retries", "payload_copies"}
@@ -29,6 +30,7 @@ _TOKENS_MAX = 1 << 40
 _EXEC_S_MAX = 30 * 24 * 3600.0
 _RANK_MAX = 16
 _DIM_MAX = (1 << 48) - 1
+_BLOB_DIGEST = re.compile("[0-9a-f]{64}")
 
 _Id = TypeVar("_Id", GraphId, NodeId, QueueId)
 
@@ -105,7 +107,17 @@ class _Reader:
                 graphs[graph.name] = graph
         if entry is None:
             return None
-        return GraphSetDef(ns=self._ns, entry=self._entry(record, entry, graphs), graphs=tuple(graphs.values()))
+        named = self._entry(record, entry, graphs)
+        return GraphSetDef(ns=self._ns, entry=named, graphs=tuple(graphs.values()), blobs=self._blobs(record))
+
+    def _blobs(self, record: Record) -> dict[str, bytes]:
+        made: dict[str, bytes] = {}
+        for name, digest in record.mapping("blobs", required=False).items():
+            if isinstance(digest, str) and _BLOB_DIGEST.fullmatch(digest):
+                made[name] = bytes.fromhex(digest)
+            else:
+                record.wrong(f"blobs.{name:.80}", "a digest, 64 digits of 0-9a-f (or leave it out)", digest)
+        return made
 
     def _too_many(self, record: Record, items: list[object]) -> bool:
         lists = (item.get("nodes") for item in items if isinstance(item, dict))

@@ -6,8 +6,7 @@ Why     A probe must neither wait for the peer nor hold it up, least of all when
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from threading import Lock
+from dataclasses import dataclass
 
 SILENCE_MAX_S = 10.0
 """A loop that writes nothing for so long hangs; longer than a garbage collection or a halted machine may take."""
@@ -34,26 +33,16 @@ class Health:
 
 
 class HealthBoard:
-    """`update` and `beat` are for the peer's loop, at least every few seconds; the rest is for any thread."""
+    """`update` is for the peer's loop, at least every few seconds; the rest is for any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._guard = Lock()
         self._health = Health()
         self._heard_s: float | None = None
 
-    def update(
-        self, *, executors: int | None = None, is_restored: bool | None = None, is_leaving: bool | None = None
-    ) -> None:
-        """Write what has changed. The loop answers, too."""
-        given = {"executors": executors, "is_restored": is_restored, "is_leaving": is_leaving}
-        changes = {name: value for name, value in given.items() if value is not None}
-        with self._guard:
-            self._health = replace(self._health, **changes)  # type: ignore[arg-type]
-        self.beat()
-
-    def beat(self) -> None:
-        """The loop answers."""
+    def update(self, health: Health) -> None:
+        """How it is now; and the loop answers."""
+        self._health = health
         self._heard_s = self._clock()
 
     @property

@@ -1,31 +1,16 @@
-"""Entries as bytes: the key and body of a row, and the fields of a task.
+"""Entries as bytes: the body of a row, and the fields of a task.
 
 Rules     1. Bodies are packed as records are on the wire (wire/schema.py): they may gain fields without a new format.
-          2. A kind's number never changes and is never used again.
-          3. Small tensors lie with their heads in the task's row; large ones are apart, in parts.
+          2. Small tensors lie with their heads in the task's row; large ones are apart, in parts.
 Why       Small ones cost a row and an index each if they are apart: half as many tasks per second (1 kB). Large ones
           would be written again with every change of the task, and parts bound what a read or a write holds twice.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from types import MappingProxyType
-from typing import assert_never
 
-from ..core.entries import (
-    DefinitionGone,
-    DefinitionText,
-    Deleted,
-    Entry,
-    Forgotten,
-    Identity,
-    Kept,
-    Lapsed,
-    Neighbour,
-    NeighbourGone,
-    Pointed,
-)
+from ..core.entries import DefinitionText, Deleted, Entry, Identity, Kept, Kind, Neighbour, Pointed
 from ..core.values import Value
 from ..graph.formats import DTYPE_BY_CODE, Layout, Shape
 from ..wire.columns import Column
@@ -38,17 +23,6 @@ INLINE_BYTES_MAX = 4096
 PART_BYTES = 16 << 20
 """SQLite takes a gigabyte at most."""
 _LIMITS = Limits()
-
-
-class Kind(IntEnum):
-    """Of a row."""
-
-    TASK = 1
-    TOMBSTONE = 2
-    DEFINITION = 3
-    POINTER = 4
-    IDENTITY = 5
-    NEIGHBOUR = 6
 
 
 class DamagedError(ValueError):
@@ -67,27 +41,6 @@ _CODECS: Mapping[Kind, Codec] = MappingProxyType(
         Kind.NEIGHBOUR: record(Neighbour),
     }
 )
-
-
-def key(entry: Entry) -> tuple[Kind, bytes]:
-    """Where an entry has its effect."""
-    match entry:
-        case Kept(id=task) | Forgotten(id=task):
-            return Kind.TASK, task.to_bytes()
-        case Deleted(id=task) | Lapsed(id=task):
-            return Kind.TOMBSTONE, task.to_bytes()
-        case DefinitionText(digest=digest) | DefinitionGone(digest=digest):
-            return Kind.DEFINITION, digest
-        case Pointed(pointer=pointer):
-            return Kind.POINTER, pointer.ns.encode(errors="surrogatepass")
-        case Identity():
-            return Kind.IDENTITY, b""
-        case Neighbour(contact=contact):
-            return Kind.NEIGHBOUR, contact.id.to_bytes()
-        case NeighbourGone(peer=peer):
-            return Kind.NEIGHBOUR, peer.to_bytes()
-        case _:
-            assert_never(entry)
 
 
 def pack_body(kind: Kind, entry: Entry) -> bytes:

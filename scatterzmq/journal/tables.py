@@ -26,12 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from ..core.entries import DefinitionGone, Entry, Forgotten, Identity, Kept, Lapsed, NeighbourGone
+from ..core.entries import DefinitionGone, Entry, Forgotten, Identity, Kept, Kind, Lapsed, NeighbourGone, key
 from ..core.values import Value
 from ..ids import PeerId
 from ..wire.columns import Column
 from .folder import unusable
-from .packed import DamagedError, Head, Kind, cut, joined, key, pack_body, pack_fields, unpack_body, unpack_fields
+from .packed import DamagedError, Head, cut, joined, pack_body, pack_fields, unpack_body, unpack_fields
 
 Columns: TypeAlias = Mapping[str, Column]
 Put: TypeAlias = Callable[[Column, tuple[bytes, ...]], Value]

@@ -22,10 +22,10 @@ from ..ids import ClientId
 from ..wire.columns import Column
 from ..wire.frames import Envelope, encode
 from .fragments import Parts, nbytes, pieces
-from .lanes import BULK, CONTROL, CONTROL_BYTES, Outbox
+from .lanes import CONTROL_BYTES, Outbox
 from .options import Socket
 from .reactor import Alarm, Reactor
-from .routing import of_client
+from .routing import BULK, CONTROL, is_bulk, of_client
 
 SILENT_S = 60.0
 LOOK_EVERY_S = 10.0
@@ -143,7 +143,7 @@ class Answers:
             return
         self._counters["sent"] += 1
         self._counters["sent_bytes"] += total
-        parts = pieces(frames, number)
+        parts = pieces(frames, number, total)
         try:
             if total > CONTROL_BYTES:
                 try:
@@ -185,7 +185,7 @@ class Answers:
 
     def _put(self, routing_id: bytes, part: Parts) -> None:
         try:
-            self._router.send_multipart([routing_id, *part], zmq.NOBLOCK, copy=False)
+            self._router.send_multipart([routing_id, *part], zmq.NOBLOCK, copy=not is_bulk(routing_id))
         except zmq.Again:
             raise
         except zmq.ZMQError as error:

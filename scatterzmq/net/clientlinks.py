@@ -7,8 +7,9 @@ Rules     1. An address says nothing about who is there: another process may hav
           2. A peer has one link. Of two addresses that lead to the same life of it one is given up; of two lives the
              later one counts.
           3. Where a client may begin ("seeds") is tried only as long as no link is up: peers tell of each other.
-          4. What comes in is for this client, from whom it has verified, or it is counted and dropped.
-          5. The driver is only called from the reactor's loop, never from within what it asks for.
+          4. A peer of another cluster than is meant says so. Nothing else is said to it.
+          5. What comes in is for this client, from whom it has verified, or it is counted and dropped.
+          6. The driver is only called from the reactor's loop, never from within what it asks for.
 Why       Towards each address the client has an id of its own, so that two addresses of one peer do not take the
           answers away from each other.
 """
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from ..client.link import Member
 from ..core.blobmessages import BlobWritten, WriteBlob
+from ..core.greetings import cluster_tag
 from ..core.messages import AskMembers, Contact, MemberList, ToClient, ToPeer
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column
@@ -38,6 +40,10 @@ ASK_AGAIN_S = 1.0
 """Between two questions who is there, as long as there is no answer."""
 SEEDS_MAX = 256
 """Addresses that are tried at once; the network may name any number."""
+
+HEARD_BYTES_MAX = 1 << 40
+"""Of one message from a peer. This client has asked for it."""
+REFUSAL_CHARS_MAX = 500
 
 UNTRIED = "there is no connection yet"
 REFUSED = "nobody listens there"
@@ -57,7 +63,8 @@ class _Place:
     """One address. client: what this client is called there. lanes: the connection.
 
     wanted: peers that are to be linked here. who: the life of a peer that has answered since the connection was made.
-    asked: number of the open question who is there; 0 for none. problem: why there is no answer.
+    asked: number of the open question who is there; 0 for none. problem: why there is no answer. refusal: what whoever
+    is there has said instead of one.
     """
 
     def __init__(self, address: str, *, is_seed: bool) -> None:
@@ -70,23 +77,30 @@ class _Place:
         self.asked = 0
         self.alarm = Alarm()
         self.problem = UNTRIED
+        self.refusal = ""
 
 
 class ClientLinks:
     """See the module. Everything is called, and calls back, in the reactor's thread; `members` may be read from any.
 
-    changed: called when a link has come up or gone down.
+    changed: called when a link has come up or gone down, or somebody has turned this client away.
+    cluster: which one is meant; None for whichever is at the addresses that are tried.
+    message_bytes: of one message at most, as a peer has said.
     counters: of lanes (net/lanes.py), and what came in and was dropped, by reason.
     """
 
-    def __init__(self, reactor: Reactor, changed: Callable[[], None], *, outbox_bytes: int) -> None:
+    def __init__(
+        self, reactor: Reactor, changed: Callable[[], None], *, outbox_bytes: int, cluster: str | None = None
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.members: tuple[Member, ...] = ()
         self._suspects: frozenset[PeerId] = frozenset()
         self._reactor = reactor
         self._tell_changed = changed
         self._outbox_bytes = outbox_bytes
-        self._limits = Limits()
+        self._limits = Limits(total_bytes=HEARD_BYTES_MAX)
+        self._cluster = b"" if cluster is None else cluster_tag(cluster)
+        self.message_bytes = Limits().total_bytes
         self._driver: Told | None = None
         self._places: dict[str, _Place] = {}
         self._links: dict[PeerId, _Place] = {}
@@ -109,6 +123,11 @@ class ClientLinks:
     def problems(self) -> tuple[tuple[str, str], ...]:
         """(address, what is wrong there) of all that are tried in vain."""
         return tuple([(place.address, place.problem) for place in self._places.values() if place.who is None])
+
+    def refusals(self) -> tuple[tuple[str, str], ...]:
+        """(address, reason) if everybody who is tried has turned this client away; else nothing."""
+        places = self._places.values()
+        return tuple([(it.address, it.refusal) for it in places]) if all(it.refusal for it in places) else ()
 
     def seed(self, address: str) -> None:
         """Somebody may be there."""
@@ -233,6 +252,7 @@ class ClientLinks:
     def _take_change(self, place: _Place, change: Change) -> None:
         if not self._is_open(place):
             return
+        place.refusal = ""
         if change is Change.UP:
             place.problem = SILENT
             self._ask(place)
@@ -250,7 +270,7 @@ class ClientLinks:
         place.asked = next(self._numbers)
         place.alarm.cancel()
         place.alarm = self._reactor.later(ASK_AGAIN_S, partial(self._ask_again, place))
-        self._say(place, AskMembers(mid=place.asked), {})
+        self._say(place, AskMembers(mid=place.asked, cluster=self._cluster), {})
 
     def _ask_again(self, place: _Place) -> None:
         self._drop_seed(place)
@@ -309,6 +329,11 @@ class ClientLinks:
         if isinstance(message, MemberList) and place.asked and message.mid == place.asked:
             place.asked = 0
             place.alarm.cancel()
+            if message.refusal:
+                place.problem = place.refusal = message.refusal[:REFUSAL_CHARS_MAX]
+                self._tell_unreachable(place)
+                self._tell_changed()
+                return
             if not self._verified(place, *sender):
                 return
         if place.who != sender:
@@ -362,6 +387,7 @@ class ClientLinks:
     def _learn(self, message: MemberList) -> None:
         self._contacts = {contact.id: contact for contact in message.members}
         self._suspects = frozenset(message.suspects)
+        self.message_bytes = message.message_bytes or self.message_bytes
         self._note_members()
 
     def _note_members(self) -> None:

@@ -32,9 +32,12 @@ def nbytes(frames: Sequence[Frame]) -> int:
     return sum([frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames])
 
 
-def pieces(frames: Sequence[bytes | memoryview], number: int) -> list[Parts]:
-    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied."""
-    if nbytes(frames) <= PIECE_BYTES:
+def pieces(frames: Sequence[bytes | memoryview], number: int, total: int | None = None) -> list[Parts]:
+    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied.
+
+    total: its bytes, for whoever knows them.
+    """
+    if (nbytes(frames) if total is None else total) <= PIECE_BYTES:
         return [list(frames)]
     made: list[Parts] = []
     part: Parts = []
@@ -65,6 +68,7 @@ def is_piece(first: Frame) -> bool:
 class Assembler:
     """Puts the pieces of one lane together.
 
+    nbytes: of what is kept of the run that is under way.
     counters: "interrupted" runs that were dropped, and "stray" pieces that belong to none.
     """
 
@@ -75,6 +79,7 @@ class Assembler:
         self._sizes: tuple[int, ...] = ()
         self._number = 0
         self._next = 0
+        self.nbytes = 0
 
     @property
     def is_open(self) -> bool:
@@ -108,7 +113,7 @@ class Assembler:
             self._forget()
 
     def _forget(self) -> None:
-        self._frames, self._sizes = [], ()
+        self._frames, self._sizes, self.nbytes = [], (), 0
 
     def _begin(self, number: int, raw: bytes) -> None:
         limits = self._limits
@@ -130,6 +135,7 @@ class Assembler:
                 frame = self._frames[-1]
                 taken = part[start : start + self._sizes[len(self._frames) - 1] - len(frame)]
                 frame += taken
+                self.nbytes += len(taken)
                 start += len(taken)
                 if not self._turn_page() and start < len(part):
                     self.interrupt()

@@ -23,7 +23,7 @@ import zmq
 from ..core.blobmessages import BlobBetweenPeers, BlobWord, WriteBlob
 from ..core.events import LinkDown
 from ..core.messages import Contact, ToPeer
-from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome, Welcome
+from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from ..driver import Incoming, Posted
 from ..ids import ClientId, PeerId
 from ..network import FromPeer
@@ -33,13 +33,14 @@ from ..wire.frames import Envelope, Frame, decode_opened, encode, open_envelope
 from ..wire.refusal import Limits, WireError
 from .addresses import Address, endpoint
 from .answers import Answers
-from .fragments import Assembler, is_piece, nbytes
+from .fragments import nbytes
 from .lanes import Lane, Lanes, receive
 from .listening import Listening, listen
 from .monitor import Change
 from .options import FRAME_BYTES_MAX, OutOfFilesError, subscriber
+from .partial import Partial
 from .reactor import Alarm, Reactor
-from .routing import DIAL, Origin, of_peer, read
+from .routing import DIAL, Origin, is_bulk, of_peer, read
 
 __all__ = ["Listening", "PeerLinks", "listen"]
 
@@ -50,9 +51,6 @@ DRAINED_BYTES_MAX = 16 << 20
 """Taken in from one socket per round; then others have their turn."""
 DIAL_S = 10.0
 """How long a connection is kept on which somebody was greeted."""
-PIECES_S = 30.0
-"""After so long without another piece nothing more comes of a message."""
-GREETED_MAX = 1024
 OPEN_AGAIN_S = 1.0
 """Where there was no file left for a link."""
 
@@ -91,7 +89,9 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
-        self._limits = Limits()
+        self._count_blobs: Callable[[], Mapping[str, int]] = dict
+        self._hear_of_links: Callable[[PeerId, bool], None] = _nobody_hears
+        self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
         self._dials_max = 2 * settings.cluster.peers_max
         self._name = of_peer(me.id, me.incarnation)
@@ -103,11 +103,11 @@ class PeerLinks:
             reactor, self._router, me, self._outbox_bytes, take, self.counters, self._limits.total_bytes
         )
         self._links: dict[PeerId, _Link] = {}
-        self._greeted: dict[PeerId, Contact] = {}
         self._put_off: dict[PeerId, Alarm] = {}
         self._dialed: dict[str, tuple[Lane, Alarm]] = {}
-        self._assemblers: dict[bytes, tuple[Assembler, float]] = {}
-        self._look = Alarm()
+        self._partial = Partial(
+            reactor, self._limits, settings.network.partial_bytes, self._links.__contains__, self.counters
+        )
         self._numbers = count(1)
         reactor.watch(self._router, self._read)
         reactor.watch(self._subscriber, self._read_published)
@@ -127,9 +127,14 @@ class PeerLinks:
         """To whom there is a link."""
         return tuple(self._links)
 
-    def hear_of_blobs(self, heard: BlobHeard) -> None:
-        """Who gets the words about blobs: of linked peers, and of clients."""
+    def hear_of_blobs(self, heard: BlobHeard, counted: Callable[[], Mapping[str, int]] = dict) -> None:
+        """Who gets the words about blobs, of linked peers and of clients, and what is counted there."""
         self._hear_of_blob = heard
+        self._count_blobs = counted
+
+    def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None:
+        """Who is told that there is a link to somebody from now on (True), in a life of its own, or none any more."""
+        self._hear_of_links = changed
 
     def say_of_blob(self, to: PeerId | ClientId, word: BlobWord, columns: Mapping[str, Column], /) -> None:
         if isinstance(to, ClientId):
@@ -147,16 +152,16 @@ class PeerLinks:
             self.counters["unlinked"] += 1
             return
         frames = encode(message, columns, self._envelope(peer, incarnation))
-        self._count_sent(frames)
-        link.lanes.send(frames)
+        link.lanes.send(frames, self._count_sent(nbytes(frames)))
 
     def publish(self, message: BetweenPeers, /) -> None:
         frames = encode(message, {}, self._envelope(None, 0))
-        if nbytes(frames) > FRAME_BYTES_MAX:
+        total = nbytes(frames)
+        if total > FRAME_BYTES_MAX:
             self.counters["long"] += 1
             return
-        self._count_sent(frames)
-        self._publisher.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        self._count_sent(total)
+        self._publisher.send_multipart(frames, zmq.NOBLOCK)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
         """Always over a new connection: the one that there is may be what is wrong."""
@@ -183,12 +188,12 @@ class PeerLinks:
             return  # as if it had got lost
         self._dialed[address] = lane, self._reactor.later(DIAL_S, lambda: self._hang_up(address))
         frames = encode(greeting, {}, self._envelope(None, 0))
-        self._count_sent(frames)
-        lane.send(frames)
+        lane.send(frames, self._count_sent(nbytes(frames)))
 
-    def open(self, peer: PeerId, address: str, /) -> None:
+    def open(self, contact: Contact, /) -> None:
+        peer = contact.id
         self.close(peer)
-        parsed = Address.parse(address)
+        parsed = Address.parse(contact.address)
         if parsed is None:
             self.counters["address"] += 1
             return
@@ -204,15 +209,15 @@ class PeerLinks:
             )
         except OutOfFilesError:
             self.counters["files"] += 1
-            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, peer, address))
+            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, contact))
             return
-        contact = self._greeted.get(peer)
-        publishes = endpoint(parsed.host, contact.gossip_port) if contact is not None and contact.gossip_port else ""
+        publishes = endpoint(parsed.host, contact.gossip_port) if contact.gossip_port else ""
         self._links[peer] = _Link(lanes, publishes)
         if publishes:
             self._subscribed[publishes] += 1
             if self._subscribed[publishes] == 1:
                 self._subscriber.connect(publishes)
+        self._hear_of_links(peer, True)
 
     def close(self, peer: PeerId, /) -> None:
         put_off = self._put_off.pop(peer, None)
@@ -221,6 +226,7 @@ class PeerLinks:
         link = self._links.pop(peer, None)
         if link is None:
             return
+        self._hear_of_links(peer, False)
         link.lanes.close()
         if link.publishes:
             self._subscribed[link.publishes] -= 1
@@ -233,8 +239,9 @@ class PeerLinks:
         self._left(lost)
 
     def counted(self) -> dict[str, int]:
-        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
+        """`counters` as "network_...", those of blobs as "blobs_...", and `rejected` as "rejected_...", by reason."""
         named = {f"network_{name}": number for name, number in self.counters.items()}
+        named |= {f"blobs_{name}": number for name, number in self._count_blobs().items()}
         return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
 
     def close_all(self) -> None:
@@ -242,7 +249,8 @@ class PeerLinks:
         self._reactor.unwatch(self._router)
         self._reactor.unwatch(self._subscriber)
         self._answers.close()
-        for alarm in [self._look, *[alarm for _, alarm in self._dialed.values()], *self._put_off.values()]:
+        self._partial.close()
+        for alarm in [*[alarm for _, alarm in self._dialed.values()], *self._put_off.values()]:
             alarm.cancel()
 
     # ---- links
@@ -256,9 +264,11 @@ class PeerLinks:
             seq=next(self._numbers),
         )
 
-    def _count_sent(self, frames: Sequence[Frame]) -> None:
+    def _count_sent(self, total: int) -> int:
+        """A message of so many bytes leaves."""
         self.counters["sent"] += 1
-        self.counters["sent_bytes"] += nbytes(frames)
+        self.counters["sent_bytes"] += total
+        return total
 
     def _hang_up(self, address: str) -> None:
         dialed = self._dialed.pop(address, None)
@@ -285,10 +295,11 @@ class PeerLinks:
         taken_bytes = 0
         for _ in range(DRAINED_MAX):
             try:
-                routing_id, *parts = receive(self._router)
+                routing_id = self._router.recv(zmq.NOBLOCK)
+                parts = receive(self._router, bulk=is_bulk(routing_id))
             except zmq.Again:
                 return
-            self._come_in(bytes(routing_id), parts)
+            self._come_in(routing_id, parts)
             taken_bytes += nbytes(parts)
             if taken_bytes >= DRAINED_BYTES_MAX:
                 return
@@ -300,7 +311,7 @@ class PeerLinks:
             self.rejected["routing_id"] += 1
             return
         try:
-            frames = self._assembled(routing_id, parts)
+            frames = self._partial.take(routing_id, origin, parts)
             if frames is None:
                 return
             envelope = open_envelope(frames, self._limits)
@@ -313,32 +324,6 @@ class PeerLinks:
             return
         self.counters["received"] += 1
         self._pass_on(origin, envelope, message, columns)
-
-    def _assembled(self, routing_id: bytes, parts: Sequence[Frame]) -> Sequence[Frame] | None:
-        """The frames of a whole message, if this is one, or the last piece of one."""
-        under_way = self._assemblers.pop(routing_id, None)
-        if under_way is not None:
-            assembler = under_way[0]
-        elif parts and is_piece(parts[0]):
-            assembler = Assembler(self._limits, self.counters)
-        else:
-            return parts
-        frames = assembler.take(parts)
-        if assembler.is_open:
-            self._assemblers[routing_id] = assembler, self._reactor.clock()
-            if not self._look.is_set:
-                self._look = self._reactor.later(PIECES_S, self._look_around)
-        return frames
-
-    def _look_around(self) -> None:
-        """Give up what nothing more has come of. The oldest are the first."""
-        now_s = self._reactor.clock()
-        for routing_id, (assembler, heard_s) in list(self._assemblers.items()):
-            if heard_s + PIECES_S > now_s:
-                self._look = self._reactor.later(heard_s + PIECES_S - now_s, self._look_around)
-                return
-            assembler.interrupt()
-            del self._assemblers[routing_id]
 
     def _pass_on(self, origin: Origin, envelope: Envelope, message: AnyMessage, columns: Mapping[str, Column]) -> None:
         is_me = envelope.dst is None or envelope.dst == self._me.id
@@ -361,17 +346,8 @@ class PeerLinks:
         elif not isinstance(message, BetweenPeers):
             self.rejected["role"] += 1
         else:
-            if isinstance(message, Hello | Welcome) and message.me.id == origin.id:
-                self._note(message.me)
             to_incarnation = envelope.dst_incarnation if is_me else NOBODY
             self._take(_from_peer(envelope, origin.id, to_incarnation, message, columns))
-
-    def _note(self, contact: Contact) -> None:
-        """Who has greeted says where it publishes."""
-        self._greeted.pop(contact.id, None)
-        self._greeted[contact.id] = contact
-        if len(self._greeted) > GREETED_MAX:
-            del self._greeted[next(iter(self._greeted))]
 
     def _put_by(self) -> None:
         """Take in what is there of publications, to be read later. libzmq 4.3.5 ends the process ("Assertion failed:
@@ -379,7 +355,7 @@ class PeerLinks:
         """
         while True:
             try:
-                frames = receive(self._subscriber)
+                frames = receive(self._subscriber, bulk=False)
             except zmq.Again:
                 return
             self._reactor.call(partial(self._published, frames))
@@ -387,7 +363,7 @@ class PeerLinks:
     def _read_published(self) -> None:
         for _ in range(DRAINED_MAX):
             try:
-                self._published(receive(self._subscriber))
+                self._published(receive(self._subscriber, bulk=False))
             except zmq.Again:
                 return
 
@@ -419,3 +395,7 @@ def _from_peer(
         message=message,
         columns=columns,
     )
+
+
+def _nobody_hears(_peer: PeerId, _up: bool) -> None:
+    pass

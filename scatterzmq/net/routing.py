@@ -13,6 +13,8 @@ from ..ids import ClientId, PeerId
 
 DIAL = b"d"
 """Lane of greetings to whoever is at an address; a number follows, as there may be several at a time."""
+CONTROL, BULK = b"c", b"b"
+"""Lanes of small messages and of large ones."""
 LANE_BYTES_MAX = 8
 
 
@@ -32,6 +34,11 @@ def of_peer(peer: PeerId, incarnation: int) -> bytes:
 def of_client(client: ClientId) -> bytes:
     """Without the lane."""
     return b"C" + client.to_bytes()
+
+
+def is_bulk(raw: bytes) -> bool:
+    """Whether large messages come this way, or may."""
+    return raw[-1:] == BULK
 
 
 def read(raw: bytes) -> Origin | None:

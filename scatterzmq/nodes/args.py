@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 from ..errors import GraphError
 from ..graph.formats import DTYPES, DType, FieldFormat, Format, OpenShape, Shape
 from ..graph.names import check_name
+from ..graph.nodeinfo import BlobUse
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -40,6 +41,8 @@ class NodeArgs:
 
     ns: namespace of the node. place: "ns:graph:node", for messages.
     allow: prefixes of modules (plugins.allow) that a node may import because an argument says so.
+    blobs: those that were asked for so far, with `data` and `blob`. Which bytes they have is settled when the graph is
+    loaded; what a node opens besides is whatever has that name when it does.
     All methods raise GraphError for a missing argument without default and for one that cannot be converted.
     """
 
@@ -49,6 +52,7 @@ class NodeArgs:
         self.allow = tuple(allow)
         self._args = args
         self._asked: builtins.set[str] = set()
+        self.blobs: tuple[BlobUse, ...] = ()
 
     def bool(self, name: str, default: "D | _Required" = _REQUIRED) -> "builtins.bool | D":
         """True or false, also as text or as 1 or 0."""
@@ -97,7 +101,17 @@ class NodeArgs:
         return self._converted(name, default, f"a dtype ({', '.join(sorted(DTYPES))})", _dtype)
 
     def data(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "DataPlace | D":
-        return self._converted(name, default, "a place in a blob, 'offset:length:name'", _data)
+        place = self._converted(name, default, "a place in a blob, 'offset:length:name'", _data)
+        if isinstance(place, DataPlace):
+            self._uses(BlobUse(name=place.name, end_bytes=place.offset + place.length))
+        return place
+
+    def blob(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.str | D":
+        """The name of a blob."""
+        blob = self._converted(name, default, "the name of a blob such as 'model/a.safetensors'", _str)
+        if isinstance(blob, builtins.str) and blob:
+            self._uses(BlobUse(name=blob))
+        return blob
 
     def json_object(
         self, name: "builtins.str", default: "D | _Required" = _REQUIRED
@@ -114,6 +128,10 @@ class NodeArgs:
         return GraphError(
             f"{self.place}: argument {name!r}: expected {expected}, got {reprlib.repr(self._args.get(name))}"
         )
+
+    def _uses(self, blob: BlobUse) -> None:
+        if blob not in self.blobs:
+            self.blobs = (*self.blobs, blob)
 
     def _converted(
         self,

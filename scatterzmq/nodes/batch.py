@@ -80,7 +80,8 @@ class Batch:
     """The claimed tasks of one node.
 
     place: "ns:graph:node", for messages. inputs, outputs, calls: as the node stated them.
-    columns: input field -> data, one row per task. token: see `fencing_token`.
+    columns: input field -> data, one row per task. token: see `fencing_token`; joined: (position, token) where tasks
+        begin that have another one, by another owner.
     dead: positions (see `positions`) of tasks that were cleared or taken over; may grow from another thread.
     positions: what `dead` calls each row; by default its number.
     """
@@ -95,6 +96,7 @@ class Batch:
         columns: Mapping[str, Column],
         calls: Sequence[CallSite] = (),
         token: str = "",
+        joined: Sequence[tuple[int, str]] = (),
         dead: Container[int] = (),
         positions: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
@@ -107,6 +109,7 @@ class Batch:
         self._columns = columns
         self._calls = calls
         self._token = token
+        self._joined = joined
         self._dead = dead
         self._positions = range(len(self.task_ids)) if positions is None else positions
         self._flat: dict[str, Tensor] = {}
@@ -187,7 +190,8 @@ class Batch:
     def fencing_token(self, row: int) -> str:
         """To pass to stores outside, so that they can tell a task's newer attempt from an older one."""
         assert 0 <= row < len(self), f"row {row} of {len(self)}"
-        return self._token
+        position = self._positions[row]
+        return next((token for start, token in reversed(self._joined) if start <= position), self._token)
 
     def alive(self, row: int) -> bool:
         """False when the task was cleared or taken over: nobody waits for its answer any more."""
@@ -212,13 +216,18 @@ class Batch:
         self, output: str, fields: Mapping[str, FieldValue], rows: Rows | None = None, call: str | None = None
     ) -> None:
         """As emit and call, for fields whose names are not known when the node is written."""
-        formats = self._formats(output, call)
+        formats = self._outputs.get(output) if call is None else None
+        if formats is None:
+            formats = self._formats(output, call)
         where = f"output {output!r}" if call is None else f"call of {call!r}"
         if fields.keys() != formats.keys():
             missing = ", ".join(sorted(formats.keys() - fields.keys())) or "none"
             extra = ", ".join(sorted(fields.keys() - formats.keys())) or "none"
             raise BatchError(f"{self.place}: {where}: fields missing: {missing}; fields too many: {extra}")
-        numbers = self._numbers(rows, where)
+        if rows is None and not self._pending and not self._rejections:
+            numbers = tuple(range(len(self._answered)))  # nothing has been answered yet: nothing to look for
+        else:
+            numbers = self._numbers(rows, where)
         values = {}
         for field, value in fields.items():
             try:
@@ -314,8 +323,6 @@ class Batch:
         if output not in self._outputs:
             known = ", ".join(self._outputs) or "none"
             raise BatchError(f"{self.place}: the node has no output {output!r}; its outputs are: {known}")
-        if call is None:
-            return self._outputs[output]
         for site in self._calls:
             if site.graph == call and site.output == output:
                 return site.args
@@ -325,8 +332,6 @@ class Batch:
 
     def _numbers(self, rows: Rows | None, where: str) -> tuple[int, ...]:
         """The rows as positions, each of them still to be answered."""
-        if rows is None and not self._pending and not self._rejections:
-            return tuple(range(len(self._answered)))  # nothing has been answered yet: nothing to look for
         if rows is None:
             numbers: Sequence[int] = range(len(self))
         elif isinstance(rows, Tensor) and rows.dtype is torch.bool:
@@ -408,9 +413,13 @@ def _taken_tensor(tensor: Tensor, form: FieldFormat, count: int) -> "_Stacked | 
         raise FormatError(f"got {_described(tensor)}, which has {whole[0]} rows")
     shape, dtype = whole[1:], tensor_dtype(tensor)
     # The comparison is what nearly always suffices.
-    if not (shape == form.shape and dtype == form.dtype) and not form.accepts(dtype, shape):
+    if shape == form.shape and dtype == form.dtype:
+        layout = form.row_layout if count == 1 else None
+    elif form.accepts(dtype, shape):
+        layout = None
+    else:
         raise FormatError(f"got {_described(tensor)}, where the first dimension is the rows")
-    return _held(tensor, Layout(dtype, count, shape))
+    return _held(tensor, layout or Layout(dtype, count, shape))
 
 
 def _taken_flat(value: Flat, form: FieldFormat, count: int) -> "_Stacked | Column":

@@ -66,7 +66,8 @@ class Registry:
 
     def describe(self, kind: str, args: Mapping[str, object], ns: str, place: str) -> NodeInfo:
         """What the checker needs to know of a node. Raises GraphError."""
-        node = self._created(kind, NodeArgs(args, ns, place, self.allow))
+        given = NodeArgs(args, ns, place, self.allow)
+        node = self._created(kind, given)
         with _Blame(f"{place}: node kind {_shown(kind)} cannot say what it is"):
             inputs, outputs, calls = node.inputs(), node.outputs(), node.calls()
             pure, weight, load_cost = node.pure, node.weight, node.load_cost()
@@ -89,6 +90,7 @@ class Registry:
             calls=_call_infos(calls, checked, f"{blame}: calls()"),
             thread_safe=type(node).thread_safe,
             doc=doc,
+            blobs=given.blobs,
         )
 
     def _created(self, kind: str, args: NodeArgs) -> Node:

@@ -31,7 +31,7 @@ class Tokenize(Node):
     thread_safe = True
 
     def __init__(self, args: NodeArgs) -> None:
-        self._blob = args.str("tokenizer")
+        self._blob = args.blob("tokenizer")
         self._max_length = args.int("max_length", default=256)
         if self._max_length < 1:
             raise args.error("max_length", "at least 1")

@@ -41,7 +41,7 @@ class TorchClass(Node):
     def __init__(self, args: NodeArgs) -> None:
         self._kind = _allowed_class(args)
         self._init = args.json_object("init", default={})
-        self._weights = args.str("weights", default=None)
+        self._weights = args.blob("weights", default=None)
         self._prefix = args.str("prefix", default="")
         self._rename = _texts(args, "rename")
         self._inputs = args.format("inputs")

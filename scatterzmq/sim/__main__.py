@@ -1,4 +1,7 @@
-"""`python -m scatterzmq.sim`: run seeds, tell the story of one that fails, make it small."""
+"""`python -m scatterzmq.sim`: run seeds, tell the story of one that fails, make it small.
+
+`python -m scatterzmq.sim replay FILE`: the same for a peer that was recorded (sim/replay.py).
+"""
 
 import argparse
 import sys
@@ -6,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from .options import FAULTS, Options, draw
+from .replay import main as replay
 from .runs import Coverage, Result, minimise, run, sweep
 
 STORY_LINES = 80
@@ -13,7 +17,12 @@ STORY_LINES = 80
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 1 if something that must hold did not."""
-    parser = argparse.ArgumentParser(prog="python -m scatterzmq.sim", description=__doc__)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["replay"]:
+        return replay(words[1:], _say)
+    parser = argparse.ArgumentParser(
+        prog="python -m scatterzmq.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after another")
     parser.add_argument("--jobs", type=int, default=1, help="processes to share them")
@@ -23,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check-every", type=int, default=0, help="events of a peer between looks at all it holds")
     parser.add_argument("--trace", action="store_true", help="print the whole story")
     parser.add_argument("--minimise", action="store_true", help="look for fewer steps and faults that still fail")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     many = [_options(seed, given) for seed in range(given.seed, given.seed + given.seeds)]
     coverage, events, wrong = Coverage(), 0, []
     begun = time.perf_counter()

@@ -8,7 +8,8 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
         5. The store holds what the core uses, no more and no less.
         6. When nothing goes wrong any more, everything drains.
         7. What is called durable is on disk, and survives a loss of power everywhere.
-        8. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
+        8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
+        9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
 """
 
 from collections import Counter
@@ -84,6 +85,7 @@ class Checkers:
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
         self.left_over: dict[TaskId, None] = {}
+        self._given_up: dict[TaskId, None] = {}
         self.failures: list[tuple[int, str]] = []
 
     # ---- cores
@@ -94,6 +96,10 @@ class Checkers:
             for record in process.touched:
                 self._touched(process, record)
             process.touched.clear()
+        if self._given_up:
+            for task in self._given_up:
+                self._still_known(process, task)
+            self._given_up.clear()
         if process.events % (self.world.options.check_every or ALL_EVERY) == 0:
             self._look(process)
 
@@ -111,6 +117,15 @@ class Checkers:
             raise Violation(f"{process.name}: at work, and nobody has it", record.id)
         if process.state.copies.copy(record.id) is not None:
             raise Violation(f"{process.name}: owns it, and has a copy of another owner", record.id)
+
+    def _still_known(self, process: "Process", task: TaskId) -> None:
+        """Rule 8, of a task that a process has given up in this event. Who leaves hands its tasks to who has copies."""
+        facts = self.facts.get(task)
+        if facts is None or facts.copies < 2 or facts.is_cleared or facts.lost or process.state.leaving:
+            return
+        known = [other.name for other in self.world.alive() if self.world.holds(other, task)]
+        if len(known) < 2 and process.state.copies.version(task) is None:
+            raise Violation(f"{process.name} has given {task} up, and only {known} know of it", task)
 
     def _look(self, process: "Process") -> None:
         process.core.check_invariants()
@@ -132,7 +147,7 @@ class Checkers:
                 self._kept(process, block)
 
     def _kept(self, owner: "Process", block: BlockId) -> None:
-        """Rule 8."""
+        """Rule 9."""
         maker = next((other for other in self.world.alive() if other.id == block.maker), None)
         if maker is None or block.counter >> LIFE_BITS != maker.me.incarnation or owner.id in maker.buried:
             return
@@ -160,6 +175,7 @@ class Checkers:
         with a submission that is repeated, or with a takeover. What was deleted may not.
         """
         facts = self.facts.get(record.id)
+        self._given_up[record.id] = None
         if facts is not None and not facts.is_cleared:
             facts.ends.pop(process.name, None)
 

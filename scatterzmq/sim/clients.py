@@ -105,7 +105,10 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One address. who: the peer that has answered there; None if nobody has since its link broke."""
+    """One address. who: the peer that has answered there; None if nobody has since its link broke.
+
+    is_wanted: whoever is there is asked for until there is an answer.
+    """
 
     link: Link
     who: PeerId | None = None
@@ -428,7 +431,7 @@ class SimClient:
                 return
             if place.who is not None:
                 self._down(place)
-            place.who = source
+            place.who, place.is_wanted = source, True
             self._links[source] = place.link.way[1]
             self._tell(PeerUp(peer=source))
         self._hear(source, cast(ToClient, message), columns)

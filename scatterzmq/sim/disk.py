@@ -8,19 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..core.actions import Persist
-from ..core.entries import (
-    DefinitionGone,
-    DefinitionText,
-    Deleted,
-    Entry,
-    Forgotten,
-    Identity,
-    Kept,
-    Lapsed,
-    Neighbour,
-    NeighbourGone,
-    Pointed,
-)
+from ..core.entries import REMOVALS, Entry, Identity, Kept, Kind, Neighbour, key
 from ..core.events import Restored
 from ..ids import TaskId
 from ..wire.columns import Column
@@ -39,14 +27,11 @@ class _Written:
     rows: Mapping[str, _Row] = field(default_factory=dict)
 
 
-Key = tuple[str, object]
-
-
 class Disk:
     """is_full: writes fail."""
 
     def __init__(self) -> None:
-        self.tables: dict[Key, _Written] = {}
+        self.tables: dict[tuple[Kind, bytes], _Written] = {}
         self.is_full = False
         self._tail: list[_Written] = []
 
@@ -70,40 +55,23 @@ class Disk:
         return lost
 
     def _apply(self, written: _Written) -> None:
-        entry = written.entry
-        match entry:
-            case Kept(id=task, values=values):
-                if values is None:
-                    written = replace(written, rows=self.tables["task", task].rows)
-                self.tables["task", task] = written
-            case Deleted(id=task):
-                self.tables["tombstone", task] = written
-            case DefinitionText(digest=digest):
-                self.tables["definition", digest] = written
-            case Pointed(pointer=pointer):
-                self.tables["pointer", pointer.ns] = written
-            case Neighbour(contact=contact):
-                self.tables["neighbour", contact.id] = written
-            case Identity():
-                self.tables["identity", ""] = written
-            case Forgotten(id=task):
-                self.tables.pop(("task", task), None)
-            case Lapsed(id=task):
-                self.tables.pop(("tombstone", task), None)
-            case DefinitionGone(digest=digest):
-                self.tables.pop(("definition", digest), None)
-            case NeighbourGone(peer=peer):
-                self.tables.pop(("neighbour", peer), None)
+        entry, place = written.entry, key(written.entry)
+        if isinstance(entry, REMOVALS):
+            self.tables.pop(place, None)
+            return
+        if isinstance(entry, Kept) and entry.values is None:
+            written = replace(written, rows=self.tables[place].rows)
+        self.tables[place] = written
 
     # ---- reading
 
     def identity(self) -> Identity | None:
-        written = self.tables.get(("identity", ""))
+        written = self.tables.get((Kind.IDENTITY, b""))
         return written.entry if written is not None and isinstance(written.entry, Identity) else None
 
     def task(self, task: TaskId) -> Kept | None:
         """What is safe of a task."""
-        written = self.tables.get(("task", task))
+        written = self.tables.get((Kind.TASK, task.to_bytes()))
         return written.entry if written is not None and isinstance(written.entry, Kept) else None
 
     def tasks(self) -> list[TaskId]:

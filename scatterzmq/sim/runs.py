@@ -42,7 +42,7 @@ def run(options: Options, *, is_told: bool = False) -> Result:
     except Violation as violation:
         wrong, tasks = violation.what, violation.tasks
     except Exception as error:  # noqa: BLE001 -- whatever a core raises is what we are looking for
-        wrong = _where(error)
+        wrong = where(error)
     names = tuple([world.trace.name(task) for task in tasks])
     return Result(
         options=options,
@@ -61,7 +61,7 @@ def run(options: Options, *, is_told: bool = False) -> Result:
     )
 
 
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
     """An exception and the last places it came through."""
     places = []
     trace = error.__traceback__

@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ..core.blobmessages import DIGEST_BYTES, BlobPiece, BlobWritten, WriteBlob
+from ..core.blobmessages import (
+    DIGEST_BYTES,
+    AskBlob,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from ..core.messages import (
     ORIGIN_BYTES,
+    AskMembers,
     ClearCache,
     Final,
     GraphLoaded,
@@ -200,16 +211,26 @@ def _keys(message: CacheAsk | CacheAbort | CacheRenew) -> Shape:
     return Shape(_lengths(message, len(message.ids), *names), [(message.keys, CACHE_KEY_BYTES)])
 
 
-def _blob(message: BlobPiece | WriteBlob) -> Shape:
-    """A digest may be missing, and there may be no bytes in the column."""
-    sizes: Sizes = [((message.digest,), DIGEST_BYTES)] if message.digest else []
+def _blobs(*digests: bytes) -> Shape:
+    return Shape(sizes=[(digests, DIGEST_BYTES)])
+
+
+def _piece(message: BlobPiece | WriteBlob) -> Shape:
+    """Of the whole, a new blob has no digest before it ends. There may be no bytes in the column."""
+    sizes: Sizes = []
     if isinstance(message, WriteBlob):
         sizes.append(((message.writer,), WRITER))
+    if message.digest or isinstance(message, BlobPiece):
+        sizes.append(((message.digest,), DIGEST_BYTES))
     return Shape(sizes=sizes, columns={"data": 1})
 
 
 def _greeting(message: Hello | Welcome) -> Shape:
     return Shape(sizes=[((message.nonce,), BOOT_NONCE), ((message.cluster,), CLUSTER)])
+
+
+def _ask_members(message: AskMembers) -> Shape:
+    return Shape(sizes=[((message.cluster,), CLUSTER)] if message.cluster else [])
 
 
 def _heartbeat(message: Heartbeat) -> Shape:
@@ -227,6 +248,7 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         ClearCache: lambda message: Shape(sizes=[(message.origins or (), ORIGIN_BYTES)]),
         Hello: _greeting,
         Welcome: _greeting,
+        AskMembers: _ask_members,
         Heartbeat: _heartbeat,
         QueueStates: lambda message: _plan(*[state.digest for state in message.states]),
         Nudge: lambda message: _plan(message.digest),
@@ -244,8 +266,13 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
-        BlobPiece: _blob,
-        WriteBlob: _blob,
+        AskBlob: lambda message: _blobs(message.digest),
+        BlobNamed: lambda message: _blobs(*filter(None, [message.digest])),
+        NoBlob: lambda message: _blobs(message.digest),
+        KeepBlobs: lambda message: _blobs(*[blob.digest for blob in message.blobs]),
+        BlobsKept: lambda message: _blobs(*message.kept, *message.coming, *message.refused),
+        BlobPiece: _piece,
+        WriteBlob: _piece,
         BlobWritten: lambda message: Shape(sizes=[((message.writer,), WRITER)]),
         Moved: lambda message: Shape(_lengths(message, len(message.ids), "owners")),
     }

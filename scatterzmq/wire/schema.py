@@ -15,7 +15,17 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from ..core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
+from ..core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -176,8 +186,10 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     108: AskBlob,
     109: BlobPiece,
     110: NoBlob,
-    111: KeepBlob,
-    112: BlobKept,
+    111: KeepBlobs,
+    112: BlobsKept,
+    113: AskBlobName,
+    114: BlobNamed,
 }
 
 Pack: TypeAlias = Callable[[Any], object]

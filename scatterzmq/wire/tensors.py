@@ -58,7 +58,7 @@ def row_tensor(column: Column, row: int) -> "torch.Tensor":
 
     layout = column.layout
     kind = _to_torch()[layout.dtype.name]
-    shape = layout.row_shape(row)
+    shape = layout.shapes[row] if layout.shape is None else layout.shape
     data = bytearray(column.data if layout.rows == 1 else column.row(row))
     if not data:
         return torch.empty(shape, dtype=kind)

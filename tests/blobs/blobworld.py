@@ -1,7 +1,9 @@
 """Peers and a client that exchange blobs in virtual time, over a network that does what a test wants of it."""
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
@@ -10,8 +12,26 @@ from typing import TypeAlias, TypeVar
 from scatterzmq.blobs.arrivals import Arrivals
 from scatterzmq.blobs.exchange import Exchange
 from scatterzmq.blobs.files import ARRIVING, BlobFiles
+from scatterzmq.blobs.keeping import Keeping
+from scatterzmq.blobs.names import Meaning, Names
 from scatterzmq.blobs.outside import Failed, beside, bytes_beside
-from scatterzmq.core.blobmessages import BlobBetweenPeers, BlobWord, BlobWritten, WriteBlob
+from scatterzmq.core.blobkeepers import BlobKeepers
+from scatterzmq.core.blobmessages import (
+    DIGEST_BYTES,
+    PIECE_BYTES,
+    AskBlob,
+    AskBlobName,
+    BlobBetweenPeers,
+    BlobId,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWord,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from scatterzmq.execute.blobfiles import BlobError
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.wire.columns import Column
@@ -21,6 +41,11 @@ from scatterzmq.wire.refusal import Limits
 T = TypeVar("T")
 CLIENT = ClientId("C" + "c" * 32)
 TRAVEL_S = 0.01
+LONG = random.Random(7).randbytes(6 * PIECE_BYTES + 12345)
+
+
+def blob_id(name: str, data: bytes) -> BlobId:
+    return BlobId(name=name, digest=blake2b(data, digest_size=DIGEST_BYTES).digest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +89,20 @@ class World:
     def peer(self, **blobs: bytes) -> "Peer":
         """One more, with these blobs."""
         made = Peer(self, len(self.peers))
+        for other in self.peers:
+            other.keeping.linked(made.id, up=True)
+            made.keeping.linked(other.id, up=True)
         self.peers.append(made)
         for name, data in blobs.items():
             made.put(name, data)
         return made
+
+    def kill(self, index: int) -> None:
+        """Everybody notices."""
+        self.cut.add(index)
+        for other in self.peers:
+            if other.index not in self.cut:
+                other.keeping.linked(self.peers[index].id, up=False)
 
     def later(self, delay_s: float, what: Callable[[], None]) -> Alarm:
         alarm = Alarm()
@@ -95,7 +130,7 @@ class World:
         beside_it = {} if flight.data is None else beside(flight.data)
         word, columns = decode([bytes(frame) for frame in encode(flight.word, beside_it)], Limits())
         assert isinstance(word, BlobBetweenPeers)
-        self.peers[flight.to].exchange.heard(self.peers[flight.sender].id, word, columns)
+        self.peers[flight.to].hear(self.peers[flight.sender].id, word, columns)
 
 
 class Peer:
@@ -108,9 +143,31 @@ class Peer:
         self.folder.mkdir()
         self.told: list[BlobWritten] = []
         self.files = BlobFiles(lambda: self.folder)
+        self.places: list[str] = []
         self.exchange = Exchange(self.files, self)
-        self.arrivals = Arrivals(self.files, self.exchange, self, 2)
+        self.names = Names(self.files, self)
         self._world = world
+        self.keepers = BlobKeepers(self.id, 2)
+        self.keeping = Keeping(self.keepers, self.exchange, self)
+        self.arrivals = Arrivals(self.files, self.names, self.keeping, self)
+
+    def hear(self, peer: PeerId, word: BlobBetweenPeers, columns: Mapping[str, Column]) -> None:
+        match word:
+            case AskBlobName():
+                self.names.asked(peer, word)
+            case BlobNamed():
+                self.names.heard(peer, word)
+            case AskBlob():
+                self.exchange.asked(peer, word)
+            case BlobPiece():
+                self.exchange.piece(peer, word, bytes_beside(columns))
+            case NoBlob():
+                self.exchange.denied(peer, word)
+            case KeepBlobs():
+                self.keeping.asked(peer, word)
+            case BlobsKept():
+                self.keeping.told(peer, word)
+        self.keepers.check_invariants()
 
     def put(self, name: str, data: bytes) -> None:
         path = self.folder / name
@@ -126,11 +183,22 @@ class Peer:
         folder = self.folder / ARRIVING
         return [path.name for path in folder.iterdir()] if folder.exists() else []
 
-    def want(self, name: str) -> list[str]:
+    def want(self, name: str, data: bytes = LONG) -> list[str]:
         """Gets the outcome."""
         outcomes: list[str] = []
-        self.exchange.want(name, outcomes.append)
+
+        def then(problem: str, place: str) -> None:
+            outcomes.append(problem)
+            self.places.append(place)
+
+        self.exchange.want(blob_id(name, data), then)
         return outcomes
+
+    def look(self, name: str, *, is_new: bool = False) -> list[Meaning]:
+        """Gets what it means."""
+        meanings: list[Meaning] = []
+        self.names.look(name, meanings.append, is_new=is_new)
+        return meanings
 
     def write(self, word: WriteBlob, data: bytes = b"") -> None:
         """As a client does."""

@@ -74,18 +74,18 @@ def test_what_did_not_come_as_it_was_sent_is_no_blob(world: World) -> None:
 
 def test_the_client_hears_of_it_when_there_are_copies(world: World) -> None:
     peer = world.peer()
-    other, _ = world.peer(), world.peer()
+    others = world.peer(), world.peer()
     peer.write(word())
     world.run(until=lambda: peer.told)
     for piece, data in pieces():
         peer.write(piece, data)
     world.run(until=lambda: peer.blob("a") is not None)
-    assert other.blob("a") is None
+    assert not any(other.blob("a") for other in others)
     peer.write(*pieces()[-1])
     assert not peer.told[-1].is_sealed  # but it hears something
     world.run(until=lambda: peer.told[-1].is_sealed)
     assert peer.told[-1].copies == 2
-    assert other.blob("a") == DATA
+    assert sorted([other.blob("a") or b"" for other in others]) == [b"", DATA]
 
 
 def test_one_of_that_name_elsewhere(world: World) -> None:
@@ -158,3 +158,48 @@ def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     world.run(1.0)
     assert peer.told[-1].problem == "blob 'a' cannot be stored: [Errno 28] No space left on device"
     assert not peer.left_over()
+
+
+def write_all(peer: Peer, data: bytes, writer: bytes) -> None:
+    for piece, part in pieces(data):
+        peer.write(WriteBlob(writer=writer, name="a", offset=piece.offset, last=piece.last, digest=piece.digest), part)
+
+
+@pytest.mark.parametrize("other", [DATA[::-1], DATA], ids=["other bytes", "the same"])
+def test_two_of_one_name_at_once(world: World, other: bytes) -> None:
+    """At two peers: at most one of them is there in the end, or both if they are the same."""
+    one, two = world.peer(), world.peer()
+    world.peer()
+    for peer, writer in ((one, WRITER), (two, b"x" * 16)):
+        peer.write(word(writer=writer))
+    world.run(until=lambda: one.told and two.told)
+    assert [peer.told[-1].problem for peer in (one, two)] == ["", ""]  # neither has found the other
+    write_all(one, DATA, WRITER)
+    write_all(two, other, b"x" * 16)
+    world.run(until=lambda: all(peer.told[-1].is_sealed or peer.told[-1].problem for peer in (one, two)))
+    world.run()
+    sealed = [peer.told[-1].is_sealed for peer in (one, two)]
+    left = {peer.blob("a") for peer in world.peers} - {None}
+    if other == DATA:
+        assert (sealed, left) == ([True, True], {DATA})
+    else:
+        assert sum(sealed) <= 1
+        assert len(left) == sum(sealed)
+        problems = {peer.told[-1].problem for peer in (one, two)} - {""}
+        assert problems == {
+            "blob 'a' was written by somebody else at the same time, with other bytes; choose another name"
+        }
+
+
+def test_the_later_of_two_of_one_name_gives_up(world: World) -> None:
+    one, two = world.peer(), world.peer()
+    for peer, writer in ((one, WRITER), (two, b"x" * 16)):
+        peer.write(word(writer=writer))
+    world.run(until=lambda: one.told and two.told)
+    write_all(one, DATA, WRITER)
+    world.run(until=lambda: one.told[-1].is_sealed)
+    write_all(two, b"other", b"x" * 16)
+    world.run(until=lambda: two.told[-1].problem)
+    assert "is there already" in two.told[-1].problem
+    world.run()
+    assert {peer.blob("a") for peer in world.peers} == {DATA}

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from scatterzmq.blobs import exchange
-from scatterzmq.core.blobmessages import PIECE_BYTES, AskBlob, BlobKept, BlobPiece, NoBlob
-from tests.blobs.blobworld import Flight, World
+from scatterzmq.core.blobmessages import PIECE_BYTES, AskBlob, BlobPiece, NoBlob
+from scatterzmq.execute.blobfiles import SEALED
+from tests.blobs.blobworld import LONG, Flight, World, blob_id
 
-LONG = random.Random(7).randbytes(6 * PIECE_BYTES + 12345)
+DIGEST = blob_id("a", LONG).digest
 OTHER = LONG[:-1] + b"!"
 
 
@@ -29,9 +30,9 @@ def test_a_blob_is_fetched(world: World, data: bytes) -> None:
     world.peer()
     world.peer(a=data)
     me = world.peers[0]
-    outcomes = me.want("a")
+    outcomes = me.want("a", data)
     world.run(until=lambda: outcomes)
-    assert outcomes == [""]
+    assert (outcomes, me.places) == ([""], ["a"])
     assert me.blob("a") == data
     assert (me.folder / "a").stat().st_mode & 0o777 == 0o444
     assert not me.left_over()
@@ -61,7 +62,7 @@ def test_what_is_on_its_way_is_bounded(world: World) -> None:
 
     def tamper(flight: Flight) -> list[Flight]:
         nonlocal most
-        fetch = me.exchange._fetches["a"]
+        fetch = me.exchange._fetches[DIGEST]
         most = max(most, len(fetch.under_way) + fetch.writing)
         return [flight]
 
@@ -101,12 +102,13 @@ def test_an_answer_that_comes_late_is_no_lie(world: World) -> None:
 def test_nobody_has_it(world: World) -> None:
     me = world.peer()
     world.peer(), world.peer()
-    outcomes = me.want("a/b")
+    outcomes = me.want("a/b", b"late")
     world.run(until=lambda: outcomes)
-    assert outcomes[0].startswith("blob 'a/b' is not here, nor at any of 2 other peers; write it with open_blob(), or")
+    assert outcomes[0].startswith("blob 'a/b' with the bytes that its graph was loaded with (")
+    assert outcomes[0].endswith("is not here, nor at any of 2 other peers; put that file below blobs.dir of one peer")
     assert exchange.GRACE_S <= world.now_s < exchange.GRACE_S + 0.1
     world.peers[1].put("a/b", b"late")
-    again = me.want("a/b")
+    again = me.want("a/b", b"late")
     world.run(until=lambda: again)
     assert again == [""]
     assert me.blob("a/b") == b"late"
@@ -114,7 +116,7 @@ def test_nobody_has_it(world: World) -> None:
 
 def test_whoever_comes_soon_is_asked_too(world: World) -> None:
     me = world.peer()
-    outcomes = me.want("a")
+    outcomes = me.want("a", b"here")
     world.run(2.0)
     world.peer(a=b"here")
     world.run(until=lambda: outcomes)
@@ -127,7 +129,7 @@ def test_nobody_answers(world: World) -> None:
     world.tamper = lambda flight: []
     outcomes = me.want("a")
     world.run(until=lambda: outcomes)
-    assert outcomes[0].startswith("blob 'a' is not here")
+    assert "is not here, nor at any of 1 other peers" in outcomes[0]
     assert world.now_s <= exchange.SEEK_S + exchange.ASK_AGAIN_S
 
 
@@ -139,10 +141,10 @@ def test_another_goes_on_where_one_has_stopped(world: World, way: str) -> None:
 
     def tamper(flight: Flight) -> list[Flight]:
         if flight.sender != 1 or not flight.data:
-            return [flight] if flight.sender != 2 or pieces or me.exchange._fetches["a"].source else []
+            return [flight] if flight.sender != 2 or pieces or me.exchange._fetches[DIGEST].source else []
         pieces.append(flight)
         if len(pieces) > 3 and way == "without it":
-            return [Flight(sender=1, to=0, word=NoBlob(name="a"))]
+            return [Flight(sender=1, to=0, word=NoBlob(name="a", digest=DIGEST))]
         if len(pieces) > 3 and way == "silent":
             return []
         if len(pieces) > 3:
@@ -164,7 +166,6 @@ LIES: dict[str, Callable[[Any], Flight]] = {
     "wrong bytes": lambda flight: Flight(sender=1, to=0, word=flight.word, data=b"\0" * len(flight.data)),
     "another length": lambda flight: Flight(sender=1, to=0, word=flight.word, data=flight.data[:-1]),
     "longer by one": lambda flight: Flight(sender=1, to=0, word=flight.word, data=flight.data + b"!"),
-    "another digest": lambda flight: flight.changed(digest=b"\0" * 32),
     "another size": lambda flight: flight.changed(blob_bytes=1 << 62),
 }
 
@@ -214,7 +215,7 @@ def test_only_a_liar_has_it(world: World) -> None:
     world.tamper = lambda flight: [LIES["wrong bytes"](flight) if flight.data else flight]
     outcomes = me.want("a")
     world.run(until=lambda: outcomes)
-    assert outcomes[0].startswith("blob 'a' is not here")
+    assert "is not here, nor at any of 1 other peers" in outcomes[0]
     assert me.blob("a") is None
     assert not me.left_over()
 
@@ -229,23 +230,57 @@ def test_a_blob_without_an_end_takes_no_memory(world: World) -> None:
     world.tamper = tamper
     outcomes = me.want("a")
     world.run(until=lambda: outcomes)
-    assert outcomes[0].startswith("blob 'a' is not here")
+    assert "is not here, nor at any of 1 other peers" in outcomes[0]
 
 
-def test_two_blobs_of_one_name_are_not_mixed(world: World) -> None:
+def test_other_bytes_of_that_name_are_not_taken(world: World) -> None:
+    """They are not even sent."""
     me = world.peer()
-    world.peer(a=LONG), world.peer(a=OTHER)
+    world.peer(a=OTHER), world.peer(a=LONG)
+    outcomes = me.want("a")
+    world.run(until=lambda: outcomes)
+    assert outcomes == [""]
+    assert me.blob("a") == LONG
+    assert not asked_for(world, 1)
+    assert world.peers[1].files.counters["other"]
 
-    def tamper(flight: Flight) -> list[Flight]:
-        if flight.sender == 1 and flight.data and isinstance(flight.word, BlobPiece) and flight.word.offset:
-            world.cut.add(1)
-        return [] if flight.sender == 2 and not asked_for(world, 1) else [flight]
 
-    world.tamper = tamper
+def test_other_bytes_here_are_not_taken_and_stay(world: World) -> None:
+    me = world.peer(a=OTHER)
+    world.peer(a=LONG)
     outcomes = me.want("a")
     world.run(until=lambda: outcomes)
     assert outcomes == [""]
     assert me.blob("a") == OTHER
+    assert me.places == [f"{SEALED}/{DIGEST.hex()}"]
+    assert me.blob(me.places[0]) == LONG
+    again = me.want("a")
+    world.run(until=lambda: again)
+    assert me.places[1] == me.places[0]
+    # It is served from there, too.
+    third = world.peer()
+    world.cut.add(1)
+    outcomes = third.want("a")
+    world.run(until=lambda: outcomes)
+    assert third.blob("a") == LONG
+
+
+@pytest.mark.parametrize("name", ["a", "sealed"])
+def test_a_file_that_goes_bad_is_fetched_from_another(world: World, name: str) -> None:
+    """On this disk. Whoever had it is asked again, and the bad one is nobody's."""
+    me = world.peer(**({"a": OTHER} if name == "sealed" else {}))
+    world.peer(a=LONG), world.peer()
+    outcomes = me.want("a")
+    world.run(until=lambda: outcomes)
+    bad = me.folder / me.places[0]
+    bad.chmod(0o644)
+    bad.write_bytes(b"bad" + LONG[3:])
+    outcomes = me.want("a")
+    world.run(until=lambda: outcomes)
+    assert outcomes == [""]
+    assert me.blob(me.places[1]) == LONG
+    assert me.files.counters["other"] >= 1
+    assert me.exchange.counters["fetched"] == 2
 
 
 def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +312,7 @@ def test_it_is_written_here_meanwhile(world: World) -> None:
     world.run(until=lambda: outcomes)
     assert outcomes == [""]
     assert me.blob("a") == b"mine"
+    assert me.blob(me.places[0]) == LONG
 
 
 HOSTILE = ["../secret", "/etc/passwd", "a/../../secret", ".scratch/x", "pkg/scatterzmq/data.json", "", "a\\b", "link"]
@@ -288,12 +324,11 @@ def test_a_hostile_name_leads_nowhere(world: World, name: str, tmp_path: Path) -
     me, other = world.peer(), world.peer()
     (other.folder / "link").symlink_to(tmp_path / "secret")
     other.put(".scratch/x", b"secret")
-    me.exchange._say(other.id, AskBlob(name=name, offset=0, bytes_max=PIECE_BYTES))
+    me.exchange._say(other.id, AskBlob(name=name, digest=DIGEST, offset=0, bytes_max=PIECE_BYTES))
     world.run()
-    assert [flight.word for flight in world.flights if flight.sender == 1] == [NoBlob(name=name)]
+    assert [flight.word for flight in world.flights if flight.sender == 1] == [NoBlob(name=name, digest=DIGEST)]
     before = sorted(tmp_path.rglob("*"))
     outcomes = me.want(name)
-    other.exchange.spread(name, 1, lambda _: None)
     world.run(until=lambda: outcomes)
     world.run()
     assert outcomes[0]
@@ -303,9 +338,9 @@ def test_a_hostile_name_leads_nowhere(world: World, name: str, tmp_path: Path) -
 def test_much_asked_for_by_one_is_bounded(world: World) -> None:
     me = world.peer(a=LONG)
     other = world.peer()
-    me.files.piece("a", 0, 0)
+    me.files.find(blob_id("a", LONG))
     for _ in range(100):
-        other.exchange._say(me.id, AskBlob(name="a", offset=0, bytes_max=1 << 40))
+        other.exchange._say(me.id, AskBlob(name="a", digest=DIGEST, offset=0, bytes_max=1 << 40))
     world.run()
     pieces = [flight for flight in world.flights if flight.sender == 0]
     assert len(pieces) == exchange.SERVED_MAX
@@ -318,68 +353,21 @@ def test_whoever_makes_a_digest_says_so(world: World) -> None:
     me = world.peer(a=LONG)
     other = world.peer()
     for _ in range(3):
-        other.exchange._say(me.id, AskBlob(name="a", offset=0, bytes_max=0))
+        other.exchange._say(me.id, AskBlob(name="a", digest=DIGEST, offset=0, bytes_max=0))
     world.run()
     answers = [flight.word for flight in world.flights if isinstance(flight.word, BlobPiece)]
-    assert [bool(answer.digest) for answer in answers] == [False, False, True]
+    assert [answer.is_reading for answer in answers] == [True, True, False]
 
 
 def test_many_blobs_at_once_are_bounded(world: World) -> None:
     me = world.peer()
     world.peer()
-    outcomes = [me.want(f"b{number}") for number in range(exchange.FETCHES_MAX + 1)]
+    outcomes = [me.want(f"b{number}", b"%d" % number) for number in range(exchange.FETCHES_MAX + 1)]
     assert outcomes[-1] == [
         f"blob 'b{exchange.FETCHES_MAX}': {exchange.FETCHES_MAX} others are being fetched; " + ("ask again later")
     ]
     world.run()
     assert all(outcomes)
-
-
-# ---- copies
-
-
-def spread(world: World, copies: int) -> list[int]:
-    kept: list[int] = []
-    world.peers[0].exchange.spread("a", copies, kept.append)
-    world.run(until=lambda: kept)
-    return kept
-
-
-def test_others_keep_copies(world: World) -> None:
-    world.peer(a=LONG)
-    for _ in range(3):
-        world.peer()
-    chance = random.Random(5)
-    world.tamper = lambda flight: [flight] * chance.choice((0, 1, 1, 1, 2))
-    assert spread(world, 2) == [2]
-    assert [peer.blob("a") == LONG for peer in world.peers] == [True, True, True, False]
-    world.run()
-
-
-def test_another_keeps_it_when_one_cannot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.peer(a=b"data"), world.peer(), world.peer(), world.peer()
-    world.cut.add(3)
-
-    def tamper(flight: Flight) -> list[Flight]:
-        if flight.to == 1:
-            return [Flight(sender=1, to=0, word=BlobKept(name="a", is_kept=False, problem="full"))]
-        return [flight]
-
-    world.tamper = tamper
-    assert spread(world, 1) == [1]
-    assert world.peers[2].blob("a") == b"data"
-
-
-def test_with_nobody_there_nobody_keeps_it(world: World) -> None:
-    world.peer(a=b"data")
-    assert spread(world, 1) == [0]
-
-
-def test_who_is_silent_is_not_waited_for(world: World) -> None:
-    world.peer(a=b"data"), world.peer(), world.peer()
-    world.tamper = lambda flight: [flight] if flight.to != 1 else []
-    assert spread(world, 1) == [1]
-    assert world.peers[2].blob("a") == b"data"
 
 
 def test_the_end(world: World) -> None:

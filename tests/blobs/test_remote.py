@@ -1,5 +1,7 @@
 """Blobs that clients write over the network, and nodes that load them at other peers: real peers and sockets."""
 
+import hashlib
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -10,9 +12,12 @@ import pytest
 import torch
 
 import scatterzmq
-from scatterzmq.blobs import exchange, sender
-from scatterzmq.errors import ClusterError, ErrorCode
+from scatterzmq.blobs import names, sender
+from scatterzmq.core import blobkeepers
+from scatterzmq.core.messages import Release
+from scatterzmq.errors import ClusterError, ErrorCode, GraphError
 from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.questions import Questions
 from tests.test_remote import LONG_S, Peer, until
 
 ANY = {"value": ["float", [1]]}
@@ -95,7 +100,7 @@ def test_a_new_blob_is_at_as_many_peers_as_there_should_be(peers: Callable[..., 
 
 
 def test_what_nobody_has_ends_the_task(peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "GRACE_S", 0.2)
+    monkeypatch.setattr(names, "GRACE_S", 0.2)
     peer, other = peers(), peers()
     with scatterzmq.connect(peer.address) as client:
         ns = client.load_graph(constant("0:4:nowhere", 1))
@@ -218,3 +223,135 @@ def test_callbacks_may_not_wait(peers: Callable[..., BlobPeer]) -> None:
         client.submit(client.load_graph(constant(place, 1)), value=[1]).add_done_callback(callback)
         assert done.wait(LONG_S)
         assert "in a thread of your own" in str(told[0])
+
+
+# ---- which bytes a name means
+
+
+def put(peer: BlobPeer, name: str, *values: float) -> str:
+    """A file that somebody has put there by hand."""
+    peer.folder.mkdir(exist_ok=True)
+    (peer.folder / name).write_bytes(struct.pack(f"<{len(values)}f", *values))
+    return f"0:{4 * len(values)}:{name}"
+
+
+def result(client: scatterzmq.Client, ns: str) -> list[float]:
+    values: list[float] = client.submit(ns, value=[1]).result(LONG_S)["value"].tolist()
+    return values
+
+
+def test_files_that_differ_are_refused_when_a_graph_is_loaded(peers: Callable[..., BlobPeer]) -> None:
+    first, second, third = peers(), peers(), peers()
+    put(first, "w", 1.0)
+    place = put(second, "w", 2.0)
+    with scatterzmq.connect(third.address) as client:
+        with pytest.raises(GraphError, match="main:main:n: blob 'w' is not the same everywhere: 4 bytes") as refused:
+            client.load_graph(constant(place, 1))
+        assert first.peer.contact.id in str(refused.value)
+        assert second.peer.contact.id in str(refused.value)
+        (second.folder / "w").unlink()
+        assert result(client, client.load_graph(constant(place, 1))) == [1.0]
+
+
+def test_a_graph_means_the_bytes_that_it_was_loaded_with(peers: Callable[..., BlobPeer], tmp_path: Path) -> None:
+    """Whatever lies under that name elsewhere."""
+    first, second = peers(), peers()
+    place = put(first, "w", 1.0)
+    with scatterzmq.connect(first.address) as client:
+        ns = client.load_graph(constant(place, 1))
+    until(lambda: second.blob("w") is not None)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "w").write_bytes(struct.pack("<f", 2.0))
+    third = peers()
+    with scatterzmq.connect(third.address) as client:
+        until(lambda: ns in client.namespaces())
+        first.stop()  # it has that node loaded, and would run all of it
+        until(lambda: result(client, ns) == [1.0] and list((third.folder / ".scratch").glob("sealed/*")))
+        assert [result(client, ns) for _ in range(10)] == [[1.0]] * 10
+        assert third.blob("w") == struct.pack("<f", 2.0)
+        with pytest.raises(GraphError, match="blob 'w' is not the same everywhere"):
+            client.load_graph(constant(place, 1) | {"ns": "other"})
+
+
+def test_a_graph_that_is_loaded_before_its_blob_is_there(
+    peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be loaded once more when it is there: then it means those bytes."""
+    monkeypatch.setattr(names, "GRACE_S", 0.2)
+    first, second = peers(), peers()
+    graph = constant("0:4:late", 1)
+    with scatterzmq.connect(first.address) as client:
+        ns = client.load_graph(graph)
+        assert "blobs" not in client.graph_to_json(ns)
+        with client.open_blob("late") as blob:
+            blob.write(struct.pack("<f", 3.0))
+        assert result(client, ns) == [3.0]
+        assert client.load_graph(graph) == ns
+        known = client.graph_to_json(ns)["blobs"]
+        assert known == {"late": hashlib.blake2b(struct.pack("<f", 3.0), digest_size=32).hexdigest()}
+        assert result(client, ns) == [3.0]
+    with scatterzmq.connect(second.address) as client:
+        until(lambda: client.graph_to_json(ns).get("blobs") == known)
+        assert result(client, ns) == [3.0]
+
+
+def test_a_place_beyond_the_end_is_refused_when_a_graph_is_loaded(peers: Callable[..., BlobPeer]) -> None:
+    first, second = peers(), peers()
+    put(first, "w", 1.0, 2.0)
+    with scatterzmq.connect(second.address) as client:
+        with pytest.raises(GraphError, match="main:main:n: blob 'w' has 8 bytes, and the node reads 12"):
+            client.load_graph(constant("4:8:w", 2))
+        assert result(client, client.load_graph(constant("4:4:w", 1))) == [2.0]
+
+
+# ---- who comes and goes
+
+
+def test_the_blobs_of_a_graph_have_copies(peers: Callable[..., BlobPeer]) -> None:
+    """Also those that somebody has put there by hand, once a graph names them."""
+    first, *others = [peers() for _ in range(3)]
+    place = put(first, "w", 1.0)
+    with scatterzmq.connect(others[0].address) as client:
+        client.load_graph(constant(place, 1))
+    until(lambda: any(peer.blob("w") for peer in others))
+
+
+def test_who_comes_late_runs_a_graph_whose_first_holder_is_gone(
+    peers: Callable[..., BlobPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobkeepers, "SETTLE_MS", 0)
+    first, second = peers(), peers()
+    with scatterzmq.connect(first.address) as client:
+        with client.open_blob("w") as blob:
+            place = blob.write_tensor(torch.ones(3))
+        ns = client.load_graph(constant(place, 3))
+    assert second.blob("w") is not None
+    first.stop()
+    until(lambda: not second.peer.links.peers())
+    third = BlobPeer(second.folder.parent / "third", second.address)
+    try:
+        until(lambda: third.blob("w") is not None)  # it is the second of two again
+        second.stop()
+        with scatterzmq.connect(third.address) as client:
+            until(lambda: ns in client.namespaces())
+            assert result(client, ns) == [1.0] * 3
+    finally:
+        third.stop()
+
+
+@pytest.mark.parametrize("way", ["signal", "release"])
+def test_a_blob_outlives_the_only_one_that_has_it_if_it_leaves(peers: Callable[..., BlobPeer], way: str) -> None:
+    first, second = peers(cluster={"replicas": 1}), peers(cluster={"replicas": 1})
+    with scatterzmq.connect(first.address) as client:
+        with client.open_blob("w") as blob:
+            blob.write(b"data")
+        assert second.blob("w") is None
+        if way == "signal":
+            first.peer.leave()
+        else:
+            with Questions([first.address], "default") as questions:
+                questions.find(LONG_S)
+                questions.ask([first.peer.contact.id], Release, LONG_S)
+    until(lambda: "tally.peer.stop" in first.events)
+    assert second.blob("w") == b"data"
+    assert "warning.blobs.lost" not in first.events

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.health import HealthBoard, HealthServer, info_of
+from scatterzmq.health import Health, HealthBoard, HealthServer, info_of
 
 WAIT_S = 20.0
 
@@ -27,9 +27,9 @@ def port(board: HealthBoard) -> Iterator[int]:
 
 
 def test_a_peer_with_executors_is_well(cli: Any, board: HealthBoard, port: int) -> None:
-    board.update(executors=1)
+    board.update(Health(executors=1))
     assert cli("healthcheck", "--port", port) == (0, f"127.0.0.1:{port}: 1 executor\n", "")
-    board.update(executors=2)
+    board.update(Health(executors=2))
     assert cli("healthcheck", "--port", port, "--host", "localhost") == (0, f"localhost:{port}: 2 executors\n", "")
 
 
@@ -44,7 +44,7 @@ def test_a_peer_without_executors_is_not(cli: Any, port: int) -> None:
 def test_the_port_may_be_that_of_the_settings(
     cli: Any, board: HealthBoard, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board.update(executors=1)
+    board.update(Health(executors=1))
     file = tmp_path / "peer.toml"
     file.write_text(f'[health]\nport = {port}\nbind = "0.0.0.0"\n[network]\ninsecure_lan = true\n')
     assert cli("healthcheck", "--config", file) == (0, f"127.0.0.1:{port}: 1 executor\n", "")

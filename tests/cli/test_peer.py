@@ -1,15 +1,19 @@
 """`scatterzmq peer`: what keeps it from starting, in one line, and which settings its options stand for."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scatterzmq import runtime
 from scatterzmq.cli import main, peer
 from scatterzmq.cli.args import Parser
 from scatterzmq.config import load
+from scatterzmq.core.messages import Contact
+from scatterzmq.ids import PeerId
 from scatterzmq.settings import MIB
 
 QUIET = ["--no-zeroconf", "--port", "0", "--no-welcome"]
@@ -42,6 +46,7 @@ def test_options_are_settings() -> None:
         *("--cluster", "c", "--bind", "10.0.0.1", "--insecure-lan", "--port", "7", "--advertise", "host"),
         *("--join", "tcp://a:1", "--join", "tcp://b:2", "--no-zeroconf", "--executors", "3", "--batch-size", "9"),
         *("--allow", "nodes", "--health-port", "80", "--device", "cuda:1", "--json"),
+        *("--record", "peer.rec"),
     )
     network = settings.network
     assert (settings.cluster.name, network.bind, network.port, network.advertise) == ("c", "10.0.0.1", 7, "host")
@@ -52,6 +57,7 @@ def test_options_are_settings() -> None:
     assert (executor.count, executor.batch_size, executor.device, executor.kind) == (3, 9, "cuda:1", "process")
     assert (settings.plugins.allow, settings.health.port) == (("nodes",), 80)
     assert settings.events.listeners == ("stdout-json",)
+    assert settings.events.record == "peer.rec"
 
 
 def test_a_folder_for_data_means_a_journal() -> None:
@@ -88,10 +94,36 @@ def test_a_graph_that_is_none(complaint: Callable[..., str], tmp_path: Path) -> 
         (["--join", "a:b"], "network.join: expected tcp://host or tcp://host:port, got 'a:b'"),
         (["--journal", "sync"], "--journal: journal.dir: expected a folder"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["--record", "/nowhere/f"], "events.record: /nowhere/f: cannot be opened: No such file or directory"),
     ],
 )
 def test_what_keeps_it_from_starting(complaint: Callable[..., str], words: list[str], start: str) -> None:
     assert complaint(*words).startswith(start)
+
+
+class Told:
+    """Stands for a peer that has something to tell."""
+
+    contact = Contact(id=PeerId("P" + "0" * 32), incarnation=1, address="tcp://host:7411")
+
+    def __init__(self, _settings: Any, *, events: Any, **_options: Any) -> None:
+        self._events = events
+
+    def run(self) -> int:
+        self._events.emit("peer.join", {"peer": "P1"})
+        return 0
+
+    def leave(self) -> None:
+        """Nobody asks it to."""
+
+
+def test_every_event_says_whose_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several peers may write to one file."""
+    monkeypatch.setattr(runtime, "PeerProcess", Told)
+    assert main(["peer", *QUIET, "--json", "--name", "alpha"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"] == "alpha"
+    assert main(["peer", *QUIET]) == 0
+    assert f" [{socket.gethostname()}] peer.join peer=P1" in capsys.readouterr().out
 
 
 def test_wrong_usage(complaint: Callable[..., str]) -> None:

@@ -104,10 +104,10 @@ def test_what_came_of_caches_is_shown_per_peer() -> None:
 
 def test_what_was_rejected_is_shown_however_little_it_is() -> None:
     counters = {f"many{number}": 1000 for number in range(50)}
-    counters |= {"rejected_magic": 1, "network_sent": 2, "network_cut": 0}
+    counters |= {"rejected_magic": 1, "network_sent": 2, "network_cut": 0, "blobs_lies": 3, "events_dropped": 0}
     lines = list(statusview.lines_of(statusview.view_of(MEMBERS, {A: replace(stats(), counters=counters)})))
-    assert lines[-2:] == ["network   sent 2", "rejected  magic 1"]
-    assert lines[-3].startswith("counters  many")
+    assert lines[-3:] == ["network   sent 2", "rejected  magic 1", "blobs     lies 3"]
+    assert lines[-4].startswith("counters  many")
 
 
 def test_a_peer_that_does_not_answer_is_shown_without_numbers() -> None:
@@ -237,6 +237,8 @@ def test_all_peers_are_asked_whichever_is_named(cli: Any, running: Callable[...,
     ]
     assert sum(peer["executors_idle"] for peer in view["peers"]) == 2
     assert view["counters"]["finished"] == 1
+    assert view["counters"]["network_received"] > 0
+    assert view["counters"]["events_dropped"] == 0
     assert [queue["name"] for queue in view["queues"]] == [PLACE]
     ran = cli("status", "--join", first.address)
     assert (ran.code, ran.err) == (0, "")

@@ -118,7 +118,7 @@ def test_the_cluster_is_found_by_its_name(cli: Any, client: Any, items: Path, mo
     monkeypatch.setitem(vars(scatterzmq), "connect", connect)
     cli("submit", "main", "--input", items, "--cluster", "ours")
     cli("submit", "main", "--input", items)
-    assert asked == [((None,), {"cluster": name, "cache": True}) for name in ("ours", "default")]
+    assert asked == [((None,), {"cluster": name, "cache": True}) for name in ("ours", None)]
 
 
 def test_run_loads_the_graph_there(cli: Any, peer: Peer, graph: Path, items: Path) -> None:
@@ -204,3 +204,18 @@ def test_an_interrupt_takes_the_tasks_back(
             submitting.kill()
             submitting.communicate()
         until(lambda: not client.has_any_tasks())
+
+
+@pytest.mark.parametrize("command", ["submit main --input", "status", "release all"])
+def test_commands_for_another_cluster_are_turned_away(
+    cli: Any, running: Callable[..., Peer], items: Path, command: str
+) -> None:
+    peer = running(cluster={"name": "blue"})
+    loaded(peer)
+    words = [*command.split(), *([items] if command.endswith("--input") else [])]
+    ran = cli(*words, "--join", peer.address, "--cluster", "red")
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{peer.address} says: this is cluster 'blue', another one than yours" in ran.err
+    assert ran.err.count("\n") == 1
+    named = cli("status", "--join", peer.address, "--cluster", "blue")
+    assert (named.code, named.err) == (0, "")

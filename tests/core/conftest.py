@@ -51,6 +51,7 @@ from scatterzmq.core.values import Block, Value
 from scatterzmq.errors import ErrorCode, ErrorInfo
 from scatterzmq.graph.check import CallInfo, NodeInfo, check
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
+from scatterzmq.graph.nodeinfo import BlobUse
 from scatterzmq.graph.plan import Plan
 from scatterzmq.ids import BlockId, ClientId, ExecutorId, PeerId, TaskId
 from scatterzmq.settings import Settings
@@ -96,6 +97,7 @@ def describe(kind: str, args: Mapping[str, object], ns: str, place: str) -> Node
         load_cost=1.0,
         calls=calls,
         thread_safe=kind != "alone",
+        blobs=(BlobUse(name=str(args["blob"])),) if "blob" in args else (),
     )
 
 
@@ -103,7 +105,7 @@ def node(
     name: str, kind: str, source: str | Mapping[str, str], to: str | Mapping[str, str | None] | None, **extra: Any
 ) -> dict[str, Any]:
     """A node of a definition: where it reads from and where it leads to."""
-    args = {key: extra.pop(key) for key in ("graph", "by", "wrong") if key in extra}
+    args = {key: extra.pop(key) for key in ("graph", "by", "wrong", "blob") if key in extra}
     vmap = {"value": source} if isinstance(source, str) else dict(source)
     outs = dict(to) if isinstance(to, Mapping) else {"out": to}
     return {"name": name, "kind": kind, "vmap": vmap, "outs": outs, "args": args} | extra
@@ -167,10 +169,15 @@ class World:
     mids: int = 0
     checking: bool = True
     digesting: bool = True
+    tells: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
-            self.me, self.settings, node_strategy=SimpleNodeStrategy(), queue_strategy=SimpleQueueStrategy()
+            self.me,
+            self.settings,
+            node_strategy=SimpleNodeStrategy(),
+            queue_strategy=SimpleQueueStrategy(),
+            tells=self.tells,
         )
 
     # ---- events
@@ -464,8 +471,8 @@ def _digest(value: int | str) -> bytes:
 def make_world() -> Callable[..., World]:
     """Makes a world; keyword arguments are sections of settings."""
 
-    def make(executors: int = 1, **sections: Mapping[str, object]) -> World:
-        world = World(Settings.of(sections))
+    def make(executors: int = 1, *, tells: tuple[str, ...] = (), **sections: Mapping[str, object]) -> World:
+        world = World(Settings.of(sections), tells=frozenset(tells))
         world.start(executors)
         return world
 

@@ -72,12 +72,13 @@ Rule = Callable[[Packet], bool]
 class Beliefs:
     """What one peer believes of the others (core/hints.py). lengths: queue -> owner -> tasks; idle: peer -> executors.
 
-    numbers: queue -> what `view` says besides the length.
+    numbers: queue -> what `view` says besides the length. rates: queue -> tasks per second.
     """
 
     lengths: dict[QueueKey, dict[PeerId, int]] = field(default_factory=dict)
     idle: dict[PeerId, int] = field(default_factory=dict)
     numbers: dict[QueueKey, tuple[float, float, float, int, int]] = field(default_factory=dict)
+    rates: dict[QueueKey, float] = field(default_factory=dict)
 
     def queues(self) -> tuple[QueueKey, ...]:
         return tuple(self.lengths)
@@ -86,7 +87,13 @@ class Beliefs:
         return tuple(self.lengths.get(key, {}).items())
 
     def view(self, key: QueueKey) -> tuple[int, float, float, float, int, int]:
-        return (sum(self.lengths.get(key, {}).values()), *self.numbers.get(key, (0.0, 0.0, 0.0, 0, 0)))
+        return (self.waiting(key), *self.numbers.get(key, (0.0, 0.0, 0.0, 0, 0)))
+
+    def waiting(self, key: QueueKey) -> int:
+        return sum(self.lengths.get(key, {}).values())
+
+    def rate(self, key: QueueKey) -> float:
+        return self.rates.get(key, 0.0)
 
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         return tuple(self.idle.items())
@@ -149,7 +156,7 @@ class Peer(World):
                 claimants=0,
                 loaded=0,
             )
-            self.core._borrowing.told(owner.me, QueueStates(version=1, full=False, idle=0, states=(state,)))
+            self.core._asking.told(owner.me, QueueStates(version=1, full=False, idle=0, states=(state,)))
         if not length:
             owners.pop(owner.me, None)
         if not owners:
@@ -169,8 +176,8 @@ class Peer(World):
                 for other in self.mesh.peers:
                     if other.contact.address == address:
                         self.mesh.send(self, other.me, 0, message, {})
-            case OpenLink(peer=peer, address=address):
-                self.links[peer] = address
+            case OpenLink(contact=contact):
+                self.links[contact.id] = contact.address
             case CloseLink(peer=peer):
                 self.links.pop(peer, None)
             case Left():
@@ -302,10 +309,10 @@ class Mesh:
             peer.beliefs.idle = {}
             for other in alive:
                 if other is not peer:
-                    lengths = {queue.key: queue.length for queue in other.core._state.plans.waiting()}
+                    lengths = {queue.key: queue.length for queue in other.core._state.plans.waiting.values()}
                     for key in dict.fromkeys((*peer.beliefs.lengths, *lengths)):
                         peer.believe(other, key, lengths.get(key, 0))
-                    if idle := other.core._borrowing.idle_count():
+                    if idle := other.core._asking.idle_count():
                         peer.beliefs.idle[other.me] = idle
         for peer in alive:
             peer.tell(TimerFired())

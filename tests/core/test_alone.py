@@ -1,4 +1,4 @@
-"""Nodes that are not thread-safe: one batch at a time, however many executors there are."""
+"""Nodes that are not thread-safe: one batch at a time, however many executors there are; and how large batches are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -79,3 +79,19 @@ def test_the_next_batch_goes_on_when_the_executor_is_gone(world: Any, how: str) 
     assert other != executor
     world.drain()
     assert world.results(tasks) == [2, 3]
+
+
+@pytest.mark.parametrize(("own", "rows"), [(None, [2, 2, 1]), (3, [3, 2])])
+def test_a_batch_is_bounded_in_bytes_unless_its_node_says_how_many(
+    make_world: MakeWorld, build: Any, own: int | None, rows: list[int]
+) -> None:
+    world = make_world(executors=1, executor={"batch_bytes": 20})  # a value has 8
+    more = {} if own is None else {"batch_size": own}
+    world.load(build.graph("main", "n:value", [build.node("n", "add", ":value", None, by=1, **more)]))
+    tasks = world.submit(*range(5))
+    seen = []
+    while world.running:
+        seen += [len(order.tasks) for order in world.running.values()]
+        world.step()
+    assert seen == rows
+    assert world.results(tasks) == [1, 2, 3, 4, 5]

@@ -63,7 +63,7 @@ def error_at(mesh: Mesh, task: TaskId) -> ErrorInfo:
 
 
 def borrowing(peer: Peer) -> dict[str, int]:
-    counters: dict[str, int] = peer.core._borrowing.counters
+    counters: dict[str, int] = peer.core._asking.counters | peer.core._borrowing.counters
     return counters
 
 
@@ -235,10 +235,10 @@ def test_an_owner_that_says_everything_anew_is_asked_again() -> None:
     owner, peer = mesh.peers
     believe(peer, plan, (owner, 5))
     mesh.deliver()
-    peer.core._borrowing.told(peer.me, QueueStates(version=1, full=True, idle=0, states=()))
+    peer.core._asking.told(peer.me, QueueStates(version=1, full=True, idle=0, states=()))
     peer.tell(TimerFired())
     assert len(mesh.said(Claim)) == 1
-    peer.core._borrowing.told(owner.me, QueueStates(version=1, full=True, idle=0, states=()))
+    peer.core._asking.told(owner.me, QueueStates(version=1, full=True, idle=0, states=()))
     peer.tell(TimerFired())
     assert len(mesh.said(Claim)) == 2
 
@@ -685,8 +685,9 @@ def test_an_executor_that_hangs_is_given_up_and_the_owner_told() -> None:
     abandoned = actions_of(mesh.peers[1], AbandonExecutor)
     mesh.wait(5_000)
     assert abandoned == [AbandonExecutor(executor=FIRST)]
-    told = [report.name for report in mesh.peers[1].reports if report.context.get("executor") == FIRST]
-    assert told[-2:] == ["tally.executor.reclaim", "error.executor"]
+    told = [report for report in mesh.peers[1].reports if report.context.get("executor") == FIRST][-2:]
+    assert [report.name for report in told] == ["tally.executor.reclaim", "error.executor"]
+    assert {report.context["node"] for report in told} == {"main:main:n0"}
     (surrender,) = mesh.said(Surrender)
     assert surrender.crashed
     report = mesh.peers[0].report(task)
@@ -829,9 +830,9 @@ def test_what_was_held_against_an_owner_goes_with_it() -> None:
     mesh.deliver()
     believe(peer, plan, (mesh.peers[2], 3))
     mesh.deliver()
-    assert {owner for owner, _ in peer.core._borrowing._since} == {mesh.peers[0].me, mesh.peers[2].me}
+    assert {owner for owner, _ in peer.core._asking._since} == {mesh.peers[0].me, mesh.peers[2].me}
     gone(mesh, 0)
-    assert {owner for owner, _ in peer.core._borrowing._since} == {mesh.peers[2].me}
+    assert {owner for owner, _ in peer.core._asking._since} == {mesh.peers[2].me}
 
 
 # ---- hostile
@@ -912,10 +913,10 @@ def test_what_is_borrowed_is_counted_and_shown() -> None:
     peer = mesh.peers[1]
     (order,) = peer.running.values()
     peer.tell(BatchExpected(executor=FIRST, order=order.order, outputs={"out": (1.0, 8)}))
-    assert peer.core._borrowing.idle_count() == 0
+    assert peer.core._asking.idle_count() == 0
     mesh.gossip()
     mesh.run()
-    assert peer.core._borrowing.idle_count() == 1
+    assert peer.core._asking.idle_count() == 1
     peer.say(AskStats(mid=1))
     counters = peer.last(Stats).counters
     assert (counters["claims"], counters["borrowed"], counters["returned"]) == (1, 1, 1)

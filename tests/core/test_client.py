@@ -404,6 +404,76 @@ def test_it_is_not_waited_for_for_ever(durable: bool, waits: bool) -> None:
     assert (world.now_ms >= began_ms + 60_000) == waits
 
 
+def others_know_nothing(world: ClientWorld, but: PeerId) -> dict[TaskId, TaskStatus]:
+    """Everybody else answers, and knows no task. Returns the ends that the user is told."""
+    ends: dict[TaskId, TaskStatus] = {}
+    while actions := world.take():
+        for action in actions:
+            match action:
+                case SayTo(peer=peer) if peer == but:
+                    pass
+                case SayTo(peer=peer, message=AskMembers()):
+                    world.members(peer, A, B)
+                case SayTo(peer=peer, message=Attach(ids=ids)):
+                    world.hear(peer, final(*[(task, UNKNOWN) for task in ids]))
+                case SayTo(peer=peer, message=AskTasks()):
+                    report(world, peer, action)
+                case Deliver(message=Final(ids=ids, statuses=statuses)):
+                    ends |= dict(zip(ids, statuses, strict=True))
+    return ends
+
+
+def test_an_owner_that_only_does_not_answer_may_still_have_it() -> None:
+    """Found by simulation: of one copy, at a peer that was halted, everybody else said that there was no such task."""
+    world = ClientWorld(A, B, static=False, grace_s=60.0)
+    (task,) = world.accepted(B, 1, rset=(B,))
+    while not world.core._state.peers.may_know(B):
+        assert not others_know_nothing(world, but=B)
+        world.wait(1_000)
+    began_ms = world.now_ms
+    while not (ends := others_know_nothing(world, but=B)):
+        world.wait(1_000)
+        assert world.now_ms < began_ms + 80_000
+    assert ends == {task: UNKNOWN}
+    assert world.now_ms >= began_ms + 60_000
+
+
+def test_who_has_said_goodbye_may_still_hand_it_over() -> None:
+    """Found by simulation: while a peer drained, all others said that there was no such task."""
+    world = ClientWorld(A, B, static=False, grace_s=60.0)
+    one, two = world.accepted(B, 1, 2, rset=(B,))
+    for _ in range(2):
+        world.hear(B, Goodbye())
+    for _ in range(20):
+        assert not others_know_nothing(world, but=B)
+        world.wait(1_000)
+    world.hear(B, Moved(ids=(one,), owners=(A,)))
+    world.hear(A, final((one, READY)))
+    assert world.ends() == {one: READY}
+    world.down(B)
+    world.wait(5_000)
+    assert others_know_nothing(world, but=B) == {two: UNKNOWN}
+
+
+def test_an_owner_whose_link_broke_is_asked_when_there_is_another_one() -> None:
+    """Found by simulation: all links broke, and the owner's was the last to come again."""
+    world = ClientWorld(A, B, static=False)
+    (task,) = world.accepted(B, 1, rset=(B,))
+    world.down(B)
+    assert not others_know_nothing(world, but=B)
+    world.wait(1_000)
+    assert not others_know_nothing(world, but=B)
+    world.up(B)
+    asks = world.said(AskTasks, to=B)
+    assert asks
+    answer_all(world, asks, t1=TaskStatus.BUSY)
+    assert not others_know_nothing(world, but=B)
+    world.down(B)
+    assert not others_know_nothing(world, but=B)
+    world.wait(6_000)
+    assert others_know_nothing(world, but=B) == {task: UNKNOWN}
+
+
 def test_who_is_back_without_it_is_believed() -> None:
     world = ClientWorld(A, B, C)
     (task,) = world.accepted(A, 1, rset=(A, B), durable=True)
@@ -634,6 +704,48 @@ def test_a_task_of_others_is_cleared_everywhere() -> None:
     assert not world.told()
     world.hear(second.peer, Cleared(mid=second.message.mid))
     assert world.told() == [Cleared(mid=9)]
+
+
+def clears(world: ClientWorld) -> dict[PeerId, Any]:
+    """Who is asked to clear what; the rest is forgotten."""
+    return {ask.peer: ask.message for ask in world.said(Clear)}
+
+
+def test_what_is_not_where_it_should_be_is_cleared_everywhere() -> None:
+    """The word that it has moved may get lost: who had it before said that it was cleared."""
+    world = ClientWorld(A, B, C)
+    here, there, gone = world.accepted(A, 1, 2, 3)
+    world.say(Clear(mid=9, ids=(here, there, gone)))
+    asked = clears(world)
+    assert asked.keys() == {A}
+    world.hear(A, Cleared(mid=asked[A].mid, unknown=(there, gone)))
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: (there, gone), C: (there, gone)}
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=(there, gone)))
+    assert not world.told()
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=(gone,)))
+    assert [message for message in world.told() if isinstance(message, Cleared)] == [Cleared(mid=9)]
+    assert not clears(world), "nobody has it"
+
+
+def test_of_several_who_may_have_it_one_is_enough() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    asked = clears(world)
+    world.hear(A, Cleared(mid=asked[A].mid, unknown=tasks(1, 2)))
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(2)))
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=tasks(1)))
+    assert world.told() == [Cleared(mid=9)]
+
+
+def test_what_is_submitted_again_meanwhile_is_not_looked_for() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1)
+    world.say(Clear(mid=9, ids=(task,)))
+    (clear,) = world.said(Clear)
+    world.say(submit(2, 1))
+    world.hear(A, Cleared(mid=clear.message.mid, unknown=(task,)))
+    assert not clears(world)
 
 
 def test_a_task_may_be_submitted_again_while_it_is_cleared() -> None:

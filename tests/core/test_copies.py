@@ -7,10 +7,11 @@ import pytest
 
 from scatterzmq.core import copies as copies_module
 from scatterzmq.core.events import ClientLost
-from scatterzmq.core.messages import AskMembers, Attach, Final, MemberList, Moved, Refused, TaskStatus
+from scatterzmq.core.messages import AskMembers, Attach, Clear, Cleared, Final, MemberList, Moved, Refused, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, VersionInfo
 from scatterzmq.core.travel import RESTARTS_MAX
 from scatterzmq.core.versions import Rank
+from scatterzmq.errors import ErrorCode, ErrorInfo
 from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain
 from tests.core.mesh import Mesh
@@ -32,7 +33,7 @@ def is_busy(mesh: Mesh) -> bool:
 
 
 def known(mesh: Mesh, task: TaskId, by: int, *, n: int, rank: Rank = Rank.LIVE) -> VersionInfo:
-    return VersionInfo(id=task, rank=rank, n=n, owner=mesh.peers[by].me, seq=1)
+    return VersionInfo(id=task, rank=rank, n=n, owner=mesh.peers[by].me, life=1, seq=1)
 
 
 def test_answers_about_tasks_that_nobody_asked_about_or_that_are_worse() -> None:
@@ -120,6 +121,26 @@ def test_an_old_word_of_an_owner_is_answered_with_what_is_known_since() -> None:
     assert mesh.said(Replicated)[-1].better[0].rank == Rank.CANCELLED
 
 
+def test_what_an_owner_says_last_is_kept_although_it_is_worth_less() -> None:
+    """An end that the infrastructure caused gives way to whoever still runs the task, but not to its owner's old word:
+    its holders would own the task and run it again.
+    """
+    mesh = made(2)
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    record = records(mesh, 0)[task]
+    first = mesh.said(Replicate)[-1]
+    error = ErrorInfo(code=ErrorCode.CONNECTION, message="", traceback="")
+    end = {"last_errors": (error,), "statuses": (TaskStatus.ERROR,), "durations_ms": (1,), "digests": {}}
+    lost = replace(first, mid=77, kind=CopyKind.FINAL, seqs=(record.change + 1,), **end)
+    mesh.speak(0, 1, lost)
+    assert mesh.said(Replicated)[-1].better == ()
+    assert copies(mesh.peers[1])[task].version.rank == Rank.LOST
+    mesh.peers[1].receive(next(packet for packet in mesh.log if packet.message is first))
+    mesh.deliver()
+    assert mesh.said(Replicated)[-1].better[0].rank == Rank.LOST
+
+
 def test_a_mark_of_a_task_that_is_not_here_is_answered_with_that() -> None:
     mesh = made(2)
     mesh.submit(0, 1)
@@ -128,6 +149,20 @@ def test_a_mark_of_a_task_that_is_not_here_is_answered_with_that() -> None:
     mesh.speak(0, 1, mark)
     assert mesh.said(Replicated)[-1].lacking == (STRANGE,)
     assert STRANGE not in copies(mesh.peers[1])
+
+
+def test_who_clears_is_told_what_was_not_there_to_clear() -> None:
+    mesh = made(3)
+    owned, copied, deleted = mesh.submit(0, 1, 2, 3)
+    mesh.deliver()
+    mesh.peers[0].clear(deleted)
+    mesh.deliver()
+    held = mesh.peers[holder(mesh)]
+    held.say(Clear(mid=5, ids=(copied, STRANGE)), BOB)
+    mesh.peers[0].say(Clear(mid=6, ids=(owned, deleted, STRANGE)), BOB)
+    mesh.deliver()
+    assert held.last(Cleared) == Cleared(mid=5, unknown=(STRANGE,))
+    assert mesh.peers[0].last(Cleared) == Cleared(mid=6, unknown=(STRANGE,))
 
 
 def test_who_attaches_twice_is_told_once() -> None:

@@ -71,7 +71,7 @@ def test_a_client_that_leaves_is_not_looked_for_in_every_record(
     assert [world.outcome(task, BOB).status for task in tasks] == [TaskStatus.READY] * 2
     world.clear(*tasks, client=BOB)
     assert {send.to for send in finals(world)} == {BOB}
-    assert world.core._desk._left == set(), "nobody is remembered for ever"
+    assert world.core._desk.left == set(), "nobody is remembered for ever"
 
 
 def test_the_next_result_to_expire_is_found_at_once(make_world: MakeWorld, build: Any) -> None:

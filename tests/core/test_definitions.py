@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.actions import CheckGraph
 from scatterzmq.core.events import GraphChecked, TimerFired
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import (
@@ -28,7 +29,7 @@ from scatterzmq.core.peermessages import (
 from scatterzmq.graph.check import check
 from scatterzmq.graph.plan import Plan
 from scatterzmq.ids import PeerId
-from tests.core.conftest import ALICE, BOB, chain, describe
+from tests.core.conftest import ALICE, BOB, chain, describe, graph, node
 from tests.core.mesh import Mesh, Peer
 
 
@@ -558,3 +559,83 @@ def test_two_clients_of_one_peer() -> None:
     told = [(send.to, type(send.message)) for send in mesh.peers[0].sent]
     assert told == [(ALICE, GraphRefused), (BOB, GraphLoaded)]
     assert warnings(mesh.peers[0], "warning.namespace.redefined") == []
+
+
+# ---- which bytes its blobs have
+
+
+def reading(blobs: Mapping[str, bytes], *names: str, by: int = 1) -> Plan:
+    """A graph whose nodes read these blobs; `blobs` says which bytes they have."""
+    nodes = [
+        node(f"n{at}", "add", f"n{at - 1}:value" if at else ":value", f"n{at + 1}" if at + 1 < len(names) else None,
+             by=by, blob=name)
+        for at, name in enumerate(names)
+    ]  # fmt: skip
+    graphs = [graph("main", f"n{len(names) - 1}:value", nodes)]
+    digests = {name: digest.hex() for name, digest in blobs.items()}
+    return check({"graphs": graphs, "entry": "main", "ns": "main", "blobs": digests}, describe).require()
+
+
+A, B = b"a" * 32, b"b" * 32
+
+
+def test_only_what_a_client_loads_is_to_be_settled() -> None:
+    mesh = Mesh(2)
+    asked: list[bool] = []
+    for peer in mesh.peers:
+        perform = peer.perform
+
+        def noting(action: Any, perform: Any = perform) -> None:
+            if isinstance(action, CheckGraph):
+                asked.append(action.settles)
+            perform(action)
+
+        peer.perform = noting  # type: ignore[method-assign]
+    load(mesh, 0, make_plan())
+    mesh.deliver()
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "holds"),
+    [
+        ({}, {"x": A}, "after"),
+        ({"x": A}, {"x": A, "y": B}, "after"),
+        ({"x": A}, {}, "before"),
+        ({"x": A}, {"y": B}, "before"),
+        ({"x": A}, {"x": B, "y": A}, "x"),
+        ({"x": A, "y": B}, {"x": B, "y": A}, "x"),
+    ],
+    ids=["nothing known", "more known", "nothing known any more", "another known", "other bytes", "all other"],
+)
+def test_a_definition_that_is_loaded_again_when_its_blobs_are(
+    before: dict[str, bytes], after: dict[str, bytes], holds: str
+) -> None:
+    """What is known may grow, and nothing else."""
+    mesh = Mesh(3)
+    plans = {"before": reading(before, "x", "y"), "after": reading(after, "x", "y")}
+    assert plans["before"].digest != plans["after"].digest
+    load(mesh, 0, plans["before"])
+    mesh.deliver()
+    load(mesh, 1, plans["after"])
+    mesh.deliver()
+    if holds == "x":
+        assert answers(mesh.peers[1]) == [GraphRefused]
+        assert "its blob 'x' had other bytes then" in mesh.peers[1].last(GraphRefused).problems[0]
+        load(mesh, 1, plans["after"], replace=True)
+        mesh.deliver()
+        holds = "after"
+    assert answers(mesh.peers[1])[-1] is GraphLoaded
+    assert mesh.peers[1].last(GraphLoaded).info.digest == plans[holds].digest
+    for peer in mesh.peers:
+        assert namespaces(peer) == {"main": plans[holds].digest}
+
+
+def test_other_nodes_are_another_definition_whatever_is_known_of_blobs() -> None:
+    mesh = Mesh(2)
+    load(mesh, 0, reading({}, "x"))
+    mesh.deliver()
+    load(mesh, 0, reading({"x": A}, "x", by=2))
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded, GraphRefused]
+    assert "loaded with another definition" in mesh.peers[0].last(GraphRefused).problems[0]

@@ -397,12 +397,40 @@ def test_peers_in_one_process_ask_but_once() -> None:
     assert not teller.told()
 
 
+def test_how_fast_the_executors_of_others_are() -> None:
+    teller = Teller(B, C)
+    assert (teller.gossip.waiting(KEYS[0]), teller.gossip.rate(KEYS[0])) == (0, 0.0)
+    teller.hear(B, states(1, state(0, 5, loaded=2, task_us=1000), state(1, 3, task_us=0)))
+    assert (teller.gossip.waiting(KEYS[0]), teller.gossip.rate(KEYS[0])) == (5, 2000.0)
+    teller.hear(C, states(1, state(0, 2, loaded=0, task_us=500)))  # it has not said yet that it is loaded
+    assert (teller.gossip.waiting(KEYS[0]), teller.gossip.rate(KEYS[0])) == (7, 4000.0)
+    assert (teller.gossip.waiting(KEYS[1]), teller.gossip.rate(KEYS[1])) == (3, 0.0)
+    teller.hear(B, states(2, state(0, 5, loaded=1, task_us=1000)))
+    assert teller.gossip.rate(KEYS[0]) == 3000.0
+    teller.members.link_down(B, 0, refused=True)
+    teller.settle()
+    assert (teller.gossip.waiting(KEYS[0]), teller.gossip.rate(KEYS[0])) == (2, 2000.0)
+
+
+def test_a_pace_is_told_when_it_has_changed() -> None:
+    teller = Teller(B)
+    teller.said()
+    teller.queues[0].pace.note(4, 40)
+    teller.plans.touched[KEYS[0]] = None
+    (message,) = teller.said()
+    assert [(s.queue, s.length, s.task_us) for s in message.states] == [(KEYS[0][1], 0, 10_000)]
+    teller.now_ms = 1000
+    teller.queues[0].pace.note(4, 44)
+    teller.plans.touched[KEYS[0]] = None
+    assert not teller.said()
+
+
 # ---- among peers
 
 
 def beliefs(mesh: Mesh, at: int) -> dict[QueueKey, tuple[Any, ...]]:
     gossip = mesh.peers[at].core._gossip
-    return {key: (gossip.owners(key), gossip.view(key)) for key in gossip._by_key}
+    return {key: (gossip.owners(key), gossip.view(key), gossip.rate(key)) for key in gossip._by_key}
 
 
 def truth(mesh: Mesh, at: int) -> dict[QueueKey, tuple[Any, ...]]:
@@ -418,8 +446,9 @@ def truth(mesh: Mesh, at: int) -> dict[QueueKey, tuple[Any, ...]]:
             core._claims.claimants(queue),
             core._claims.loaded(queue),
         )
-        if any(view):
-            found[queue.key] = (((me, queue.length),) if queue.length else (), view)
+        rate = max(core._claims.loaded(queue), 1) * 1e6 / queue.pace.task_us if queue.pace.task_us else 0.0
+        if any(view) or rate:
+            found[queue.key] = (((me, queue.length),) if queue.length else (), view, rate)
     return found
 
 

@@ -120,7 +120,7 @@ def test_a_claim_gets_a_batch_with_its_inputs() -> None:
 def test_content_digests_go_with_what_is_cached() -> None:
     owner = Owner()
     plan = owner.mesh.load(chain(2, cache=True), ns="cached")
-    owner.mesh.submit(0, 4, ns="cached")
+    owner.mesh.submit(0, 10, ns="cached")  # whose cache owner is the same peer, so it is computed at once
     queue = owner.queue(plan=plan)
     owner.mesh.speak(1, 0, Claim(claim=1, executor=E1, digest=plan.digest, queue=queue, tasks_max=1))
     assert [len(digest) for digest in owner.heard(Grant).digests["value"]] == [32]

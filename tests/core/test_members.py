@@ -1,12 +1,12 @@
 """Who is a member, and who is alive: greetings, lives, silence, witnesses, refusals, pauses, and coming back."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from scatterzmq.core import members as members_module
-from scatterzmq.core.actions import CloseLink, Dial, OpenLink, Publish, Tell
+from scatterzmq.core.actions import BatchOrder, CloseLink, Dial, OpenLink, Publish, RowsCancelled, RunBatch, Tell
 from scatterzmq.core.dials import Dials
 from scatterzmq.core.members import Change, Members, Pulse, Status
 from scatterzmq.core.outbox import Outbox
@@ -21,6 +21,7 @@ from scatterzmq.core.peermessages import (
     WrongIncarnation,
 )
 from scatterzmq.core.punctual import Punctual
+from scatterzmq.ids import ExecutorId
 from scatterzmq.settings import Settings
 from tests.core.circle import Circle, One, peer_id
 
@@ -807,8 +808,7 @@ def test_no_halt_is_told_while_nothing_is_due() -> None:
 
 def test_what_a_peer_sleeps_through_counts_once() -> None:
     clock = Punctual(beat_ms=1000, pause_ms=2000)
-    assert clock.slept_ms(50_000, None) == 0
-    assert clock.slept_ms(100_000, None) == 0, "nothing was due"
+    clock.last_ms = 100_000
     assert clock.slept_ms(100_900, 101_000) == 0
     assert clock.slept_ms(104_000, 101_000) == 3000
     assert clock.slept_ms(104_249, 101_000) == 0, "within what machines do"
@@ -830,13 +830,13 @@ def test_who_is_late_is_patient() -> None:
         three.wake(0)
         one.do(lambda: one.members.expire(three.now_ms))
         three.sleep(0)
-    assert one.members._clock.factor == 5
+    assert one.members.clock.factor == 5
     assert one.members.take_pause_ms() == 0, "late, but not halted"
     assert three[1].status(2) is SUSPECT
     assert one.status(2) is ALIVE
     three.wake(0)
     three.run(30_000)
-    assert one.members._clock.factor == 1
+    assert one.members.clock.factor == 1
     assert one.status(2) is DEAD
 
 
@@ -1239,6 +1239,16 @@ def test_what_is_said_last_goes_before_the_link_is_closed() -> None:
     out.link(CloseLink(peer=peer_id(1)))
     out.work(Dial(address="mesh://2", message=Unwelcome(reason="full")))
     out.tell(peer_id(1), 1, Bye())
-    out.link(OpenLink(peer=peer_id(2), address="mesh://2"))
+    out.link(OpenLink(contact=Contact(id=peer_id(2), incarnation=1, address="mesh://2")))
     assert [type(action) for action in out.take()] == [OpenLink, Tell, CloseLink, Dial]
+    assert out.take() == ()
+
+
+def test_a_batch_begins_before_others_are_told() -> None:
+    out = Outbox()
+    executor, order = ExecutorId("E" + "1" * 32), cast(BatchOrder, None)
+    out.tell(peer_id(1), 1, Bye())
+    out.work(RowsCancelled(executor=executor, order=1, rows=(0,)))
+    out.work(RunBatch(executor=executor, order=order))
+    assert [type(action) for action in out.take()] == [RunBatch, Tell, RowsCancelled]
     assert out.take() == ()

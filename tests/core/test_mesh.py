@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.greetings import cluster_tag
 from scatterzmq.core.members import Status
-from scatterzmq.core.messages import TaskStatus
+from scatterzmq.core.messages import AskMembers, MemberList, TaskStatus
 from scatterzmq.core.peermessages import AskPointers, Nudge
 from scatterzmq.errors import ErrorCode
 from tests.core.conftest import chain
@@ -98,3 +99,19 @@ def test_the_client_is_told_of_errors() -> None:
     assert outcome is not None
     assert outcome.error is not None
     assert outcome.error.code is ErrorCode.GENERAL_EXCEPTION
+
+
+# ---- clients that look for their cluster
+
+
+def test_whoever_means_another_cluster_is_turned_away() -> None:
+    mesh = Mesh(2, cluster={"name": "blue"}, network={"message_bytes": "4MiB"})
+    peer = mesh.peers[0]
+    for mid, cluster in enumerate([b"", cluster_tag("blue")]):
+        peer.say(AskMembers(mid=mid, cluster=cluster))
+        answer = peer.last(MemberList)
+        assert (answer.mid, len(answer.members), answer.message_bytes, answer.refusal) == (mid, 2, 4 << 20, "")
+    peer.say(AskMembers(mid=7, cluster=cluster_tag("red")))
+    assert peer.last(MemberList) == MemberList(
+        mid=7, members=(), refusal="this is cluster 'blue', another one than yours"
+    )

@@ -10,7 +10,7 @@ import pytest
 from scatterzmq.core.events import BatchFinished, ExecutorStarted, TimerFired
 from scatterzmq.core.messages import AskStats, Stats, TaskReport, TaskStatus
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
-from scatterzmq.core.peermessages import Commit, Committed, Grant, Renewed
+from scatterzmq.core.peermessages import Commit, Committed, Grant, Renewed, Surrender
 from scatterzmq.core.queues import QueueKey
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.plan import Plan
@@ -629,6 +629,7 @@ def test_only_of_what_its_owner_knows_it_is_asked() -> None:
     known = block(trio, 0)
     trio.mesh.wait(10_000)
     trio.maker.core.payloads._ask_ms = trio.mesh.now_ms
+    trio.maker.core._is_seldom_known = False
     trio.mesh.wait(1)
     assert [message.counters for message in trio.mesh.said(HeldPayloads)] == [(known,)]
     trio.mesh.heal()
@@ -656,6 +657,26 @@ def test_of_what_its_owner_refuses_it_is_asked_at_once() -> None:
     mesh.peers[0].clear(*tasks)
     mesh.deliver()
     mesh.check_idle()
+
+
+def test_of_what_was_to_stay_with_results_that_did_not_come_it_is_asked_at_once() -> None:
+    """What was to travel was evicted before its owner had it, and the batch was given back instead."""
+    mesh = made(0, 1)
+    mesh.load(chain(3, payload_copies=2))
+    tasks = mesh.submit(0, 1)
+    mesh.gossip()
+    mesh.deliver()
+    mesh.drop(Commit)
+    mesh.step(1)
+    mesh.peers[1].evict()
+    mesh.heal()
+    assert mesh.peers[1].core.payloads.kept_for(mesh.peers[0].me)
+    mesh.wait(2_000)
+    assert mesh.said(Surrender)
+    assert len(mesh.said(HeldPayloads)) == 1
+    assert not mesh.peers[1].core.payloads.kept_for(mesh.peers[0].me)
+    mesh.run(gossip=True)
+    assert mesh.results(0, tasks) == [4]
 
 
 def test_a_commit_that_its_owner_had_all_the_same_loses_nothing() -> None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from scatterzmq.core import writes
-from scatterzmq.core.events import BatchExpected, BatchFinished, MessageReceived, RowsFailed, TimerFired
+from scatterzmq.core.events import BatchExpected, BatchFinished, Event, MessageReceived, RowsFailed, TimerFired
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -34,6 +34,10 @@ BOB = ClientId("C" + "b" * 32)
 SOME = TaskId("T" + "9" * 32)
 
 MakeWorld = Callable[..., Any]
+
+
+def test_every_event_has_somebody_who_takes_it(make_world: MakeWorld) -> None:
+    assert make_world().core._takes.keys() == set(get_args(Event))
 
 
 # ---- the way through a graph
@@ -508,8 +512,9 @@ def test_a_hung_executor_is_given_up(make_world: MakeWorld, build: Any) -> None:
     assert not world.abandoned
     world.wait(1)
     assert world.abandoned == [hung]
-    told = [report.name for report in world.reports if report.context.get("executor") == hung]
-    assert told[-2:] == ["tally.executor.reclaim", "error.executor"]
+    told = [report for report in world.reports if ".executor." in f"{report.name}."][-2:]
+    assert [report.name for report in told] == ["tally.executor.reclaim", "error.executor"]
+    assert {(report.context["executor"], report.context["node"]) for report in told} == {(hung, "main:main:n0")}
     world.drain()
     assert (world.outcome(task).value, world.outcome(task).retries) == (2, 1)
     world.tell(world.execute(hung, order))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from scatterzmq.core.queues import Queue, _bucket
-from scatterzmq.graph.plan import NodePlan, Plan
+from scatterzmq.graph.plan import GraphPlan, NodePlan, Plan
 from scatterzmq.ids import GraphId, NodeId, PeerId, QueueId, TaskId
 
 
@@ -28,8 +28,30 @@ def make_queue(batch_tokens: int | None) -> Queue:
         closure=b"",
         batch_tokens=batch_tokens,
     )
+    main = GraphPlan(
+        id=graph,
+        name="main",
+        description="",
+        first=node.id,
+        first_queue=node.queue,
+        input_format={},
+        output_format={},
+        outputs={},
+        nodes={node.id: node},
+        pure=True,
+        cache=False,
+        is_block=False,
+        closure=b"",
+        below=frozenset(),
+    )
     plan = Plan(
-        ns="ns", entry=graph, digest=b"digest", definition="", graphs={}, queues={node.queue: node}, digests=False
+        ns="ns",
+        entry=graph,
+        digest=b"digest",
+        definition="",
+        graphs={graph: main},
+        queues={node.queue: node},
+        digests=False,
     )
     return Queue(plan, node)
 
@@ -82,6 +104,20 @@ def test_a_batch_has_at_most_as_many_tasks_as_asked_for(queue: Queue) -> None:
     push(queue, 1, 2, 3)
     assert pop(queue, max_tasks=2) == [1, 2]
     assert pop(queue, max_tasks=2) == [3]
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1024])
+def test_a_batch_stays_within_its_bytes(max_tokens: int | None) -> None:
+    """The first task goes however large it is; what comes after one that does not fit waits with it."""
+    queue = make_queue(max_tokens)
+    for number, nbytes in enumerate((500, 60, 41, 20, 10)):
+        queue.push(task(number), priority=1.0, weight=1.0, nbytes=nbytes, padded_length=5, solo=False, seq=number)
+
+    def pop_bytes(max_tasks: int = 10) -> list[int]:
+        return [int(popped[1:], 16) for popped in queue.pop_batch(max_tasks, max_tokens, max_bytes=100)]
+
+    assert [pop_bytes(), pop_bytes(), pop_bytes(2), pop_bytes(), pop_bytes()] == [[0], [1], [2, 3], [4], []]
+    queue.check_invariants()
 
 
 def test_the_counters_follow_every_step(queue: Queue) -> None:

@@ -1,13 +1,14 @@
 """The queue against a list that is searched and sorted anew each time."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scatterzmq.core.queues import Queue, _bucket
-from scatterzmq.graph.plan import NodePlan, Plan
+from scatterzmq.graph.plan import GraphPlan, NodePlan, Plan
 from scatterzmq.ids import GraphId, NodeId, QueueId, TaskId
 
 TASKS = [TaskId(f"T{number:032x}") for number in range(12)]
@@ -32,8 +33,30 @@ def make_queue(batch_tokens: int | None) -> Queue:
         closure=b"",
         batch_tokens=batch_tokens,
     )
+    main = GraphPlan(
+        id=graph,
+        name="main",
+        description="",
+        first=node.id,
+        first_queue=node.queue,
+        input_format={},
+        output_format={},
+        outputs={},
+        nodes={node.id: node},
+        pure=True,
+        cache=False,
+        is_block=False,
+        closure=b"",
+        below=frozenset(),
+    )
     plan = Plan(
-        ns="ns", entry=graph, digest=b"digest", definition="", graphs={}, queues={node.queue: node}, digests=False
+        ns="ns",
+        entry=graph,
+        digest=b"digest",
+        definition="",
+        graphs={graph: main},
+        queues={node.queue: node},
+        digests=False,
     )
     return Queue(plan, node)
 
@@ -89,10 +112,10 @@ class QueueMachine(RuleBasedStateMachine):
     def remove(self, task: TaskId) -> None:
         assert self.queue.remove(task) == (self.model.pop(task, None) is not None)
 
-    @rule(max_tasks=st.integers(1, 6))
-    def pop_by_priority(self, max_tasks: int) -> None:
-        batch = self.queue.pop_batch(max_tasks, None)
-        assert list(batch) == self.most_urgent(max_tasks)
+    @rule(max_tasks=st.integers(1, 6), max_bytes=st.none() | st.integers(0, 2000))
+    def pop_by_priority(self, max_tasks: int, max_bytes: int | None) -> None:
+        batch = self.queue.pop_batch(max_tasks, None, max_bytes=max_bytes)
+        assert list(batch) == self.within(max_bytes, self.most_urgent(max_tasks))
         self.forget(batch)
 
     @rule(max_tasks=st.integers(1, 6), max_tokens=st.integers(1, 120))
@@ -133,6 +156,15 @@ class QueueMachine(RuleBasedStateMachine):
         if not order or self.model[order[0]].solo:
             return order[:1]
         return [task for task in order if not self.model[task].solo][:max_tasks]
+
+    def within(self, max_bytes: int | None, tasks: list[TaskId]) -> list[TaskId]:
+        """The first of them that fit, and one in any case."""
+        sums = accumulate(self.model[task].nbytes for task in tasks)
+        return [
+            task
+            for place, (task, nbytes) in enumerate(zip(tasks, sums, strict=True))
+            if not place or max_bytes is None or nbytes <= max_bytes
+        ]
 
     def most_alike(self, max_tasks: int, max_tokens: int) -> list[TaskId]:
         """Bucket by bucket away from the most urgent task's; a bucket is left at the first task that does not fit."""

@@ -243,20 +243,22 @@ def test_tombstones_go_with_time() -> None:
 
 def test_the_copies_find_out_what_they_lack_and_what_is_not_wanted() -> None:
     """Both are impossible as far as we know; if it happens all the same, it does not last."""
-    mesh = Mesh(2, executors=0)
+    mesh = Mesh(3, executors=0)
     mesh.load(chain(1))
     first, second = mesh.submit(0, 2, 3)
     mesh.deliver()
-    copy = copies(mesh.peers[1])[second]
-    mesh.peers[1].core._state.copies.drop(first)
+    held = holder(mesh)
+    copy = copies(mesh.peers[held])[second]
+    mesh.peers[held].core._state.copies.drop(first)
     record = mesh.peers[0].core._state.ledger.record(second)
     assert record is not None
     mesh.peers[0].core._state.replicas.dismiss(record)
-    record.rset = (mesh.peers[0].me,)
+    record.rset = (mesh.peers[0].me, mesh.peers[3 - held].me)
     mesh.peers[0].core._state.replicas.enroll(record)
     mesh.wait(30_000)
     assert mesh.said(SyncDigest)
-    assert copies(mesh.peers[1]).keys() == {first}
+    assert copies(mesh.peers[held]).keys() == {first}
+    assert copies(mesh.peers[3 - held]).keys() == {second}
     assert copy.id == second
 
 
@@ -289,7 +291,7 @@ def test_of_a_record_that_is_gone_nothing_is_said_again() -> None:
     first, second = mesh.submit(0, 2, 3)
     record = mesh.peers[0].core.state.ledger.record(first)
     assert record is not None
-    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.READY, 9, mesh.peers[1].me, 1), mesh.peers[1].me)
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.READY, 9, mesh.peers[1].me, 1, 1), mesh.peers[1].me)
     mesh.heal()
     mesh.wait(1000)
     assert copies(mesh.peers[1]).keys() == {second}
@@ -432,7 +434,7 @@ def test_what_is_given_up_while_it_is_accepted_is_accepted_for_its_owner() -> No
     (dst,) = [packet.dst for packet in mesh.log if isinstance(packet.message, Replicate)]
     mesh.links.clear()
     teller, owner = mesh.peers[dst], mesh.peers[2 - dst]
-    better = VersionInfo(id=task, rank=Rank.LIVE, n=5, owner=owner.me, seq=1)
+    better = VersionInfo(id=task, rank=Rank.LIVE, n=5, owner=owner.me, life=1, seq=1)
     mesh.speak(teller.number, 1, Replicated(mid=mesh.said(Replicate)[-1].mid, better=(better,)))
     assert mesh.peers[1].core.state.ledger.record(task) is None
     assert mesh.peers[1].last(Moved).owners == (owner.me,)

@@ -1,14 +1,19 @@
 """Peers start again with what is on their disks: nothing that was accepted is lost, nothing deleted comes back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 
+from scatterzmq.core.copies import info
 from scatterzmq.core.events import ExecutorStarted, Restored
 from scatterzmq.core.members import Status
-from scatterzmq.core.messages import AskTasks, Attach, Clear, Cleared, Final, ResultRead, TaskReports, TaskStatus
-from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Sync
+from scatterzmq.core.messages import AskTasks, Attach, Clear, Cleared, Final, Moved, ResultRead, TaskReports, TaskStatus
+from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Replicated, Sync, VersionInfo
+from scatterzmq.core.replicas import record_version
+from scatterzmq.core.state import LIFE_BITS
+from scatterzmq.core.versions import Rank
 from scatterzmq.ids import ExecutorId, TaskId
 from scatterzmq.settings import Settings
 from tests.core.conftest import BOB, chain
@@ -514,3 +519,81 @@ def test_an_empty_journal_is_restored_at_once() -> None:
     assert peer.core.deadline_ms() is None
     peer.tell(Restored(contacts=(mesh.peers[0].contact,)))  # that is itself
     assert not peer.core.state.restoring
+
+
+# ---- what an earlier life has left behind
+
+
+def a_later_life(mesh: Mesh) -> None:
+    """Peer 0 starts again, with what was on its disk."""
+    mesh.deliver()
+    mesh.crash(0)
+    mesh.reboot(0, executors=0)
+    mesh.wait(3000)
+
+
+def of_an_earlier_life(mesh: Mesh, task: TaskId) -> VersionInfo:
+    """A word of peer 0's life before, in an epoch above all that begin in this one: it had adopted the task."""
+    return VersionInfo(id=task, rank=Rank.LIVE, n=9 << LIFE_BITS, owner=mesh.peers[0].me, life=1, seq=1)
+
+
+def test_an_epoch_of_an_earlier_life_may_be_above_all_of_this_one_and_is_told_from_it() -> None:
+    """Found by simulation: what peer 0 had forgotten was given up to it, and nobody owned the task any more."""
+    mesh = Mesh(3, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    a_later_life(mesh)
+    mesh.drop(Replicate, dst=2)
+    (task,) = mesh.submit(1, 7)
+    mesh.wait(10_000)
+    assert copies(mesh.peers[0]).keys() == {task}
+    mesh.speak(2, 0, Sync(versions=(of_an_earlier_life(mesh, task),)))
+    assert [told.ids for told in mesh.said(Handover, src=0, dst=2)] == [(task,)]
+    assert copies(mesh.peers[0]).keys() == {task}
+
+
+def test_a_task_that_an_earlier_life_knew_better_goes_to_who_remembers() -> None:
+    mesh = Mesh(3, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    a_later_life(mesh)
+    told, kept = mesh.submit(0, 7, 9)
+    mesh.deliver()
+    mesh.speak(1, 0, Sync(versions=(of_an_earlier_life(mesh, told),)))
+    assert mesh.said(Handover, src=0, dst=1)[-1].ids == (told,)
+    assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
+    mesh.drop(Replicate)
+    (replicated,) = mesh.submit(0, 8)
+    write = mesh.said(Replicate)[-1]
+    teller = next(number for number in (1, 2) if mesh.peers[number].me in write.rset)
+    mesh.speak(teller, 0, Replicated(mid=write.mid, better=(of_an_earlier_life(mesh, replicated),)))
+    assert mesh.said(Handover, src=0, dst=teller)[-1].ids == (replicated,)
+    assert records(mesh, 0).keys() == {kept}
+
+
+def test_an_owner_s_later_word_is_no_reason_to_give_a_task_up() -> None:
+    """A holder answers an old write with what it has heard since."""
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.hold(Replicate)
+    mesh.peers[0].cancel(task)
+    record = records(mesh, 0)[task]
+    same = info(task, record_version(record, mesh.peers[0].core.state.members.me))
+    mesh.speak(1, 0, Replicated(mid=mesh.said(Replicate)[-1].mid, better=(same,)))
+    assert records(mesh, 0) == {task: record}
+    assert not mesh.peers[0].core.state.replicas.busy
+
+
+def test_two_lives_that_come_to_one_epoch_are_not_taken_for_one() -> None:
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    a_later_life(mesh)
+    record, copy = records(mesh, 0)[task], copies(mesh.peers[1])[task]
+    assert record_version(record, mesh.peers[0].core.state.members.me) == copy.version
+    assert copy.version.life == 2
+    before = mesh.peers[1].core.state.copies.summed(mesh.peers[0].me)
+    mesh.peers[1].core.state.copies._put(replace(copy, version=copy.version._replace(life=1)), copy.values)
+    assert mesh.peers[1].core.state.copies.summed(mesh.peers[0].me) != before
+    mesh.wait(31_000)
+    assert copies(mesh.peers[1])[task].version.life == 2

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.events import Event
 from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
-from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Sync, SyncBetter
+from scatterzmq.core.peermessages import Drop, Handover, Inquire, Known, Replicate, Sync, SyncBetter
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain, graph, node
@@ -190,6 +191,107 @@ def test_after_a_split_the_better_account_holds() -> None:
     assert not records(mesh, 1)
 
 
+def fewest(mesh: Mesh, task: TaskId, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on: how many peers know of a task after each event."""
+    counts = []
+    for peer in mesh.peers:
+        handle = peer.core.handle
+
+        def handled(event: Event, now_ms: int, *, handle: Any = handle) -> Any:
+            actions = handle(event, now_ms)
+            counts.append(sum(task in {**records(mesh, other.number), **copies(other)} for other in mesh.peers))
+            return actions
+
+        monkeypatch.setattr(peer.core, "handle", handled)
+    return counts
+
+
+def split(mesh: Mesh) -> TaskId:
+    """A task of peer 0's, which two parts of the cluster come to own: peer 0 alone, and the others."""
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.drop(src=0)
+    mesh.drop(dst=0)
+    mesh.wait(15_000)
+    assert [task in records(mesh, peer.number) for peer in mesh.peers].count(True) == 2
+    return task
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_when_a_split_heals_nobody_is_ever_alone_with_a_task(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is better had no copies there, and who was worse forgot the task at once: then one crash lost it."""
+    mesh = Mesh(n, static=False, executors=0)
+    task = split(mesh)
+    mesh.heal()
+    counts = fewest(mesh, task, monkeypatch)
+    mesh.wait(70_000)
+    assert min(counts) == 2
+    owners = [peer.number for peer in mesh.peers if task in records(mesh, peer.number)]
+    assert len(owners) == 1
+    assert sum(task in copies(peer) for peer in mesh.peers) == 1
+    assert all(not copy.stands_in for peer in mesh.peers for copy in copies(peer).values())
+
+
+def test_who_has_given_way_owns_the_task_again_if_nobody_else_has_it() -> None:
+    mesh = Mesh(2, static=False, executors=0)
+    task = split(mesh)
+    mesh.heal()
+    mesh.drop(Replicate)
+    while len(owners := [peer.number for peer in mesh.peers if records(mesh, peer.number)]) > 1:
+        mesh.wait(500)
+    (owner,) = owners
+    other = mesh.peers[1 - owner]
+    assert copies(other)[task].stands_in
+    other.say(Attach(ids=(task,)), BOB)
+    assert other.last(Moved).owners == (mesh.peers[owner].me,)
+    mesh.kill(owner)
+    mesh.wait(10_000)
+    assert records(mesh, other.number).keys() == {task}
+    other.start(1)
+    mesh.run()
+    assert mesh.peers[other.number].outcome(task, BOB).value == 8  # type: ignore[union-attr]
+
+
+def test_what_somebody_stands_in_for_does_not_come_back_from_there_when_it_is_deleted() -> None:
+    """It is in its first epoch, and has no copies: else nobody would have heard of it."""
+    mesh = Mesh(2, static=False, executors=0, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.peers[1].submit(7, ids=(task,))
+    mesh.drop(Drop)
+    mesh.peers[1].core._takeover.healed(mesh.peers[0].me)
+    mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    (owner,) = [peer.number for peer in mesh.peers if task in records(mesh, peer.number)]
+    assert copies(mesh.peers[1 - owner])[task].stands_in
+    mesh.peers[owner].clear(task)
+    mesh.wait(70_000)
+    assert not any(records(mesh, peer.number) or copies(peer) for peer in mesh.peers)
+
+
+def test_an_end_that_gave_way_is_not_shown_unless_nobody_knows_better() -> None:
+    mesh = Mesh(2, static=False, executors=[1, 0], cluster={"replicas": 1})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    record = records(mesh, 0)[task]
+    better = Version(Rank.READY, record.epoch_n + 1, mesh.peers[1].me, 1, 3)
+    mesh.peers[0].core._takeover.hand_off(record, better, mesh.peers[1].me)
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    mesh.peers[0].say(AskTasks(mid=1, ids=(task,)), BOB)
+    assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
+    assert mesh.peers[0].outcome(task, BOB) is None
+    assert [report.status for report in mesh.peers[0].last(TaskReports).reports] == [TaskStatus.WAIT]
+    mesh.kill(1)
+    mesh.wait(10_000)
+    told = mesh.peers[0].outcome(task, BOB)
+    assert told is None or told.value == 8
+    assert records(mesh, 0).keys() == {task}
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    assert mesh.peers[0].outcome(task, BOB).value == 8  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("at", range(8))
 def test_an_owner_that_dies_at_any_moment_loses_nothing_that_was_accepted(at: int) -> None:
     """After so many messages the owner is gone. What its client had been told holds."""
@@ -219,12 +321,15 @@ def test_an_owner_that_dies_at_any_moment_loses_nothing_that_was_accepted(at: in
 
 
 def given_up(mesh: Mesh) -> tuple[TaskId, int]:
-    """A task that peer 0 has given up to one who does not know of it, and that one. Others still have copies."""
+    """A task that peer 0 has given up to one who does not know of it, and that one. Others still have copies, and peer
+    0 has lost what it kept until that one did not want it.
+    """
     (task,) = mesh.submit(0, 4)
     mesh.deliver()
     record = records(mesh, 0)[task]
     (other,) = [peer for peer in mesh.peers if peer.me not in record.rset]
-    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1), other.me)
+    mesh.peers[0].core._takeover.hand_off(record, Version(Rank.LIVE, 9, other.me, 1, 1), other.me)
+    mesh.peers[0].core.state.copies.drop(task)
     return task, other.number
 
 
@@ -248,9 +353,10 @@ def test_old_copies_of_what_was_given_up_go() -> None:
     mesh.drop(Replicate)
     mesh.peers[other].submit(4, ids=(task,))
     record = records(mesh, other)[task]
+    mesh.peers[other].core.state.replicas._wanted = 1  # with copies of its own it would not need these
     mesh.peers[other].core.state.replicas._move(record, (mesh.peers[other].me,))
     assert sum(task in copies(peer) for peer in mesh.peers) == 2
-    mesh.wait(70_000)  # one of them is the first to hear that it may own the task; the other one hears of it later
+    mesh.wait(100_000)  # one of them is the first to hear that it may own the task; the other one hears of it later
     assert not any(task in copies(peer) for peer in mesh.peers)
     assert not any(records(mesh, number) for number in range(4) if number != other)
     assert records(mesh, other)[task] is record

@@ -23,7 +23,7 @@ def made(*executors: int, batch: int = 2, static: bool = False, **sections: Any)
 
 
 def counters(peer: Peer) -> dict[str, int]:
-    return dict(peer.core._lending.counters | peer.core._borrowing.counters)
+    return dict(peer.core._lending.counters | peer.core._asking.counters | peer.core._borrowing.counters)
 
 
 def owners(mesh: Mesh, task: TaskId) -> list[int]:

@@ -1,9 +1,12 @@
 """Graphs that call graphs: constants out of blobs, nesting, recursion, loops that end."""
 
+import struct
 from typing import Any
 
 import pytest
 import torch
+
+import scatterzmq
 
 TASKS = 20
 core = pytest.mark.parametrize("executors", [1, 2, 3])
@@ -178,6 +181,42 @@ def test_a_blob_that_is_not_there_fails_for_good(start: Any, build: Any, finish:
     (response,) = finish(client, [client.enqueue_task(ns, {"value": [[1, 2], [3, 4]]})]).values()
     assert (response.status, response.error.code, response.retries) == ("error", "missing_blob", 0)
     assert "nowhere" in response.error.message
+
+
+def test_cached_results_do_not_outlive_other_bytes(start: Any, build: Any, finish: Any, tmp_path: Any) -> None:
+    """A file was replaced by hand, and its graph was loaded again. Whoever has the old one keeps it until then."""
+    client = start(blobs={"dir": str(tmp_path)})
+    node = build.node("constant", "load_constant", {}, None, {"data": "0:4:w", "ret": ["float", [1]]}, cache=True)
+    value = {"value": ["float", [1]]}
+    graphs = build.graphs(build.graph("main", value, value, {"value": "constant:value"}, [node]))
+
+    def put(number: float) -> None:
+        (tmp_path / "new").write_bytes(struct.pack("<f", number))
+        (tmp_path / "new").rename(tmp_path / "w")
+
+    def results() -> set[float]:
+        tasks = [client.enqueue_task("main", {"value": [1]}) for _ in range(5)]
+        return {response.result["value"].item() for response in finish(client, tasks).values()}
+
+    put(1.0)
+    client.load_graph(graphs)
+    assert results() == {1.0}
+    put(2.0)
+    assert results() == {1.0}
+    with pytest.raises(scatterzmq.GraphError, match="its blob 'w' had other bytes then"):
+        client.load_graph(graphs)
+    client.load_graph(graphs, replace=True)
+    assert results() == {2.0}
+
+
+def test_a_place_beyond_the_end_is_refused_with_the_graph(start: Any, build: Any) -> None:
+    client = start()
+    with client.open_blob("few") as blob:
+        blob.write(b"few")
+    node = build.node("constant", "load_constant", {}, None, {"data": "0:16:few", "ret": MATRIX})
+    graph = build.graph("main", {"value": MATRIX}, {"value": MATRIX}, {"value": "constant:value"}, [node])
+    with pytest.raises(scatterzmq.GraphError, match="main:constant: blob 'few' has 3 bytes, and the node reads 16"):
+        client.load_graph(build.graphs(graph))
 
 
 def test_a_blob_is_read_by_graphs_loaded_before_and_after_it(start: Any, build: Any, finish: Any) -> None:

@@ -13,7 +13,7 @@ from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.events import BatchExpected, ExecutorLost, ExecutorStarted, GraphChecked
 from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.execute.childprocess import ChildProcess
-from scatterzmq.execute.children import ChildPool, Fetch
+from scatterzmq.execute.children import ChildPool, Fetch, FindBlobs
 from scatterzmq.execute.work import Done, Work
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.graph.plan import NodePlan, Plan
@@ -151,18 +151,30 @@ class Loop:
             for key, _ in self._selector.select(0.05):
                 key.data()
 
+    def turn(self, timeout_s: float) -> None:
+        """Go round once, waiting that long for something to happen."""
+        for key, _ in self._selector.select(timeout_s):
+            key.data()
+
     def close(self) -> None:
         self._selector.close()
 
 
 class World:
-    """A pool with its loop. posted, reports, lines (place, line): all that came, in order."""
+    """A pool with its loop. posted, reports, lines (place, line), despair: all that came, in order."""
 
-    def __init__(self, blobs: BlobStore, fetch: Fetch | None = None, **sections: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        fetch: Fetch | None = None,
+        find: FindBlobs | None = None,
+        **sections: Mapping[str, object],
+    ) -> None:
         self.loop = Loop()
         self.posted: list[Posted] = []
         self.reports: list[tuple[str, Mapping[str, str | int | float]]] = []
         self.lines: list[tuple[str, str]] = []
+        self.despair: list[str] = []
         self.settings = Settings.of({"plugins": {"allow": [KINDS]}, **sections})
         self.pool = ChildPool(
             self.settings,
@@ -173,6 +185,8 @@ class World:
             output=lambda _, place, line: self.lines.append((place, line)),
             reserve_after_s=0.0,
             fetch=fetch,
+            find=find,
+            hopeless=self.despair.append,
         )
         self._numbers = 0
         self._plans: dict[str, Plan] = {}
@@ -207,10 +221,10 @@ class World:
         self.loop.until(ready)
         return ready()[0]
 
-    def check(self, definition: Json | str) -> GraphChecked:
+    def check(self, definition: Json | str, *, settles: bool = False) -> GraphChecked:
         self._numbers += 1
         text = definition if isinstance(definition, str) else json.dumps(definition)
-        self.pool.check(self._numbers, text)
+        self.pool.check(self._numbers, text, settles=settles)
         answer = self.take(GraphChecked)
         assert answer.request == self._numbers
         return answer
@@ -257,10 +271,12 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, fetch: Fetch | None = None, **sections: Mapping[str, object]) -> Iterator[World]:
+def world(
+    folder: Path, fetch: Fetch | None = None, find: FindBlobs | None = None, **sections: Mapping[str, object]
+) -> Iterator[World]:
     """A pool that has been started."""
     with BlobStore(folder) as blobs:
-        made = World(blobs, fetch, **sections)
+        made = World(blobs, fetch, find, **sections)
         made.pool.start()
         try:
             yield made

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from scatterzmq.errors import ScatterError
+from scatterzmq.execute.blobfiles import SEALED, place_sealed
 from scatterzmq.execute.blobs import BlobError, BlobStore, MissingBlob
 from scatterzmq.graph.formats import FieldFormat
 from scatterzmq.ids import NodeId
@@ -412,3 +414,79 @@ def test_a_store_without_a_folder_makes_one_and_removes_it() -> None:
     store.close()
     assert not folder.exists()
     assert tensor.tolist() == [1, 1, 1]
+
+
+# ---- which bytes a name means
+
+
+def test_what_is_found_under_a_name(store: BlobStore, root: Path) -> None:
+    with store.open_blob("a") as blob:
+        blob.write(b"one")
+        with pytest.raises(BlobError, match="blob 'a' is still being written; load the graph when it is closed"):
+            store.found("a")
+    assert store.found("a") == (3, blake2b(b"one", digest_size=32).digest())
+    (root / "a").unlink()
+    (root / "a").write_bytes(b"other")
+    assert store.found("a") == (5, blake2b(b"other", digest_size=32).digest())
+    with pytest.raises(MissingBlob):
+        store.found("b")
+
+
+def test_settled_blobs_have_the_bytes_that_they_should_have(store: BlobStore, root: Path) -> None:
+    with store.open_blob("a") as blob:
+        place = blob.write_tensor(torch.ones(2))
+    save_file({"t": torch.ones(3)}, root / "s")
+    right = store.settled({name: store.found(name)[1] for name in ("a", "s")})
+    for _ in range(2):
+        assert right.tensor(place).tolist() == [1.0, 1.0]
+        assert len(right.open("a").read()) == store.found("a")[0]
+        assert right.safetensors("s")["t"].tolist() == [1.0] * 3
+    wrong = store.settled({"a": b"w" * 32, "s": b"w" * 32})
+    for read in (lambda: wrong.tensor(place), lambda: wrong.open("a"), lambda: wrong.safetensors("s")):
+        with pytest.raises(MissingBlob, match="has other bytes here than where its graph was loaded"):
+            read()
+    assert store.settled({}).tensor(place).tolist() == [1.0, 1.0]
+
+
+def test_a_file_that_is_changed_is_read_anew(store: BlobStore, root: Path) -> None:
+    """What is loaded already stays as it is."""
+    with store.open_blob("a") as blob:
+        place = blob.write(b"one")
+    settled = store.settled({"a": store.found("a")[1]})
+    before = settled.open("a").read()
+    (root / "a").unlink()
+    (root / "a").write_bytes(b"two")
+    assert (before, settled.open("a").read()) == (b"one", b"one")
+    other = store.settled({"a": store.found("a")[1]})
+    assert other.open("a").read() == b"two"
+    with BlobStore(root) as fresh, pytest.raises(MissingBlob, match="other bytes"):
+        fresh.settled({"a": blake2b(b"one", digest_size=32).digest()}).open("a")
+    assert bytes(store.read(place)) == b"two"
+
+
+def test_whoever_fetches_says_where_it_lies(root: Path) -> None:
+    asked: list[tuple[str, bytes]] = []
+    digest = blake2b(b"one", digest_size=32).digest()
+
+    def fetch(name: str, wanted: bytes) -> str:
+        asked.append((name, wanted))
+        if wanted:
+            place_sealed(name, wanted, root, source)
+            return f"{SEALED}/{wanted.hex()}"
+        return name
+
+    source = root / "source"
+    source.write_bytes(b"one")
+    (root / "a").write_bytes(b"other")
+    with BlobStore(root, fetch=fetch) as store:
+        for _ in range(2):
+            assert store.settled({"a": digest}).open("a").read() == b"one"
+            assert store.open("a").read() == b"other"
+        assert asked == [("a", digest), ("a", b"")]
+        # Whatever was removed is asked for again.
+        store._maps.clear()
+        (root / SEALED / digest.hex()).unlink()
+        with pytest.raises(MissingBlob, match="other bytes"):
+            store.settled({"a": digest}).open("a")
+        assert store.settled({"a": digest}).open("a").read() == b"one"
+        assert len(asked) == 3

@@ -38,6 +38,36 @@ def test_a_child_that_cannot_start_is_tried_again_later(tmp_path: Path, monkeypa
         assert children.posted == []
 
 
+def test_a_device_that_is_not_here_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatterzmq.execute.children, "_WAIT_S", 0.01)
+    with world(tmp_path, executor={"device": "cuda:63", "count": 2}) as children:
+        (problem,) = children.check(NEGATE).problems
+        assert "no executor can be started: executor.device: 'cuda:63' is not here" in problem
+        children.loop.until(lambda: not children.pool._children)
+        children.loop.turn(0.1)
+        (reason,) = children.despair
+        assert reason.startswith("executor.device: 'cuda:63' is not here, torch sees ")
+        assert (children.reports, children.posted, children.pool._children) == ([], [], {})
+
+
+def test_a_device_that_was_here_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatterzmq.execute.children, "_WAIT_S", 0.01)
+    begin = ChildPool._begin
+    with world(tmp_path) as children:
+        executor = children.executor()
+
+        def elsewhere(pool: ChildPool) -> Begin:
+            made = begin(pool)
+            return replace(made, executor=replace(made.executor, device="cuda:63"))
+
+        monkeypatch.setattr(ChildPool, "_begin", elsewhere)
+        children.pool.replace(executor)
+        children.loop.until(lambda: "warning.executor.start" in [name for name, _ in children.reports])
+        assert children.despair == []
+        monkeypatch.setattr(ChildPool, "_begin", begin)
+        assert children.executor() != executor
+
+
 def test_a_process_that_cannot_be_made_is_tried_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
     before = len(os.listdir("/proc/self/fd"))

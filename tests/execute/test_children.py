@@ -206,12 +206,15 @@ def handles() -> int:
 
 @pytest.mark.parametrize("size", [1, 1024, 20_000, MIB], ids="floats={}".format)
 def test_columns_of_any_size(children: World, size: int) -> None:
-    """In line, copied, and mapped; the map lives as long as somebody looks at it, and holds no descriptor."""
+    """In line, copied, and mapped; the map lives as long as somebody looks at it, and holds no descriptor.
+
+    What goes to a child goes through memory that is kept, with its descriptor.
+    """
     before = maps(), handles()
     work = children.work(children.plan(NEGATE), "n", {"value": floats([[1.5] * size, [], [2.5]])})
     done = children.run(work)
     assert maps() == before[0] + (size == MIB)
-    assert handles() == before[1]
+    assert handles() - before[1] in ((0, 1) if size >= 20_000 else (0,))
     (part,) = done.emitted
     got = part.columns["value"]
     assert got.layout == work.columns["value"].layout
@@ -295,6 +298,21 @@ def test_a_sound_definition_gives_the_plan_without_an_import(children: World) ->
     (node,) = answer.plan.queues.values()
     assert (node.kind, node.pure, node.weight) == (f"{KINDS}.act", True, 1.0)
     assert f"{KINDS}.act" not in sys.modules
+
+
+def test_what_happens_in_a_child_is_told_here(children: World) -> None:
+    """As in threads, and which executor it was."""
+    args = {"op": "mul", "const": -17, "input": ["float", [None]]}  # which no other test has loaded
+    node = {"kind": "constant_op", "args": args, "vmap": {"value": ":value"}, "outs": {"out": None}}
+    plan = children.plan(one(node, None))
+    executor = children.executor()
+    children.run(children.work(plan, "n", {"value": floats([[1.0]])}), executor)
+    (loaded,) = [context for name, context in children.reports if name == "tally.node.load"]
+    assert loaded == {"executor": executor, "node": "ns:main:n", "load_cost": 1.0}
+    children.pool.retire(plan.digest)
+    children.run(children.act("double"), executor)  # whoever runs next unloads what is not needed any more
+    (unloaded,) = [context for name, context in children.reports if name == "tally.node.unload"]
+    assert unloaded == {"executor": executor, "node": "ns:main:n"}
 
 
 def test_problems_are_those_of_a_check_here(children: World) -> None:
@@ -416,10 +434,11 @@ def test_a_child_that_hangs_is_replaced(children: World) -> None:
 def test_nothing_is_left_behind_and_stop_ends_all(children: World) -> None:
     """The last test of this pool."""
     children.reserve()
+    big = {"value": floats([[1.0] * (MIB // 4)])}
+    children.run(children.work(children.plan(NEGATE), "n", big))  # which makes the memory that is kept for the next
     before = handles(), maps()
     for number in range(200):
         assert children.run(children.act("double", rows=1 + number % 3)).emitted
-    big = {"value": floats([[1.0] * (MIB // 4)])}
     for _ in range(5):
         children.run(children.work(children.plan(NEGATE), "n", big))
     assert (handles(), maps()) == before
@@ -435,4 +454,4 @@ def test_nothing_is_left_behind_and_stop_ends_all(children: World) -> None:
     assert all(isinstance(event, BatchExpected) for event in children.posted)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     # Two sockets, a pidfd and a pipe of each child; epoll and alarm of the pool.
-    assert handles() == before[0] - 2 * 4 - 2
+    assert handles() == before[0] - 2 * 4 - 2 - 1

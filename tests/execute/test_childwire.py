@@ -14,6 +14,7 @@ import pytest
 
 from scatterzmq.core.events import RowsFailed
 from scatterzmq.errors import ErrorCode
+from scatterzmq.execute import childwire
 from scatterzmq.execute.childbatches import done_of, finished_of, run_of, work_of
 from scatterzmq.execute.childwire import (
     IN_LINE_NBYTES_MAX,
@@ -32,6 +33,7 @@ from scatterzmq.execute.childwire import (
     Printed,
     Ready,
     Run,
+    Told,
     Unfit,
     UsePlan,
     Word,
@@ -47,6 +49,7 @@ from scatterzmq.execute.sharedmemory import (
     BadPacket,
     Channel,
     Packet,
+    Scratch,
     share,
     shared_bytes,
 )
@@ -57,7 +60,7 @@ from scatterzmq.graph.nodeinfo import CallInfo, NodeInfo
 from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId, Token
 from scatterzmq.nodes.registry import BUILT_IN, Registry
 from scatterzmq.settings import BlobSettings, ExecutorSettings, PluginSettings
-from scatterzmq.wire.columns import Column
+from scatterzmq.wire.columns import Apart, Column, gather, gather_apart
 from tests.execute.childworld import column, floats, texts
 
 QUEUE, GRAPH = QueueId("Q" + "1" * 32), GraphId("G" + "2" * 32)
@@ -98,7 +101,7 @@ WORDS: list[Word] = [
     CancelRows(order=7, rows=(1,)),
     DescribeWord(request=1, definition="[]"),
     Ready(),
-    Unfit(reason="no device"),
+    Unfit(reason="no device", for_good=True),
     Expected(order=7, outputs={"out": Guess(weight=1.0, nbytes=2)}),
     Finished(
         order=7,
@@ -113,8 +116,9 @@ WORDS: list[Word] = [
         nodes=(Described(place="ns:main:n", info=INFO), Described(place="p", info=None, error="e", unknown=True)),
         problem="",
     ),
-    BlobFetched(request=2, problem="p"),
-    FetchBlob(request=2, name="a/b"),
+    BlobFetched(request=2, problem="p", place="a/b"),
+    FetchBlob(request=2, name="a/b", digest=DIGEST),
+    Told(name="tally.node.load", texts={"node": "ns:main:n"}, figures={"load_cost": 2.5}),
 ]  # fmt: skip
 
 
@@ -157,6 +161,90 @@ def test_more_columns_than_handles() -> None:
     assert [(name, col.data.cast("f")[0]) for name, col in got] == [
         (f"c{number}", number) for number in range(HANDLES_MAX + 20)
     ]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Scratch]:
+    made = Scratch()
+    yield made
+    made.close()
+    made.close()
+
+
+def kept_bytes(scratch: Scratch) -> int:
+    assert scratch._handle is not None
+    return os.fstat(scratch._handle).st_size
+
+
+def through(scratch: Scratch, *columns: tuple[str, Column | Apart]) -> list[tuple[str, bytes]]:
+    packet = wrapped(WORDS[3], columns, scratch)
+    _, got = opened(packet)
+    assert packet.handles == []
+    assert not any(col.data.readonly for _, col in got)
+    return [(name, bytes(col.data)) for name, col in got]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_columns_through_memory_that_is_used_again(scratch: Scratch) -> None:
+    for number, size in ((1.0, 50_000), (2.0, 80_000), (3.0, 20_000)):
+        columns = [("a", floats([[number] * size])), ("b", texts("x", "yz")), ("c", floats([[], [number]]))]
+        assert through(scratch, *columns) == [(name, bytes(col.data)) for name, col in columns]
+    assert kept_bytes(scratch) == 80_000 * 4 + 3 + 4
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("size", [1, 10_000, 30_000])
+@pytest.mark.parametrize("has_scratch", [True, False])
+def test_columns_that_lie_apart_come_in_one_piece(scratch: Scratch, size: int, has_scratch: bool) -> None:
+    """In line, in shared memory, in a scratch; between others."""
+    rows = [floats([[float(number)] * size, [9.0] * size]) for number in range(3)]
+    parts = [(rows[number], number % 2) for number in range(3)]
+    apart = gather_apart(parts)
+    assert isinstance(apart, Apart)
+    packet = wrapped(WORDS[3], [("a", texts("x")), ("b", apart), ("c", texts("yz"))], scratch if has_scratch else None)
+    _, got = opened(packet)
+    assert [(name, bytes(col.data)) for name, col in got] == [
+        ("a", b"x"), ("b", bytes(gather(parts).data)), ("c", b"yz"),
+    ]  # fmt: skip
+    assert got[1][1].layout == gather(parts).layout
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("size", [1, IN_LINE_NBYTES_MAX // 4 + 1])
+def test_what_is_not_needed_for_long_is_given_back(scratch: Scratch, size: int) -> None:
+    through(scratch, ("a", floats([[0.0] * 100_000])))
+    small = ("a", floats([[1.0] * size]))
+    for _ in range(15):
+        through(scratch, small)
+    assert kept_bytes(scratch) == 400_000
+    through(scratch, small)
+    assert kept_bytes(scratch) == (0 if size == 1 else 4 * size)
+    assert through(scratch, small) == [("a", bytes(small[1].data))]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_what_is_too_large_to_be_kept(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(childwire, "SCRATCH_NBYTES_MAX", 400_000)
+    assert through(scratch, ("a", floats([[1.0] * 100_001]))) == [("a", bytes(floats([[1.0] * 100_001]).data))]
+    assert scratch._handle is None
+    through(scratch, ("a", floats([[1.0] * 100_000])))
+    assert kept_bytes(scratch) == 400_000
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("beside", [[101], [100, 1], [-1], [1 << 40], [None, 10], [True, 100]])
+def test_columns_beyond_their_memory_are_a_value_error(beside: list[int | None]) -> None:
+    handle = os.memfd_create("x")
+    os.ftruncate(handle, 100)
+    heads = [[f"c{index}", 2, 1, index, [place or 0]] for index, place in enumerate(beside)]
+    with pytest.raises(ValueError, match=r"shared memory|sealed|beyond|bool"):
+        opened(Packet(msgpack.packb([6, [], heads, beside]), [handle]))
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_column_in_no_memory_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not there"):
+        opened(Packet(msgpack.packb([6, [], [["a", 2, 1, 0, [1]]], [1]])))
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -300,7 +388,9 @@ def a_work() -> Work:
 def test_a_work_comes_as_it_went() -> None:
     work = a_work()
     run, columns = run_of(work)
-    again = work_of(run, columns, work.order.plan, work.dead)
+    again = work_of(
+        run, [(name, column) for name, column in columns if isinstance(column, Column)], work.order.plan, set()
+    )
     assert again.order == work.order
     assert (again.rows, again.columns, again.dead) == (work.rows, work.columns, work.dead)
 

@@ -501,7 +501,7 @@ class StoreMachine(RuleBasedStateMachine):
         due = [known.stored_ms + TTL_MS for known in self.blocks if known.evictable]
         assert self.store.deadline_ms() == (min(due) if due and self.by_time else None)
 
-    def pick(self, data: st.DataObject, apply: Callable[[list[BlockId]], None]) -> list[Known]:
+    def pick(self, data: st.DataObject, apply: Callable[[list[BlockId]], object]) -> list[Known]:
         """Apply something to some blocks, known and gone."""
         everything = [*(known.block for known in self.blocks), *self.gone[-5:]]
         if not everything:

@@ -164,15 +164,15 @@ def test_an_idle_thread_runs_errands(errand_boy: Any, errands: Any) -> None:
 def test_a_thread_with_work_runs_no_errands(
     bench: Any, errand_boy: Any, errands: Any, posted: Any, hanging: Any
 ) -> None:
-    assert not errand_boy.has_work()
+    assert not errand_boy.busy
     errand_boy.submit(bench.work(bench.one(hanging.kind), 1))
-    assert errand_boy.has_work()
+    assert errand_boy.busy
     assert not errand_boy.rouse()
     assert hanging.entered.wait(WAIT_S)
     assert not errand_boy.rouse()
     hanging.leave.set()
     posted.get(timeout=WAIT_S)
-    assert not errand_boy.has_work()
+    assert not errand_boy.busy
     assert errand_boy.rouse()
     assert errands.get(timeout=WAIT_S) == (errand_boy, "scatterzmq-executor-4")
     assert errands.empty()

@@ -14,10 +14,8 @@ from scatterzmq.health import Health, HealthBoard, Info, info_of
 def test_what_is_written_replaces_what_stood_there() -> None:
     board = HealthBoard()
     before = board.health
-    board.update(executors=2)
-    board.update(is_restored=True)
-    board.update(is_leaving=True)
-    board.update(is_leaving=False)
+    board.update(Health(executors=1, is_leaving=True))
+    board.update(Health(executors=2, is_restored=True))
     assert before == Health()
     assert board.health == Health(executors=2, is_restored=True)
 
@@ -41,13 +39,13 @@ def test_it_knows_how_long_nobody_wrote() -> None:
     board = HealthBoard(clock=lambda: now_s)
     now_s = 70.0
     assert board.silence_s() == 0, "it has not begun"
-    board.beat()
+    board.update(Health())
     now_s = 72.0
     assert board.silence_s() == 2
-    board.beat()
+    board.update(Health())
     assert board.silence_s() == 0
     now_s = 80.0
-    board.update(executors=1)
+    board.update(Health(executors=1))
     assert board.silence_s() == 0
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.errors import ConfigError
-from scatterzmq.health import HealthBoard, HealthServer, Info, serve
+from scatterzmq.health import Health, HealthBoard, HealthServer, Info, serve
 from scatterzmq.health.board import SILENCE_MAX_S
 from scatterzmq.health.server import CONNECTION_TIMEOUT_S, CONNECTIONS_MAX, LEFT_OVER_BYTES_MAX, REQUEST_BYTES_MAX
 from scatterzmq.settings import HealthSettings
@@ -43,6 +43,14 @@ class World:
     def connect(self) -> socket.socket:
         made = socket.create_connection(self.server.address, timeout=WAIT_S)
         return self._stack.enter_context(made)
+
+    def peers(self) -> list[Any]:
+        """Whom it is connected to; who is just going has no address any more."""
+        found = []
+        for held in list(self.server._connections):
+            with suppress(OSError):
+                found.append(held.socket.getpeername())
+        return found
 
     def say(self, request: bytes) -> tuple[bytes, Mapping[str, str], bytes]:
         """(status line, headers, body) of the answer."""
@@ -85,13 +93,13 @@ def world() -> Iterator[World]:
 
 def test_it_lives_while_the_loop_answers(world: World) -> None:
     assert world.ask("/healthz") == (200, {"status": "ok"})
-    world.board.beat()
+    world.board.update(Health())
     world.loop_clock.now_s += SILENCE_MAX_S
     assert world.ask("/healthz")[0] == 200
     world.loop_clock.now_s += 2
     said = {"status": "silent", "reasons": ["no answer for 12 s"]}
     assert world.ask("/healthz") == (503, said)
-    world.board.update(executors=1, is_restored=True)
+    world.board.update(Health(executors=1, is_restored=True))
     assert world.ask("/healthz")[0] == 200
     world.loop_clock.now_s += SILENCE_MAX_S + 2
     assert world.ask("/readyz") == (503, said)
@@ -100,16 +108,16 @@ def test_it_lives_while_the_loop_answers(world: World) -> None:
 def test_it_is_ready_when_it_can_work(world: World) -> None:
     reasons = ["its journal is not read yet", "no executor is ready"]
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": reasons})
-    world.board.update(is_restored=True)
+    world.board.update(Health(is_restored=True))
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": reasons[1:]})
-    world.board.update(executors=1)
+    world.board.update(Health(executors=1, is_restored=True))
     assert world.ask("/readyz") == (200, {"status": "ready"})
-    world.board.update(is_leaving=True)
+    world.board.update(Health(executors=1, is_restored=True, is_leaving=True))
     assert world.ask("/readyz") == (503, {"status": "not ready", "reasons": ["it is leaving"]})
 
 
 def test_it_says_what_it_is(world: World) -> None:
-    world.board.update(executors=3)
+    world.board.update(Health(executors=3))
     assert world.ask("/api/info?x=1") == (
         200,
         {
@@ -179,7 +187,7 @@ def test_who_goes_on_after_the_answer_is_heard_out(world: World) -> None:
         assert parsed(everything(one))[0] == b"HTTP/1.1 405 Method Not Allowed"
         one.sendall(b"x" * 10)
         assert world.ask("/healthz")[0] == 200  # by then it has read the rest
-        assert one.getsockname() in [held.socket.getpeername() for held in list(world.server._connections)]
+        assert one.getsockname() in world.peers()
 
 
 def test_who_never_stops_is_cut_off(world: World) -> None:

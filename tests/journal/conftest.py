@@ -39,7 +39,7 @@ def kept(number: int, values: Mapping[str, Value] | None, **changes: Any) -> Kep
         digest=b"d" * 32,
         nonce=b"nonce678",
         submit_digest=b"s" * 16,
-        version=Version(1, (3 << 20) + 7, OTHER, 9),
+        version=Version(1, (3 << 20) + 7, OTHER, 3, 9),
         rset=(ME, OTHER),
         caching=True,
         errors=2,

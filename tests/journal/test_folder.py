@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scatterzmq.core.entries import DefinitionText
+from scatterzmq.core.entries import DefinitionText, Kind
 from scatterzmq.errors import ConfigError
 from scatterzmq.journal import tables
-from scatterzmq.journal.packed import Kind
 from tests.journal.conftest import Open, Writer, kept
 
 FILE = "journal.sqlite3"

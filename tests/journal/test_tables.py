@@ -37,7 +37,7 @@ from tests.journal.conftest import ME, MODES, OTHER, Mode, Open, Rows, Writer, k
 SMALL, LARGE = b"abc", bytes(range(256)) * 40
 PEER = Contact(id=OTHER, incarnation=7, address="tcp://[::1]:7411")
 KINDS: list[Entry] = [
-    Deleted(id=task_id(1), nonce=b"nonce", version=Version(5, 9, ME, 0)),
+    Deleted(id=task_id(1), nonce=b"nonce", version=Version(5, 9, ME, 1, 0)),
     DefinitionText(digest=b"d" * 32, definition='{"ns": "é"}' + " " * 100_000),
     Pointed(pointer=Pointer(ns="näme", counter=4, by=OTHER, digest=b"d" * 32)),
 ]
@@ -201,7 +201,7 @@ def entry_of(step: Sequence[Any], known: set[TaskId], value: Any) -> Entry:
             known.discard(task_id(number))
             return Forgotten(id=task_id(number))
         case ("deleted", number):
-            return Deleted(id=task_id(number), nonce=b"n", version=Version(5, number, ME, 0))
+            return Deleted(id=task_id(number), nonce=b"n", version=Version(5, number, ME, 1, 0))
         case ("lapsed", number):
             return Lapsed(id=task_id(number))
         case ("text", number, other):

@@ -16,7 +16,8 @@ Answer: TypeAlias = Callable[["ScriptedPeer", Envelope, ToPeer], ToClient | None
 class ScriptedPeer:
     """Answers who asks for members, unless it is silent, and notes everything else; `answer` may answer that.
 
-    others: contacts that it tells besides its own. asked: how often it was asked for members.
+    others: contacts that it tells besides its own. asked: how often it was asked for members. tags: of the clusters
+    that were meant. refusal: what it turns everybody away with.
     heard: (envelope, message) of the rest. clients: who has said anything, and over which connection.
     """
 
@@ -28,11 +29,14 @@ class ScriptedPeer:
         incarnation: int = 1,
         silent: bool = False,
         answer: Answer | None = None,
+        refusal: str = "",
     ) -> None:
         self.id = PeerId("P" + letter * 32)
         self.incarnation = incarnation
         self.silent = silent
         self.answer = answer
+        self.refusal = refusal
+        self.tags: list[bytes] = []
         self.others: tuple[Contact, ...] = ()
         self.asked = 0
         self.heard: list[tuple[Envelope, ToPeer]] = []
@@ -75,10 +79,13 @@ class ScriptedPeer:
                 self.heard.append((envelope, message))
             else:
                 self.asked += 1
+                self.tags.append(message.cluster)
             if self.silent:
                 continue
             answer: ToClient | None
-            if isinstance(message, AskMembers):
+            if isinstance(message, AskMembers) and self.refusal:
+                answer = MemberList(mid=message.mid, members=(), refusal=self.refusal)
+            elif isinstance(message, AskMembers):
                 others = tuple([contact.id for contact in self.others])
                 answer = MemberList(mid=message.mid, members=(self.contact, *self.others), suspects=others)
             else:

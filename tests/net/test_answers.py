@@ -9,8 +9,8 @@ from scatterzmq.core.messages import AskMembers, Clear, Cleared, Final, Submit, 
 from scatterzmq.driver import ClientJoined, ClientLeft, Incoming
 from scatterzmq.ids import ClientId, TaskId
 from scatterzmq.net import answers
-from scatterzmq.net.lanes import BULK, CONTROL_BYTES
-from scatterzmq.net.routing import of_client
+from scatterzmq.net.lanes import CONTROL_BYTES
+from scatterzmq.net.routing import BULK, of_client
 from scatterzmq.wire.frames import Envelope, encode
 from tests.net.conftest import ALICE, BOB, Caller, Station, Stranger, World, peer_id
 from tests.test_network import column

@@ -11,7 +11,8 @@ from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import Envelope, encode
 from tests.net.conftest import ALICE, Caller, Station, Stranger, World, peer_id, peer_name
 
-ASK = AskBlob(name="a", offset=0, bytes_max=9)
+DIGEST = b"d" * 32
+ASK = AskBlob(name="a", digest=DIGEST, offset=0, bytes_max=9)
 
 
 def hearing(station: Station) -> list[tuple[PeerId | ClientId, BlobWord]]:
@@ -69,7 +70,8 @@ def test_clients_are_heard_and_answered(world: World) -> None:
     world.until(lambda: caller.heard)
     assert heard == [(ALICE, word)]
     assert caller.heard[0][0] == BlobWritten(writer=b"w" * 16, blob_bytes=3)
-    caller.lanes.send(encode(BlobPiece(name="a", offset=0, blob_bytes=3, digest=b""), beside(), Envelope(src=ALICE)))
+    piece = BlobPiece(name="a", digest=DIGEST, offset=0, blob_bytes=3)
+    caller.lanes.send(encode(piece, beside(), Envelope(src=ALICE)))
     world.until(lambda: station.links.rejected["role"])
     assert len(heard) == 1
 
@@ -79,3 +81,20 @@ def test_without_anybody_who_hears_they_are_dropped(world: World) -> None:
     here.meet(there)
     here.links.say_of_blob(there.me.id, ASK, {})
     world.until(lambda: there.links.rejected["receiver"])
+
+
+def test_links_are_told_of(world: World) -> None:
+    here, there = Station(world, 1), Station(world, 2)
+    told: list[tuple[PeerId, bool]] = []
+    here.links.hear_of_links(lambda peer, up: told.append((peer, up)))
+    here.meet(there)
+    here.links.open(there.me)  # another life, or another address
+    here.links.close(there.me.id)
+    here.links.close(there.me.id)
+    assert told == [(there.me.id, True), (there.me.id, False), (there.me.id, True), (there.me.id, False)]
+
+
+def test_what_is_counted_of_blobs(world: World) -> None:
+    station = Station(world, 1)
+    station.links.hear_of_blobs(lambda *_: None, lambda: {"digest": 2})
+    assert station.links.counted()["blobs_digest"] == 2

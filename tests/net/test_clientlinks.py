@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
+from scatterzmq.core.greetings import cluster_tag
 from scatterzmq.core.messages import AskNamespaces, Contact, MemberList, Namespaces, ToClient
 from scatterzmq.core.peermessages import Bye
 from scatterzmq.ids import ClientId, PeerId
@@ -34,7 +35,7 @@ class World:
         self.told: list[tuple[str, bool]] = []
         self.heard_: list[tuple[str, ToClient]] = []
         self.peers: list[ScriptedPeer] = []
-        self.links = ClientLinks(self.reactor, self.changed, outbox_bytes=1 << 20)
+        self.links = ClientLinks(self.reactor, self.changed, outbox_bytes=1 << 20, cluster="mine")
         self.links.start(self)
 
     def changed(self) -> None:
@@ -381,3 +382,56 @@ def test_nobody_waits_for_a_peer_that_goes(world: World) -> None:
     assert not done
     peer.close()
     world.until(lambda: done)
+
+
+# ---- other clusters
+
+
+def test_a_peer_of_another_cluster_turns_us_away_once(world: World) -> None:
+    peer = world.peer("a", refusal="this is cluster 'theirs', another one than yours")
+    world.links.seed(peer.address)
+    world.until(lambda: world.links.refusals())
+    assert peer.tags == [cluster_tag("mine")]
+    assert world.links.refusals() == world.links.problems() == ((peer.address, peer.refusal),)
+    assert (world.told, world.changes, world.links.is_connected) == ([], 1, False)
+    world.reactor.later(0.1, lambda: world.told.append(("later", True)))
+    world.until(lambda: world.told)
+    assert peer.asked == 1, "it would say the same again"
+    assert not peer.heard
+
+
+def test_others_are_tried_as_long_as_anybody_may_take_us(world: World) -> None:
+    foreign, slow = world.peer("a", refusal="no"), world.peer("b", silent=True)
+    for peer in (foreign, slow):
+        world.links.seed(peer.address)
+    world.until(lambda: foreign.asked and slow.asked and ("no" in dict(world.links.problems()).values()))
+    assert world.links.refusals() == ()
+    slow.silent = False
+    world.until_told(("b", True))
+
+
+def test_whoever_comes_after_a_stranger_is_asked_anew(world: World) -> None:
+    before = world.peer("a", refusal="no")
+    world.links.seed(before.address)
+    world.until(lambda: world.links.refusals())
+    before.close()
+    world.until(lambda: not world.links.refusals())
+    world.peer("b", port=before.port)
+    world.until_told(("b", True))
+
+
+def test_a_refusal_is_not_taken_at_any_length(world: World) -> None:
+    peer = world.peer("a", refusal="x" * 100_000)
+    world.links.seed(peer.address)
+    world.until(lambda: world.links.refusals())
+    assert len(world.links.refusals()[0][1]) == 500
+
+
+def test_peers_say_how_long_a_message_may_be(world: World) -> None:
+    assert world.links.message_bytes == 256 << 20
+    peer = world.peer("a")
+    world.links.seed(peer.address)
+    world.until_told(("a", True))
+    world.links.connect(peer.contact)
+    peer.say(client_of(peer), MemberList(mid=0, members=(peer.contact,), message_bytes=4 << 20))
+    world.until(lambda: world.links.message_bytes == 4 << 20)

@@ -14,8 +14,9 @@ import zmq
 from scatterzmq.net import lanes, monitor, options
 from scatterzmq.net.addresses import Address
 from scatterzmq.net.fragments import Assembler
-from scatterzmq.net.lanes import BULK, BULK_IDLE_S, CONTROL, CONTROL_BYTES, Lanes, Outbox, receive
+from scatterzmq.net.lanes import BULK_IDLE_S, CONTROL_BYTES, Lanes, Outbox, receive
 from scatterzmq.net.monitor import Change, Probe
+from scatterzmq.net.routing import BULK, CONTROL
 from scatterzmq.wire.refusal import Limits
 from tests.net.conftest import Wire, World
 
@@ -47,7 +48,7 @@ class Receiver:
         self.reactor.watch(self.socket, self._read)
 
     def _read(self) -> None:
-        name, *parts = receive(self.socket)
+        name, *parts = receive(self.socket, bulk=True)
         self.names.append(bytes(name))
         assembler = self.assemblers.setdefault(bytes(name), Assembler(Limits(), self.counters))
         frames = assembler.take(parts)

@@ -24,6 +24,8 @@ SETTINGS = {"executor": {"batch_size": 4}, "timing": {"heartbeat_s": 0.1, "suspe
 class Adders:
     """One executor, at work when its peer runs next: every value grows by one."""
 
+    copies_inputs = True
+
     def __init__(self, number: int) -> None:
         self.name = ExecutorId(f"E{number:032x}")
         self.work: Work | None = None
@@ -43,7 +45,7 @@ class Adders:
     def replace(self, executor: ExecutorId) -> ExecutorId | None:
         raise AssertionError("nothing hangs here")
 
-    def check(self, request: int, text: str) -> None:
+    def check(self, request: int, text: str, *, settles: bool) -> None:
         self.checks.append((request, text))
 
     def retire(self, digest: bytes) -> None:

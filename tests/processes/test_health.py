@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.cli import main
-from tests.processes.cluster import TIMEOUT_S, real_cluster
+from tests.processes.cluster import TIMEOUT_S, chain, real_cluster
 
 
 def ask(port: int, path: str) -> tuple[int, Any]:
@@ -89,3 +89,18 @@ def test_with_boot_a_failed_start_waits_to_be_stopped(number: signal.Signals) ->
         "scatterzmq: cannot start, and stays because of --boot: none.toml: cannot be read: No such file or directory\n"
     )
     assert (process.returncode, rest) == (1, "")
+
+
+def test_a_device_that_is_not_here_ends_the_peer_with_one_line(tmp_path: Path) -> None:
+    """Its executors were once started again for ever, and nobody was told why nothing was done."""
+    (tmp_path / "graph.json").write_text(
+        json.dumps(chain("constant_op", {"op": "add", "const": 1, "input": ["long", []]}))
+    )
+    command = [sys.executable, "-m", "scatterzmq", "peer", "--port", "0", "--no-zeroconf", "--no-welcome", "--json"]
+    command += ["--device", "cuda:63", "--executors", "2", "--graph", str(tmp_path / "graph.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("scatterzmq: executor.device: 'cuda:63' is not here, torch sees ")
+    assert ended.stderr.count("\n") == 1
+    events = [json.loads(line)["event"] for line in ended.stdout.splitlines()]
+    assert events == ["tally.peer.start", "warning.graph.refused", "tally.peer.stop"]

@@ -5,13 +5,22 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.actions import Persist
+from scatterzmq.core.entries import DefinitionText, Deleted, Lapsed
 from scatterzmq.core.journal import Journal
 from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.takeover import Takeover
+from scatterzmq.core.versions import Rank, Version
+from scatterzmq.ids import PeerId, TaskId
+from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.options import Options
+from scatterzmq.sim.payload import Store
 from scatterzmq.sim.runs import Result, run
 from scatterzmq.sim.world import World
+
+ME = PeerId("P" + "1" * 32)
+TASK = TaskId("T" + "2" * 32)
 
 
 def options(seed: int, mode: str, **faults: float) -> Options:
@@ -30,6 +39,20 @@ def options(seed: int, mode: str, **faults: float) -> Options:
 
 def lives(seed: int) -> Result:
     return run(options(seed, "sync", power=5.0))
+
+
+def test_an_entry_takes_away_what_was_there() -> None:
+    """Under its own key, and nothing else."""
+    disk, store = Disk(), Store(ME, 1)
+    deleted = Deleted(id=TASK, nonce=bytes(16), version=Version(Rank.DELETED, 1, ME, 1, 1))
+    text = DefinitionText(digest=b"d" * 32, definition="{}")
+    disk.write(Persist(write=1, entries=(deleted, text), sync=True), store)
+    disk.sync()
+    assert disk.restored(store).entries == (deleted, text)
+    disk.write(Persist(write=2, entries=(Lapsed(id=TASK),), sync=True), store)
+    assert disk.restored(store).entries == (deleted, text)
+    disk.sync()
+    assert disk.restored(store).entries == (text,)
 
 
 @pytest.mark.parametrize("mode", ["sync", "batch"])

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from scatterzmq.core import member, state
+from scatterzmq.core import copies, member
 from scatterzmq.core.batches import Batches
 from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.cacheowners import CacheOwners
-from scatterzmq.core.copies import Copies
+from scatterzmq.core.copies import Copies, version_in
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.fetches import Fetches
 from scatterzmq.core.leases import Lease, Leases
@@ -30,7 +30,7 @@ from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
 from scatterzmq.ids import BlockId
 from scatterzmq.sim.checkers import Violation
-from scatterzmq.sim.options import Options, draw
+from scatterzmq.sim.options import Options
 from scatterzmq.sim.runs import run
 from tests.core import test_restoring as restoring
 from tests.sim import test_payloads as payloads
@@ -112,6 +112,10 @@ def _last_owner_wins(made: pytest.MonkeyPatch) -> None:
     """Of two accounts the one of the later epoch holds, whatever it says."""
     made.setattr(Version, "__gt__", lambda left, right: left[1:] > right[1:])
     made.setattr(Version, "__lt__", lambda left, right: left[1:] < right[1:])
+
+
+def _epochs_of_no_life(made: pytest.MonkeyPatch) -> None:
+    made.setattr(copies, "version_in", lambda *given: version_in(*given)._replace(life=0))
 
 
 def _for_whom_it_may_concern(self: Members, member_: Any, message: Any, now_ms: int, *, is_ours: bool) -> bool:
@@ -196,8 +200,16 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_what_is_deleted_on_one_side_of_a_split_stays_deleted,
     ),
     "no epoch is used again by who has forgotten it": (
-        instead(state, "LIFE_BITS", 0),
-        restoring.test_a_copy_here_gives_way_to_what_this_peer_owned_itself_and_has_forgotten,
+        _epochs_of_no_life,
+        restoring.test_two_lives_that_come_to_one_epoch_are_not_taken_for_one,
+    ),
+    "what a peer has forgotten is owned by who remembers it": (
+        instead(Takeover, "_is_forgotten", lambda *_: False),
+        restoring.test_an_epoch_of_an_earlier_life_may_be_above_all_of_this_one_and_is_told_from_it,
+    ),
+    "who gives way keeps what it has": (
+        instead(Takeover, "_stand_in", lambda self, copy, *_: self._copies.drop(copy.id)),
+        scenarios.test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies,
     ),
     # 10: payloads
     "who keeps something does not free it": (
@@ -248,8 +260,14 @@ def _do_not_ask_again(made: pytest.MonkeyPatch) -> None:
 
 SMALL = Options(seed=0, peers=3, tasks=30, load_s=5.0, safety_s=15.0)
 BY_SEED: dict[str, tuple[Patch, Options]] = {
-    "a lease ends": (instead(Leases, "expire", lambda *_: []), draw(3)),
-    "who leads a key says when it gives up": (instead(Travel, "_abort_leads"), draw(3)),
+    "a lease ends": (
+        instead(Leases, "expire", lambda *_: []),
+        replace(SMALL, faults={"exec_hang": 0.2}, sections={"executor": {"max_exec_s": 5.0}}),
+    ),
+    "who leads a key says when it gives up": (
+        instead(Travel, "_abort_leads"),
+        replace(SMALL, seed=2, namespaces=("cached",), domain=3, cancels=0.5, exec_ms=200.0, faults={"loss": 0.01}),
+    ),
     "who waits for a key asks again": (
         _do_not_ask_again,
         replace(SMALL, namespaces=("cached",), domain=4, faults={"loss": 0.3}),

@@ -192,6 +192,52 @@ def test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(make: 
     assert world.checkers.deaths[tasks[3]] == 4
 
 
+def joined(make: Make) -> tuple[World, list[TaskId]]:
+    """An executor that works on a batch of three owners."""
+    world = make(4, executors=(0, 1, 0, 0), exec_ms=2_000.0, namespaces=("chain",))
+    world.submit("chain", 1, at=0)
+    world.run(30_000)
+    world.submit("chain", 2, at=0)
+    world.run(1_000)
+    tasks = [task for place in (0, 2, 3) for task in world.submit("chain", 3 + place, 13 + place, at=place)]
+    for _ in range(1_000):
+        world.run(10)
+        if any(running.order.joined for running in world.peer(1).executors.values() if running is not None):
+            return world, tasks
+    raise AssertionError("each owner's tasks are run by themselves")
+
+
+def test_an_owner_dies_while_its_part_of_a_batch_runs(make: Make) -> None:
+    world, tasks = joined(make)
+    (running,) = [running for running in world.peer(1).executors.values() if running is not None]
+    dead = next(process for process in world.alive() if process.id == running.order.joined[0][1].owner)
+    others = [task for task in tasks if owner(world, task) is not dead]
+    assert len(others) == 4
+    world.crash(dead)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 6
+    for task in others:
+        record = owner(world, task).state.ledger.record(task)
+        assert record is not None
+        assert record.restarts == 0, "their part counts"
+
+
+def test_an_executor_dies_with_parts_of_several_owners(make: Make) -> None:
+    """All of its tasks run alone then, at each owner, and none of them is poison."""
+    world, tasks = joined(make)
+    ((executor, running),) = world.peer(1).executors.items()
+    assert running is not None
+    world.peer(1).lose_executor(executor, crashed=True)
+    world.run(100)
+    for task in running.order.tasks:
+        record = owner(world, task).state.ledger.record(task)
+        assert record is not None
+        assert record.solo
+        assert record.crashes == 0
+    world.run(120_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 6
+
+
 def test_a_client_that_lost_its_link_is_told(make: Make) -> None:
     world = make(1, exec_ms=2_000.0)
     tasks = world.submit("chain", 1, at=0)
@@ -226,6 +272,25 @@ def test_what_is_deleted_on_one_side_of_a_split_stays_deleted(make: Make) -> Non
     world.network.heal_all()
     world.run(60_000)
     assert not any(world.holds(process, task) for process in world.alive())
+
+
+def test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies(make: Make) -> None:
+    """Neither side of the split had a copy on the other one."""
+    world = make(2, executors=(0, 0))
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(500)
+    world.network.cut("peer0", "peer1")
+    world.network.cut("peer1", "peer0")
+    world.run(20_000)
+    assert all(process.state.ledger.record(task) is not None for process in world.alive())
+    world.network.heal_all()
+    while len(owners := [process for process in world.alive() if process.state.ledger.record(task) is not None]) == 2:
+        world.run(1)
+    world.crash(owners[0])
+    (other,) = world.alive()
+    assert world.holds(other, task)
+    world.run(10_000)
+    assert other.state.ledger.record(task) is not None
 
 
 def test_whom_a_task_has_killed_is_known_to_the_next_owner(make: Make) -> None:

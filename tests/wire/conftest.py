@@ -10,7 +10,18 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 
-from scatterzmq.core.blobmessages import AskBlob, BlobKept, BlobPiece, BlobWritten, KeepBlob, NoBlob, WriteBlob
+from scatterzmq.core.blobmessages import (
+    AskBlob,
+    AskBlobName,
+    BlobId,
+    BlobNamed,
+    BlobPiece,
+    BlobsKept,
+    BlobWritten,
+    KeepBlobs,
+    NoBlob,
+    WriteBlob,
+)
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -113,8 +124,8 @@ EXECUTOR, OTHER_EXECUTOR = ExecutorId("E" + "23" * 16), ExecutorId("E" + "32" * 
 HERE, THERE = PeerId("P" + "04" * 16), PeerId("P" + "05" * 16)
 QUEUE, GRAPH = QueueId("Q" + "06" * 16), GraphId("G" + "07" * 16)
 CONTACT = Contact(id=HERE, incarnation=1, address="tcp://a:1", name="a", gossip_port=2)
-VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, seq=4)
-CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32)
+VERSION = VersionInfo(id=TWO, rank=2, n=3, owner=THERE, life=5, seq=4)
+CLAIM = Claim(claim=8, executor=EXECUTOR, digest=b"d" * 32, queue=QUEUE, tasks_max=32, tasks_min=2, task_us=9000)
 X_DIGESTS = (b"x" * 32, b"y" * 32)
 PAYLOAD = Payload(
     maker=THERE,
@@ -155,6 +166,15 @@ def _one_row() -> Columns:
     return {"y": Column(Layout(DTYPES["bool"], 1, (1, 2)), memoryview(bytearray(b"\1\0")))}
 
 
+def _members() -> list[Example]:
+    return [
+        (AskMembers(mid=19, cluster=b"c" * 8), {}),
+        (AskMembers(mid=20), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
+        (MemberList(mid=19, members=(), refusal="another cluster"), {}),
+    ]
+
+
 def _with_clients() -> list[Example]:
     report = TaskReport(
         id=ONE, status=TaskStatus.ERROR, ns="n", retries=3, error=ERROR, duration_ms=7, place="n:g:o", story=("a", "b")
@@ -185,8 +205,7 @@ def _with_clients() -> list[Example]:
         (AskNamespaces(mid=6, ns="n"), {}),
         (AskDefinition(mid=7, ns="n"), {}),
         (AskStats(mid=8), {}),
-        (AskMembers(mid=19), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,)), {}),
+        *_members(),
         (Goodbye(), {}),
         (GraphLoaded(mid=9, info=INFO, warnings=("w",)), {}),
         (GraphRefused(mid=10, problems=("p", "q"), warnings=("w",)), {}),
@@ -206,7 +225,7 @@ def _with_clients() -> list[Example]:
             ),
             _one_row(),
         ),
-        (Cleared(mid=13), {}),
+        (Cleared(mid=13, unknown=(TWO,)), {}),
         (Cancelled(mid=14), {}),
         (TaskReports(mid=15, reports=(report,)), {}),
         (Namespaces(mid=16, infos=(INFO,)), {}),
@@ -237,6 +256,7 @@ def _membership() -> list[Example]:
         expected_pressure=0.5,
         claimants=2,
         loaded=1,
+        task_us=300_000,
     )
     pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
     return [
@@ -376,8 +396,8 @@ def _claims() -> list[Example]:
             Commit(executor=EXECUTOR, order=11, parts=parts, failed=(failed,), missing=(4, 6), claim=CLAIM),
             beside,
         ),
-        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,)), {}),
-        (Committed(executor=EXECUTOR, order=11, fenced=True), {}),
+        (Commit(executor=EXECUTOR, order=11, parts=(), failed=(failed,), piece=3, more=True), {}),
+        (Committed(executor=EXECUTOR, order=11, fenced=True, piece=3), {}),
         (Renew(orders=(11, 12), executors=(EXECUTOR, OTHER_EXECUTOR)), {}),
         (Renewed(fenced=(12,)), {}),
         (RowsRevoked(order=11, executor=EXECUTOR, rows=(0, 3)), {}),
@@ -418,11 +438,13 @@ def _blobs() -> list[Example]:
     writer, digest = b"w" * 16, b"d" * 32
     data = {"data": Column(Layout(DTYPES["uint8"], 1, (3,)), memoryview(bytearray(b"abc")))}
     return [
-        (AskBlob(name="a/b", offset=3, bytes_max=9), {}),
-        (BlobPiece(name="a/b", offset=3, blob_bytes=6, digest=digest), data),
-        (NoBlob(name="a/b"), {}),
-        (KeepBlob(name="a/b"), {}),
-        (BlobKept(name="a/b", is_kept=False, problem="full"), {}),
+        (AskBlobName(name="a/b"), {}),
+        (BlobNamed(name="a/b", is_here=True, blob_bytes=6, digest=digest), {}),
+        (AskBlob(name="a/b", digest=digest, offset=3, bytes_max=9), {}),
+        (BlobPiece(name="a/b", digest=digest, offset=3, blob_bytes=6, is_reading=True), data),
+        (NoBlob(name="a/b", digest=digest), {}),
+        (KeepBlobs(blobs=(BlobId(name="a/b", digest=digest),)), {}),
+        (BlobsKept(kept=(digest,), coming=(digest[::-1],), refused=(digest,)), {}),
         (WriteBlob(writer=writer, name="a/b", offset=3, last=True, digest=digest), data),
         (BlobWritten(writer=writer, blob_bytes=6, is_sealed=True, copies=2, problem="p"), {}),
     ]
@@ -435,6 +457,8 @@ def _shape(message: AnyMessage) -> str:
             return message.kind
         case CacheTell():
             return message.answer
+        case AskMembers() | MemberList():
+            return "of any cluster" if isinstance(message, AskMembers) else "of a refusal"
         case Grant(ids=()):
             return "of nothing"
         case Grant(payloads=(_, *_)):

@@ -462,7 +462,7 @@ def test_a_field_that_cannot_be_sent_is_found_at_import(hint: object) -> None:
 
 def test_a_named_tuple_is_packed_like_a_record_and_may_gain_fields() -> None:
     codec = record(Version)
-    version = Version(int(Rank.READY), 3, PeerId("P" + "0" * 32), 7)
+    version = Version(int(Rank.READY), 3, PeerId("P" + "0" * 32), 1, 7)
     packed = codec.pack(version)
     assert isinstance(packed, list)
     read = msgpack.unpackb(msgpack.packb(packed), use_list=False)

@@ -363,7 +363,9 @@ def test_these_look_at_something(examples: Any) -> None:
     commit = examples["Commit"][0]
     # four content digests, a checksum, and the claim's definition
     assert len(list(changed(commit, bytes, lambda _: b""))) == 6
-    assert len(list(changed(commit, int, lambda _: 0))) == 15  # order, eleven rows, claim, tasks_max, a counter
+    assert (
+        len(list(changed(commit, int, lambda _: 0))) == 18
+    )  # order, eleven rows, claim, its three numbers, a counter, piece
     assert len(list(changed(examples["QueueStates"][0], float, lambda _: 0.0))) == 3
     assert next(changed(commit, int, lambda _: 77)).order == 77
 

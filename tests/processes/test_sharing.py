@@ -1,0 +1,51 @@
+"""A second peer joins one that has more work than it can do: it takes half of it."""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, chain, real_cluster
+from tests.processes.conftest import Connect
+
+LOAD_S = 60.0
+"""What one peer alone would need for all of it."""
+JOINS_WITHIN_S = 2.0
+WINDOW_S = 4.0
+
+
+def begun(diary: Path) -> list[tuple[float, int]]:
+    """(when, in which process) of every task that was begun until now."""
+    lines = [line.split() for line in diary.read_text().splitlines()] if diary.exists() else []
+    return [(float(at_s), int(pid)) for at_s, _, pid in lines]
+
+
+def share_of(peer: RealPeer, diary: Path, from_s: float, to_s: float) -> float:
+    """How much of all that was begun between two times its executors have begun."""
+    by_pid = Counter(pid for at_s, pid in begun(diary) if from_s <= at_s < to_s)
+    return sum(by_pid[pid] for pid in peer.children()) / by_pid.total()
+
+
+@pytest.mark.parametrize("nap_ms", [5.0, 20.0])
+def test_a_second_peer_takes_half_the_work_within_two_seconds(connect: Connect, diary: Path, nap_ms: float) -> None:
+    tasks = int(1000 * LOAD_S / nap_ms)
+    with real_cluster(1, "--executors", "1") as cluster:
+        client = connect(cluster.addresses)
+        ns = client.load_graph(chain(NAP, {"nap_ms": nap_ms, "diary": str(diary)}))
+        for number in range(tasks):
+            client.enqueue_task(ns, {"value": number})
+        client.flush(timeout=TIMEOUT_S)
+        second = cluster.add()
+        second.wait_for_event("tally.executor.start")
+        started_s = time.monotonic()
+        pause = threading.Event()
+        until_s = started_s + JOINS_WITHIN_S + WINDOW_S
+        pause.wait(max(0.0, until_s - time.monotonic()))
+        share = share_of(second, diary, started_s + JOINS_WITHIN_S, until_s)
+        assert len(begun(diary)) < tasks, "there was nothing left to share"
+        client.close()
+        for peer in cluster.peers:
+            peer.kill()
+    assert 0.35 <= share <= 0.65, f"{share:.0%}"
