@@ -375,7 +375,7 @@ def test_only_the_rows_that_are_too_large_fail() -> None:
 
 def told_of(event: BatchFinished) -> Told:
     plan = plan_of(chain(2))
-    return commit_of(event, 1, plan, next(node for node in plan.queues.values() if node.name == "n0"))
+    return commit_of(event, 1, plan, next(node for node in plan.queues.values() if node.name == "n0"), ())
 
 
 def test_pieces_are_cut_between_rows_of_any_part() -> None:
