@@ -88,7 +88,7 @@ def test_links_are_told_of(world: World) -> None:
     told: list[tuple[PeerId, bool]] = []
     here.links.hear_of_links(lambda peer, up: told.append((peer, up)))
     here.meet(there)
-    here.links.open(there.me.id, there.me.address)  # another life, or another address
+    here.links.open(there.me)  # another life, or another address
     here.links.close(there.me.id)
     here.links.close(there.me.id)
     assert told == [(there.me.id, True), (there.me.id, False), (there.me.id, True), (there.me.id, False)]
