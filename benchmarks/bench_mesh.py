@@ -6,22 +6,21 @@ W1  2,000 independent tasks, float32[16], y = 2x, one node        tasks/s
 W2  1,000 tasks through a chain of 5 nodes (x2, +1, x2, +1, x2)   tasks/s
 W3  W1's task one at a time, 5 ms apart, on an idle system        ms, p50 and p99
 W4  tasks of 4 MiB through 2 nodes (x2, +1), 4 MiB back           MB/s of input and output
-W5  1,000 tasks with 10 distinct inputs, 50 ms each, cached       s until all are done, computations
 
-Each task has two copies (W4: one, as the pool has). benchmarks/kill_demo.py is for what happens when a peer dies.
+Each task has two copies (W4: one, as the pool has). Peers are left alone for a while first: each starts an executor in
+reserve some seconds after its first one, and importing torch takes a core of two for as long. benchmarks/kill_demo.py
+is for what happens when a peer dies, benchmarks/bench_cache.py for the same work many times.
 """
 
 import argparse
 import os
 import platform
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +43,11 @@ from benchmarks.bench_embedded import (
 if TYPE_CHECKING:
     from scatterzmq import Client
 
-NAP, NAP_MS = "benchmarks.demo_nap", 50.0
 LARGE_ELEMENTS = 1 << 20
 LARGE_TASKS, LARGE_TASKS_QUICK = 100, 8
-CACHED_TASKS, CACHED_INPUTS, CACHED_PEERS = 1000, 10, 3
 MB = 1e6
+SETTLE_S, SETTLE_QUICK_S = 20.0, 0.0
+"""Until all peers have an executor in reserve."""
 
 
 @contextmanager
@@ -60,10 +59,11 @@ def mesh(peers: int, copies: int, **config: Any) -> Iterator["Client"]:
 
 
 @contextmanager
-def mesh_contenders(peers: int) -> Iterator[list[Contender]]:
+def mesh_contenders(peers: int, settle_s: float) -> Iterator[list[Contender]]:
     with mesh(peers, 2) as client:
         one = client.load_graph(graph("w1", [("mul", 2.0)]))
         chain = client.load_graph(graph("w2", CHAIN))
+        time.sleep(settle_s)
         yield [
             Contender(
                 f"scatterzmq, {peers} peers",
@@ -123,7 +123,7 @@ def large_by_pool(pool: ProcessPoolExecutor, values: list[Array]) -> float:
     return 2 * sum(value.nbytes for value in values) / took / MB
 
 
-def measure_large(peers: int, workers: int, count: int, rounds: int) -> tuple[float, float]:
+def measure_large(peers: int, workers: int, count: int, rounds: int, settle_s: float) -> tuple[float, float]:
     """Medians: ours, the pool's."""
     ours, theirs = [], []
     values = large_inputs(count)
@@ -131,57 +131,11 @@ def measure_large(peers: int, workers: int, count: int, rounds: int) -> tuple[fl
         ns = client.load_graph(large_graph())
         large_by_mesh(client, ns, values[:4])
         large_by_pool(pool, values[:4])
+        time.sleep(settle_s)
         for _ in range(rounds):
             ours.append(large_by_mesh(client, ns, values))
             theirs.append(large_by_pool(pool, values))
     return median(ours), median(theirs)
-
-
-# -- the same work many times -----------------------------------------------------------------------------------------
-
-
-def cached_graph(diary: Path) -> dict[str, Any]:
-    """A node that takes 50 ms per task, each in a batch of its own, and writes down what it computes."""
-    value = {"value": ["long", []]}
-    node = {
-        "name": "nap",
-        "kind": NAP,
-        "args": {"nap_ms": NAP_MS, "diary": str(diary)},
-        "vmap": {"value": ":value"},
-        "outs": {"out": None},
-        "batch_size": 1,
-    }
-    main = {"name": "main", "input": "nap", "input_format": value, "output_format": value, "nodes": [node]}
-    return {"ns": "w5", "entry": "main", "graphs": [main | {"vmap": {"value": "nap:value"}, "cache": True}]}
-
-
-def measure_cached(peers: int, rounds: int) -> tuple[float, int]:
-    """Median of the seconds, and most computations of a round."""
-    took_s, computations = [], []
-    with tempfile.TemporaryDirectory() as folder, mesh(peers, 2, plugins=[NAP]) as client:
-        diary = Path(folder) / "diary"
-        ns = client.load_graph(cached_graph(diary))
-        enqueue_numbers(client, ns, range(-2 * peers, 0))
-        for round_ in range(rounds):
-            diary.write_text("")
-            first = round_ * CACHED_INPUTS
-            numbers = [first + index % CACHED_INPUTS for index in range(CACHED_TASKS)]
-            began = time.perf_counter()
-            results = enqueue_numbers(client, ns, numbers)
-            took_s.append(time.perf_counter() - began)
-            assert results == [number + 1 for number in numbers]
-            computations.append(len(diary.read_text().splitlines()))
-    return median(took_s), max(computations)
-
-
-def enqueue_numbers(client: "Client", ns: str, numbers: Iterable[int]) -> list[int]:
-    tasks = [client.enqueue_task(ns, {"value": number}) for number in numbers]
-    results = {}
-    for task, response in client.wait_for(tasks):
-        response.ok()
-        assert response.result is not None
-        results[task] = int(response.result["value"])
-    return [results[task] for task in tasks]
 
 
 def show_large(figures: tuple[float, float]) -> None:
@@ -196,18 +150,16 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=2, help="peers, with one executor each (default: 2)")
     parser.add_argument("--workers", type=int, default=2, help="processes of the pool (default: 2)")
     options = parser.parse_args()
-    sizes, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    sizes, rounds, settle_s = (QUICK, 1, SETTLE_QUICK_S) if options.quick else (FULL, options.rounds, SETTLE_S)
     figures: dict[tuple[str, str], list[float]] = {}
-    with pool_contenders(options.workers) as pool, mesh_contenders(options.peers) as ours:
+    with pool_contenders(options.workers) as pool, mesh_contenders(options.peers, settle_s) as ours:
         contenders = [*ours, *pool]
         for _ in range(rounds):
             measure(contenders, sizes, figures)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, rounds: {rounds}, {sizes}")
     show([contender.name for contender in contenders], figures)
     count = LARGE_TASKS_QUICK if options.quick else LARGE_TASKS
-    show_large(measure_large(options.peers, options.workers, count, rounds))
-    took_s, computations = measure_cached(CACHED_PEERS, rounds)
-    print(f"W5: {took_s:.2f} s on {CACHED_PEERS} peers, computations: {computations}")
+    show_large(measure_large(options.peers, options.workers, count, rounds, settle_s))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ from .frozen import frozen
 from .ids import BlockId, ClientId, ExecutorId
 from .measures import NUMBERS, Measures, Reporter, Wants
 from .network import FromPeer, Network, perform, stored
-from .wire.columns import Column
+from .wire.columns import Apart, Column
 
 WAIT_MAX_S = 3600.0
 """Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
@@ -418,14 +418,20 @@ class Driver:
         gone = frozenset(self._store.pin(ids))
         rows = tuple(range(len(order.tasks)))
         if gone:
-            columns = order.inputs.values()
-            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in columns)])
-        inputs = {}
+            inputs = order.inputs.values()
+            rows = tuple([row for row in rows if not any(values[row][0].id in gone for values in inputs)])
+        columns: dict[str, Column] = {}
+        apart: dict[str, Apart] = {}
         if rows:
-            collect = self._store.collect if self._executors.copies_inputs else self._store.collect_private
-            for name, values in order.inputs.items():
-                inputs[name] = collect([values[row] for row in rows] if gone else values)
-        work = Work(order=order, rows=rows, columns=inputs)
+            copies = self._executors.copies_inputs
+            for name, all_values in order.inputs.items():
+                values = tuple([all_values[row] for row in rows]) if gone else all_values
+                found = self._store.collect_apart(values) if copies else self._store.collect_private(values)
+                if isinstance(found, Apart):
+                    apart[name] = found
+                else:
+                    columns[name] = found
+        work = Work(order=order, rows=rows, columns=columns, apart=apart)
         self._running[order.order] = _Running(executor, work, ids - gone)
         if rows:
             self._executors.run(executor, work)

@@ -122,8 +122,8 @@ class _Network:
             if place.contact.address == address:
                 self._fly(place, 0, greeting, {})
 
-    def open(self, peer: PeerId, address: str, /) -> None:
-        self._open[peer] = None
+    def open(self, contact: Contact, /) -> None:
+        self._open[contact.id] = None
 
     def close(self, peer: PeerId, /) -> None:
         self._open.pop(peer, None)

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
 from .core.events import PeerReceived
+from .core.messages import Contact
 from .core.payloadmessages import Fetched
 from .core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Hello, Unwelcome
 from .core.values import Block
@@ -45,7 +46,9 @@ class Network(Protocol):
         """To whoever is at an address."""
         ...
 
-    def open(self, peer: PeerId, address: str, /) -> None: ...
+    def open(self, contact: Contact, /) -> None:
+        """A link to a peer; another one than before, if there was one."""
+        ...
 
     def close(self, peer: PeerId, /) -> None: ...
 
@@ -64,8 +67,8 @@ def perform(network: Network, action: Outward, store: PayloadStore) -> None:
             network.publish(message)
         case Dial(address=address, message=greeting):
             network.dial(address, greeting)
-        case OpenLink(peer=peer, address=address):
-            network.open(peer, address)
+        case OpenLink(contact=contact):
+            network.open(contact)
         case CloseLink(peer=peer):
             network.close(peer)
         case Left(lost=lost):

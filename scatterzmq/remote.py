@@ -21,7 +21,8 @@ from .client.link import BlobWriter, Inbox, Link, Member
 from .clientdriver import ClientDriver
 from .core.blobmessages import BlobWritten, WriteBlob
 from .core.client import ClientCore
-from .core.messages import Refused, Submit, ToClient, ToPeer
+from .core.messages import GraphRefused, LoadGraph, Refused, Submit, ToClient, ToPeer
+from .core.sizes import too_long
 from .errors import ClusterError, ConfigError, ErrorCode
 from .ids import PeerId
 from .net.clientlinks import ClientLinks
@@ -42,6 +43,7 @@ def connect(
     cluster: str | None = None,
     timeout_s: float = 10.0,
     window: int = 4096,
+    cache: bool = True,
     key: str | None = None,
 ) -> Client:
     """Connect to a running cluster. Returns its client when a peer has answered; closing it leaves the cluster alone.
@@ -51,6 +53,7 @@ def connect(
     cluster: the name of the one that is meant; peers of another one turn this client away. None takes whichever is at
     the address, and without an address the one of peers that were given no name ("default").
     timeout_s: for the first answer. window: tasks that may wait to be accepted; enqueueing another one waits for room.
+    cache: False keeps the tasks of this client out of the cache: everything is computed, and nothing kept for others.
     Raises ConfigError, and ClusterError, which says what was tried, if nobody answers.
     """
     if key is not None:
@@ -60,7 +63,7 @@ def connect(
         raise ConfigError('connect: expected an address such as "tcp://host:7411", a list of them or None, got none')
     if window < 1:
         raise ConfigError(f"connect: window: expected at least 1, got {window}")
-    return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window)
+    return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window, cache=cache)
 
 
 def connected(
@@ -69,12 +72,13 @@ def connected(
     cluster: str | None,
     timeout_s: float,
     window: int,
+    cache: bool = True,
     on_close: Callable[[], None] | None = None,
     open_blob: Callable[[str], BlobWriter] | None = None,
 ) -> Client:
     """As `connect`. on_close: called when the client is closed. open_blob: for peers that have the same files."""
     connection = Connection(addresses, cluster, open_blob)
-    client = Client(connection.open, window=window, on_close=on_close)
+    client = Client(connection.open, window=window, cache=cache, on_close=on_close)
     try:
         if not connection.wait(timeout_s):
             reason = connection.why_not(timeout_s)
@@ -178,6 +182,9 @@ class Connection:
 
     def send(self, message: ToPeer, columns: Mapping[str, Column], /) -> None:
         self._must_be_open()
+        if isinstance(message, LoadGraph) and (problem := too_long(message.definition)):
+            self._reactor.call(partial(self._deliver, GraphRefused(mid=message.mid, problems=(problem,)), {}))
+            return
         if isinstance(message, Submit):
             nbytes = sum([column.data.nbytes for column in columns.values()])
             bytes_max = row_bytes(self._links.message_bytes)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .blobs.service import BlobService
 from .core.events import GraphChecked, LeaveRequested, PeerSeen
-from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, ToClient
+from .core.messages import Contact, GraphLoaded, GraphRefused, LoadGraph, Release, ToClient
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import ClientJoined, Driver, Executors, Incoming, Posted
@@ -179,7 +179,17 @@ class PeerProcess:
             self.reactor.stop()
             return
         self._is_leaving = True
-        self.driver.take(LeaveRequested())
+        self._after_blobs(LeaveRequested())
+
+    def _after_blobs(self, posted: LeaveRequested | Incoming) -> None:
+        """What makes this peer leave waits until others have the blobs that only it has; not for long."""
+
+        def leave(lost: int) -> None:
+            if lost:
+                self._emit("warning.blobs.lost", {"blobs": lost})
+            self.driver.take(posted)
+
+        self._blobs.leave(leave)
 
     def _give_up(self, reason: str) -> None:
         """It will never have an executor: what it has been given meanwhile is for others."""
@@ -192,7 +202,10 @@ class PeerProcess:
         self.reactor.stop()
 
     def _take(self, posted: Posted) -> None:
-        self.driver.take(posted)
+        if isinstance(posted, Incoming) and isinstance(posted.message, Release):
+            self._after_blobs(posted)
+        else:
+            self.driver.take(posted)
 
     def _take_answer(self, posted: Posted) -> None:
         if isinstance(posted, GraphChecked) and posted.plan is not None:

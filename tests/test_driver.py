@@ -258,15 +258,28 @@ def test_nodes_never_get_the_memory_that_a_task_keeps(copies_inputs: bool) -> No
     """Unless what they get is a copy anyway."""
     world = World()
     world.executors.copies_inputs = copies_inputs
-    world.load("main", 1)
-    (task,) = world.submit(7)
+    world.load("main", 3)
+    (busy,) = world.submit(7)
+    kept = [input_of(world, task) for task in (busy, *world.submit(8), *world.submit(9))]
     (work,) = world.executors.running.values()
+    (given,) = work.columns.values()
+    assert bytes(given.data) == bytes(kept[0].data)
+    assert (given.data.obj is kept[0].data.obj) == copies_inputs
+    world.finish()
+    (work,) = world.executors.running.values()
+    if not copies_inputs:
+        assert [bytes(column.data) for column in work.columns.values()] == [bytes(kept[1].data) + bytes(kept[2].data)]
+        assert not work.apart
+        return
+    assert not work.columns
+    (apart,) = work.apart.values()
+    assert [data.obj for data in apart.datas] == [column.data.obj for column in kept[1:]], "nothing is copied twice"
+
+
+def input_of(world: World, task: TaskId) -> Column:
     record = world.core.state.ledger.record(task)
     assert record is not None
-    kept = world.store.collect(tuple(record.input.values()))
-    (given,) = work.columns.values()
-    assert bytes(given.data) == bytes(kept.data)
-    assert (given.data.obj is kept.data.obj) == copies_inputs
+    return world.store.collect(tuple(record.input.values()))
 
 
 def test_a_task_from_its_client_to_its_client() -> None:

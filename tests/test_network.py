@@ -36,6 +36,7 @@ from scatterzmq.settings import Settings, StoreSettings
 from scatterzmq.wire.columns import Column
 
 ME, OTHER = (PeerId("P" + letter * 32) for letter in "ab")
+CONTACT = Contact(id=OTHER, incarnation=3, address="there", gossip_port=7)
 CLIENT = ClientId("C" + "c" * 32)
 TASKS = tuple([TaskId(f"T{number:032x}") for number in range(3)])
 EXECUTOR, QUEUE = ExecutorId("E" + "0" * 32), QueueId("Q" + "0" * 32)
@@ -87,8 +88,8 @@ class Notes:
     def dial(self, address: str, greeting: Any, /) -> None:
         self.seen.append(("dial", address, greeting))
 
-    def open(self, peer: PeerId, address: str, /) -> None:
-        self.seen.append(("open", peer, address))
+    def open(self, contact: Contact, /) -> None:
+        self.seen.append(("open", contact))
 
     def close(self, peer: PeerId, /) -> None:
         self.seen.append(("close", peer))
@@ -165,7 +166,7 @@ def test_what_is_asked_for_goes_to_the_network(store: PayloadStore) -> None:
         Tell(to=OTHER, incarnation=7, message=AskQueues(), values={"value": values[:2], "nothing": ()}),
         Publish(message=AskQueues()),
         Dial(address="there", message=greeting),
-        OpenLink(peer=OTHER, address="there"),
+        OpenLink(contact=CONTACT),
         CloseLink(peer=OTHER),
         Left(lost=2),
     ):
@@ -174,7 +175,7 @@ def test_what_is_asked_for_goes_to_the_network(store: PayloadStore) -> None:
         ("send", OTHER, 7, AskQueues(), {"value": bytes(2)}),
         ("publish", AskQueues()),
         ("dial", "there", greeting),
-        ("open", OTHER, "there"),
+        ("open", CONTACT),
         ("close", OTHER),
         ("left", 2),
     ]

@@ -20,7 +20,7 @@ import scatterzmq
 from scatterzmq import remote
 from scatterzmq.core import clientpeers
 from scatterzmq.core.messages import AskMembers, AskNamespaces, Attach, Namespaces
-from scatterzmq.errors import ClusterError, ConfigError, TaskError
+from scatterzmq.errors import ClusterError, ConfigError, GraphError, TaskError
 from scatterzmq.runtime import GraphFile, PeerProcess
 from scatterzmq.settings import Settings
 from tests.forks import told_in_a_fork
@@ -201,6 +201,13 @@ def test_a_task_too_large_for_any_message_is_refused_and_its_neighbours_are_not(
         )
         assert futures.pop().result(LONG_S)["value"].shape == (1 << 19,)
         assert [future.result(LONG_S)["value"].tolist() for future in futures] == [[2.0]] * 3
+
+
+def test_a_definition_too_long_for_any_message_is_refused(peer: Peer) -> None:
+    with scatterzmq.connect(peer.address) as client:
+        with pytest.raises(GraphError, match=r"the definition has 1[0-9]{6} bytes, and may have 1000000"):
+            client.load_graph(definition() | {"description": "x" * 1_000_000})
+        assert client.load_graph(definition()) == "main"
 
 
 GROW = """

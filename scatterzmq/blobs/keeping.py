@@ -16,6 +16,8 @@ from .outside import Alarm, Outside
 
 KEEP_S = 600.0
 """How long whoever writes a blob waits for its copies at most."""
+LEAVE_S = 5.0
+"""How long whoever leaves does: tasks are handed over, too, and supervisors kill what takes longer than 30 s."""
 
 
 class Keeping:
@@ -26,6 +28,7 @@ class Keeping:
         self._exchange = exchange
         self._outside = outside
         self._waiting: dict[BlobId, list[tuple[Callable[[int], None], float]]] = {}
+        self._leaving: list[tuple[Callable[[int], None], float]] = []
         self._alarm: Alarm | None = None
         self._is_closed = False
 
@@ -45,6 +48,12 @@ class Keeping:
         self._keepers.holds(blob, source, self._now_ms())
         if then is not None:
             self._waiting.setdefault(blob, []).append((then, self._outside.clock() + KEEP_S))
+        self._go_on()
+
+    def leave(self, then: Callable[[int], None]) -> None:
+        """Before this peer leaves: nothing is to be lost with it. then: gets how many blobs may be all the same."""
+        self._keepers.leave(self._now_ms())
+        self._leaving.append((then, self._outside.clock() + LEAVE_S))
         self._go_on()
 
     def asked(self, peer: PeerId, word: KeepBlobs) -> None:
@@ -77,6 +86,11 @@ class Keeping:
                     then(self._keepers.copies_of(waiting.digest))
             if not thens:
                 self._waiting.pop(waiting, None)
+        is_late = [until_s <= now_s for _, until_s in self._leaving[:1]] == [True]
+        if self._leaving and (is_late or not self._keepers.short_count):
+            leaving, self._leaving = self._leaving, []
+            for then, _ in leaving:
+                then(self._keepers.short_count)
         due_ms = self._keepers.deadline_ms()
         if due_ms is not None:
             self._plan(max(0.0, due_ms / 1000 - now_s))

@@ -165,6 +165,10 @@ class BlobService:
                 blob = BlobId(name=name, digest=digest)
                 self.work(partial(self._files.find, blob), partial(self._keep, blob))
 
+    def leave(self, then: Callable[[int], None]) -> None:
+        """See `Keeping.leave`."""
+        self._keeping.leave(then)
+
     def _keep(self, blob: BlobId, place: str | Failed | None) -> None:
         if isinstance(place, str):
             self._keeping.holds(blob)

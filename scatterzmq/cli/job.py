@@ -52,6 +52,7 @@ def add_flow(parser: Parser) -> None:
     """More of them."""
     add = parser.add_argument
     add("--window", metavar="N", type=number(1), default=4096, help="items under way at once (default: 4096)")
+    add("--no-cache", action="store_true", help="compute everything")
     add("--no-progress", action="store_true", help="no progress bar")
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..client.link import Member
 
 _FIND_S = 10.0
-_ANSWER_S = 5.0
+_ANSWER_S = 10.0
+"""A peer that has blobs that nobody else has answers when others have them, or after 5 s."""
 _SUMMARY = "Ask a peer to finish, hand its tasks to others, and leave."
 _EXAMPLE = """\
   scatterzmq release host-b --join tcp://host-a:7411

@@ -25,7 +25,6 @@ _LOCAL: Mapping[str, str] = MappingProxyType(
         "batch_size": "--batch-size",
         "max_retries": "--max-retries",
         "device": "--device",
-        "no_cache": "--no-cache",
         "allow": "--allow",
     }
 )
@@ -43,7 +42,6 @@ def add_to(commands: Any) -> None:
     add("--batch-size", metavar="N", type=number(1), help="most items per batch")
     add("--max-retries", metavar="N", type=number(0), help="restarts before an item fails")
     add("--device", metavar="NAME", help="torch device: cpu, cuda, cuda:1, mps")
-    add("--no-cache", action="store_true", default=None, help="compute everything")
     add("--allow", metavar="MODULE", action="append", help="module of node kinds that may be imported")
     job.add_flow(parser)
     parser.set_defaults(call=run)
@@ -61,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
     def connect() -> "AbstractContextManager[Client]":
         import scatterzmq
 
-        return scatterzmq.connect(options.join) if options.join else scatterzmq.local(**_cluster(options))
+        if options.join:
+            return scatterzmq.connect(options.join, cache=not options.no_cache)
+        return scatterzmq.local(**_cluster(options))
 
     return job.do(options, connect, lambda client: client.load_graph(options.graph))
 

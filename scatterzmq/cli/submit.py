@@ -32,6 +32,6 @@ def submit(options: argparse.Namespace) -> int:
     def connect() -> "AbstractContextManager[Client]":
         import scatterzmq
 
-        return scatterzmq.connect(options.join, cluster=options.cluster)
+        return scatterzmq.connect(options.join, cluster=options.cluster, cache=not options.no_cache)
 
     return job.do(options, connect, lambda _: str(options.ns))

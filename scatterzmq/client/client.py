@@ -32,7 +32,7 @@ Queue: TypeAlias = "SimpleQueue[Item]"
 class Client:
     """Enqueues tasks and gets their results. Made by `local()` or `connect()`; a context manager.
 
-    window: tasks that may wait to be accepted; enqueueing another one waits for room.
+    window: tasks that may wait to be accepted; enqueueing another one waits for room. cache: False computes everything.
     request_timeout: seconds after which a question to the peer fails with Timeout.
     room_timeout: the same for a task that finds the window full.
     on_close: called once, at the end of `close`.
@@ -43,11 +43,12 @@ class Client:
         connect: Connect,
         *,
         window: int = 4096,
+        cache: bool = True,
         on_close: Callable[[], None] | None = None,
         request_timeout: float = 10.0,
         room_timeout: float = 30.0,
     ) -> None:
-        self._session = Session(connect, window=window)
+        self._session = Session(connect, window=window, cache=cache)
         self._request_timeout_s = request_timeout
         self._room_timeout_s = room_timeout
         self._calls: Calls[Queue] = self.calls_with(SimpleQueue)

@@ -80,6 +80,7 @@ class Batch(NamedTuple):
     ids: tuple[TaskId, ...]
     fingerprints: tuple[bytes, ...]
     inputs: tuple[Columns, ...]
+    cache: bool
 
     def message(self, mid: int, nonce: bytes) -> tuple[Submit, Columns]:
         """The batch as it goes over the link."""
@@ -94,7 +95,10 @@ class Batch(NamedTuple):
             nonce=nonce,
             ids=self.ids,
             submit_digests=self.fingerprints,
-            digests={name: row_digests(column) for name, column in columns.items()} if info.digests else {},
+            digests={name: row_digests(column) for name, column in columns.items()}
+            if self.cache and info.digests
+            else {},
+            cache=self.cache,
         )
         return submit, columns
 

@@ -60,11 +60,13 @@ class Session:
     fault: why nothing goes out or comes in any more; None as long as it does. Set once, by `end`.
     infos: the namespaces that this client has met, as it last saw them. Changed by `learn` only, and here.
     deliverer: the thread that is delivering; 0 if none is.
+    cache: False keeps its tasks out of the cache.
     """
 
-    def __init__(self, connect: Connect, *, window: int) -> None:
+    def __init__(self, connect: Connect, *, window: int, cache: bool = True) -> None:
         assert window > 0, "a client without a window could never enqueue"
         self._window = window
+        self._cache = cache
         self._lock = threading.Lock()
         self.deliverer = 0
         self._out = Outgoing(self.end)
@@ -503,7 +505,7 @@ class Session:
             fingerprints.append(handle.fingerprint)
             inputs.append(handle.inputs)
         self._unanswered += len(ids)
-        self._out.staged.append(Batch(info, tuple(ids), tuple(fingerprints), tuple(inputs)))
+        self._out.staged.append(Batch(info, tuple(ids), tuple(fingerprints), tuple(inputs), self._cache))
 
     def _take_all(self) -> None:
         for buffer in list(self._buffers.values()):

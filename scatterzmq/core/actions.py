@@ -8,7 +8,7 @@ from ..frozen import frozen
 from ..graph.plan import NodePlan, Plan
 from ..ids import BlockId, ClientId, ExecutorId, PeerId, TaskId, Token
 from .entries import Entry
-from .messages import ToClient
+from .messages import Contact, ToClient
 from .peermessages import BetweenPeers, Hello, Unwelcome
 from .values import Value
 
@@ -52,10 +52,13 @@ class Dial:
 
 @frozen()
 class OpenLink:
-    """From now on this peer is reached at this address (a new link, if there was another)."""
+    """From now on this peer is reached so (a new link, if there was another)."""
 
-    peer: PeerId
-    address: str
+    contact: Contact
+
+    @property
+    def peer(self) -> PeerId:
+        return self.contact.id
 
 
 @frozen()

@@ -8,7 +8,7 @@ Rules   1. Who has a blob sees to it that `copies` members, itself among them, a
            a while, many blobs are asked for in one message, and each member has one question at a time. Who refuses,
            or says nothing for long, is passed over for a while.
         4. Who is asked fetches one blob after another, and says when it has it.
-        5. Nobody is asked to let go of a copy.
+        5. Nobody is asked to let go of a copy. Who is about to leave sees to it that somebody else has one.
 Why     Weights outlive the machine that they were written at, and a restart of one does not move gigabytes.
 """
 
@@ -97,6 +97,18 @@ class BlobKeepers:
             self._held[blob.digest] = blob
             if self.copies_of(blob.digest) < self._copies:
                 self._short[blob.digest] = now_ms
+
+    def leave(self, now_ms: int) -> None:
+        """This peer is about to leave: what would be gone with it goes to somebody else, too."""
+        self._copies = max(self._copies, 2)
+        for digest in self._held:
+            if digest not in self._short and self.copies_of(digest) < self._copies:
+                self._short[digest] = now_ms
+
+    @property
+    def short_count(self) -> int:
+        """Of how many blobs there are too few copies, and somebody to be asked."""
+        return len(self._short) - len(self._stuck)
 
     def copies_of(self, digest: bytes) -> int:
         """How many are known to have it. O(members)."""

@@ -38,7 +38,6 @@ from .peermessages import (
     Surrender,
 )
 from .queues import Queue
-from .shares import BATCH_MS_MIN
 from .sizes import batch_bytes, fitting, is_short, pieces
 from .state import State
 from .values import Block, Value
@@ -46,8 +45,10 @@ from .values import Block, Value
 MAX_EXEC_MS_MAX = 1_000_000_000_000
 TTL_MS_MIN = 30
 
-FILL_MS = BATCH_MS_MIN
-"""A part of a batch waits so long for the others: no longer than a small batch would take."""
+FILL_MS = 20
+"""A part of a batch waits so long for the others: some ways to and fro, and little beside what a batch takes that is
+worth filling.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -455,8 +456,9 @@ class Borrowing:
                 continue
             self._executors.remove(batch.executor)
             self._out.work(AbandonExecutor(executor=batch.executor))
-            self._out.report("tally.executor.reclaim", executor=batch.executor)
-            self._out.report("error.executor", executor=batch.executor, message=RAN_TOO_LONG)
+            place = batch.queue.plan.place(batch.queue.node)
+            self._out.report("tally.executor.reclaim", executor=batch.executor, node=place)
+            self._out.report("error.executor", executor=batch.executor, message=RAN_TOO_LONG, node=place)
             self._undone(batch, RAN_TOO_LONG, crashed=True)
         self._asking.expire()
         for answer in self._answers.values():

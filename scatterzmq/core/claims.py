@@ -43,11 +43,14 @@ class Claims:
 
     def lost(self, executor: ExecutorId, reason: str, *, crashed: bool) -> None:
         """An executor is gone. Its tasks go back to the step they were lent for."""
+        at_work = self._executors.at_work_on(executor)
         if not self._executors.remove(executor):
             return
         self._out.report("tally.executor.stop", executor=executor, reason=reason)
         if crashed:
-            self._out.report("error.executor", executor=executor, message=reason)
+            queue = None if at_work is None else self._plans.find(at_work)
+            about = {} if queue is None else {"node": queue.plan.place(queue.node)}
+            self._out.report("error.executor", executor=executor, message=reason, **about)
         lease = self._leases.of(executor)
         if lease is not None:
             self._leases.settle(lease.order, executor)
@@ -62,8 +65,9 @@ class Claims:
             return
         self._executors.remove(lease.executor)
         self._out.work(AbandonExecutor(executor=lease.executor))
-        self._out.report("tally.executor.reclaim", executor=lease.executor)
-        self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG)
+        place = lease.queue.plan.place(lease.queue.node)
+        self._out.report("tally.executor.reclaim", executor=lease.executor, node=place)
+        self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG, node=place)
         self._batches.take_back(lease, RAN_TOO_LONG, crashed=True, counted=True)
 
     # ---- lending

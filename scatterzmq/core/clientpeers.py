@@ -124,10 +124,8 @@ class Peers:
         """A peer says goodbye: nothing more is asked of it, but it may still say something."""
         peer = self._peers.get(id_)
         if peer is not None and peer.up:
-            was_usable = peer.usable
             peer.up, peer.leaving = False, True
-            if was_usable:
-                self._change(id_, False, now_ms)
+            self._change(id_, False, now_ms)
 
     def heard(self, id_: PeerId, now_ms: int) -> None:
         """Something came from a peer."""

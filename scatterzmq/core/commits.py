@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from ..errors import ErrorCode
 from ..graph.formats import FieldFormat, Format, Layout
 from ..graph.plan import GraphPlan, NodePlan, Plan
-from ..ids import BlockId, GraphId, PeerId
+from ..ids import BlockId, GraphId
 from .blocks import Blocks
 from .events import BatchFinished, Emitted, RowsFailed
 from .leases import Lease
 from .needed import ALL
 from .payloadmessages import Payload
 from .peermessages import Commit, FailedPart, Part
-from .values import Block, Value, known_digests
+from .values import Block, Value, known_digests, maker_of
 
 Needed = Collection[tuple[GraphId, str]]
 """As core/needed.py finds it."""
@@ -47,12 +47,12 @@ def check(
     message: Commit,
     blocks: Mapping[str, Block],
     *,
-    needed: Needed = (),
-    uses: Blocks | None = None,
+    needed: Needed,
+    uses: Blocks,
 ) -> Checked:
     """Sort out what a commit says. blocks: the columns beside it. needed: what must be beside it.
 
-    uses: knows of which blocks somebody has told already; None: of none.
+    uses: knows of which blocks somebody has told already.
     """
     checked = Checked()
     node = lease.queue.node
@@ -149,7 +149,7 @@ def _misnamed(
     stays: Mapping[str, list[Block]],
     needed: Needed,
     others: Collection[Block],
-    uses: Blocks | None,
+    uses: Blocks,
 ) -> str:
     """What is wrong with the blocks of a part that its maker keeps; "" if nothing is."""
     named = [block.id for block in others] + [block.id for column in stays.values() for block in column]
@@ -160,8 +160,7 @@ def _misnamed(
         if copy is not None and copy.layout.rows != len(part.rows):
             return f"field {name!r} without a row for each"
         for block in column:
-            is_known = uses is not None and uses.is_used(block.id)
-            if block.id.maker != lease.holder or is_known or named.count(block.id) > 1:
+            if block.id.maker != lease.holder or uses.is_used(block.id) or named.count(block.id) > 1:
                 return f"field {name!r} in a block that is not new"
     return ""
 
@@ -201,7 +200,7 @@ class Told:
 
 
 def commit_of(
-    event: BatchFinished, order: int, plan: Plan, node: NodePlan, needed: Needed = (), inline_bytes: int | None = None
+    event: BatchFinished, order: int, plan: Plan, node: NodePlan, needed: Needed, inline_bytes: int | None = None
 ) -> Told:
     """What the owner of a batch is told of it.
 
@@ -284,10 +283,8 @@ def _large(values: tuple[Value, ...], inline_bytes: int) -> list[Block]:
 
 def payload_of(block: Block) -> Payload:
     """How others are told of a block."""
-    maker = block.id.maker
-    assert isinstance(maker, PeerId)
     return Payload(
-        maker=maker,
+        maker=maker_of(block),
         counter=block.id.counter,
         layout=block.layout,
         checksum=block.checksum,

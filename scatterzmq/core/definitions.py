@@ -36,6 +36,7 @@ from .messages import (
 )
 from .peermessages import AskPlans, AskPointers, PlanKept, PlanText, Pointer, Pointers
 from .plans import describe
+from .sizes import listed, too_long
 from .state import State
 
 
@@ -145,7 +146,12 @@ class Definitions:
 
     def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
         """Have a definition checked; the answer comes with `checked`."""
-        self._check(message.definition, _Load(sender, message), settles=True)
+        load = _Load(sender, message)
+        problem = "" if self._state.row_bytes_max is None else too_long(message.definition)
+        if problem:
+            self._refuse(load, (problem,))
+        else:
+            self._check(message.definition, load, settles=True)
 
     def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
         infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
@@ -214,7 +220,8 @@ class Definitions:
         return plan if is_more else before, ""
 
     def _refuse(self, load: _Load, problems: tuple[str, ...]) -> None:
-        self._out.send(load.client, GraphRefused(mid=load.message.mid, problems=problems, warnings=load.warnings))
+        told = GraphRefused(mid=load.message.mid, problems=listed(problems), warnings=listed(load.warnings))
+        self._out.send(load.client, told)
 
     def _arrived(self, digest: bytes) -> None:
         """The text is here."""
@@ -251,7 +258,7 @@ class Definitions:
         wanted = min(self._state.settings.cluster.replicas, 1 + len(spread.waiting) + len(spread.kept))
         if spread.load is not None and 1 + len(spread.kept) >= wanted:
             load, spread.load = spread.load, None
-            answer = GraphLoaded(mid=load.message.mid, info=describe(spread.plan), warnings=load.warnings)
+            answer = GraphLoaded(mid=load.message.mid, info=describe(spread.plan), warnings=listed(load.warnings))
             if self._state.journal is None:
                 self._out.send(load.client, answer)
             else:

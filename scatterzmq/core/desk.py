@@ -35,6 +35,7 @@ from .messages import (
     TaskStatus,
 )
 from .peermessages import CopyKind, SyncBetter
+from .sizes import row_too_large, shortened
 from .state import State
 from .travel import Travel
 from .values import Block
@@ -119,6 +120,8 @@ class Desk:
             nbytes += block.nbytes
         entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
         wrong = _uneven(message, blocks)
+        if not wrong:
+            wrong = row_too_large(blocks.values(), len(message.ids), self._state.row_bytes_max)
         if self._state.leaving:
             wrong = "this peer is leaving, and there is no other one to submit to"
         if wrong:
@@ -311,13 +314,17 @@ class Desk:
         may be accepted; what had copies and is alone now is that as soon as it has some again.
         """
         alone = [record for record in created if self._ledger.record(record.id) is record and len(record.rset) == 1]
-        refused = tuple([record.id for record in alone if record.epoch_n == self._state.first_n])
+        refused = tuple([record.id for record in alone if self._is_unheard_of(record)])
         if refused:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=self._disk_gone()))
             self.clear(refused, _nothing)
         gone = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in gone])
+
+    def _is_unheard_of(self, record: Record) -> bool:
+        """Whether nobody but this peer knows of a record, or ever did."""
+        return len(record.rset) == 1 and record.epoch_n == self._state.first_n and not record.heard_of
 
     def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -413,7 +420,7 @@ class Desk:
             if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id, node=record.place)
             self.release(record)
-            if len(record.rset) > 1 or record.epoch_n > self._state.first_n:  # somebody else has heard of it, or had
+            if not self._is_unheard_of(record):
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
@@ -509,8 +516,8 @@ class Desk:
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
-        reports = tuple(self._report(task) for task in message.ids)
-        self._out.send(sender, TaskReports(mid=message.mid, reports=reports))
+        reports = [self._report(task) for task in message.ids]
+        self._out.send(sender, TaskReports(mid=message.mid, reports=shortened(reports)))
 
     def _report(self, task: TaskId) -> TaskReport:
         record = self._ledger.record(task)

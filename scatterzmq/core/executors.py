@@ -63,6 +63,11 @@ class Executors:
             subtract(self.at_work, (slot.own,))
         return True
 
+    def at_work_on(self, executor: ExecutorId) -> QueueKey | None:
+        """Whose batch it has; None if it is idle or gone."""
+        slot = self.slots.get(executor)
+        return slot.own if slot is not None and slot.busy else None
+
     def occupy(self, executor: ExecutorId, key: QueueKey) -> None:
         """It begins with a batch."""
         slot = self.slots[executor]

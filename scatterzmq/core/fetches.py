@@ -20,9 +20,9 @@ from ..ids import BlockId, ExecutorId, PeerId
 from .actions import BatchOrder, RunBatch
 from .blocks import Loss
 from .payloadmessages import Fetch, Fetched, Gone
-from .payloads import COUNTERS_PER_MESSAGE, Payloads
+from .payloads import Payloads, chunks
 from .state import State
-from .values import Block, Value
+from .values import Block, Value, maker_of
 
 DOUBLINGS_MAX = 4
 """A block is asked for again after `ask_s`, twice that, and so on so many times."""
@@ -94,10 +94,6 @@ class Fetches:
         for block, owner in lacking.items():
             self._fetch(block, owner).orders[order.order] = None
 
-    def is_waiting(self, order: int) -> bool:
-        """Whether a batch waits here."""
-        return order in self._batches
-
     def forget(self, order: int) -> bool:
         """A batch will not run. False if it does not wait here."""
         batch = self._batches.pop(order, None)
@@ -129,15 +125,13 @@ class Fetches:
         """The fetch of a block, which begins now if there is none yet."""
         fetch = self._fetches.get(block.id)
         if fetch is None:
-            maker = block.id.maker
-            assert isinstance(maker, PeerId)
-            fetch = self._fetches[block.id] = _Fetch(block, owner, maker)
+            fetch = self._fetches[block.id] = _Fetch(block, owner, maker_of(block))
             self._ask(fetch, self._whom(fetch))
         return fetch
 
     def _whom(self, fetch: _Fetch) -> PeerId:
         """Rules 2 and 3."""
-        maker, owner = _maker(fetch), fetch.owner
+        maker, owner = maker_of(fetch.block), fetch.owner
         is_first = not fetch.tries or fetch.asked == owner
         return maker if owner is None or (is_first and self._members.is_heard(maker)) else owner
 
@@ -145,7 +139,7 @@ class Fetches:
         fetch.asked = peer
         fetch.due_ms = self._state.now_ms + (self._answer_ms << min(fetch.tries, DOUBLINGS_MAX))
         fetch.tries += 1
-        self._asks.setdefault((peer, _maker(fetch)), []).append(fetch.block.id.counter)
+        self._asks.setdefault((peer, maker_of(fetch.block)), []).append(fetch.block.id.counter)
 
     def flush(self) -> None:
         """Send what one event has brought up, together."""
@@ -153,8 +147,7 @@ class Fetches:
             return
         asks, self._asks = self._asks, {}
         for (peer, maker), counters in asks.items():
-            for start in range(0, len(counters), COUNTERS_PER_MESSAGE):
-                some = tuple(counters[start : start + COUNTERS_PER_MESSAGE])
+            for some in chunks(counters):
                 self._members.tell(peer, Fetch(maker=maker, counters=some))
 
     def expire(self) -> None:
@@ -193,7 +186,7 @@ class Fetches:
     def _refused(self, fetch: _Fetch, sender: PeerId) -> None:
         """Whoever decides says that it is lost; anybody else only that we have to ask further."""
         if fetch.owner is None:
-            if sender == _maker(fetch):
+            if sender == maker_of(fetch.block):
                 self._lost(fetch, Loss.EVICTED)
         elif sender == fetch.owner:
             self._end(fetch, None)
@@ -256,7 +249,7 @@ class Fetches:
         if rows:
             self._send(peer, block.id, rows)
         else:
-            self._members.tell(peer, Gone(maker=_peer(block), counters=(block.id.counter,)))
+            self._members.tell(peer, Gone(maker=maker_of(block), counters=(block.id.counter,)))
 
     def _send(self, peer: PeerId, id_: BlockId, rows: tuple[Value, ...]) -> None:
         maker = id_.maker
@@ -270,9 +263,9 @@ class Fetches:
         self._blocks.maker_gone(peer, loss)
         for id_, fetch in list(self._fetches.items()):
             fetch.peers.pop(peer, None)
-            if _maker(fetch) == peer and fetch.owner is None:
+            if maker_of(fetch.block) == peer and fetch.owner is None:
                 self._lost(fetch, loss)
-            elif _maker(fetch) == peer and fetch.owner is not None and fetch.asked == peer:
+            elif maker_of(fetch.block) == peer and fetch.owner is not None and fetch.asked == peer:
                 self._ask(fetch, fetch.owner)
             else:
                 self._drop_if_unwanted(id_)
@@ -298,13 +291,3 @@ class Fetches:
 
 def _rows(block: Block) -> tuple[Value, ...]:
     return tuple([(block, row) for row in range(block.layout.rows)])
-
-
-def _peer(block: Block) -> PeerId:
-    maker = block.id.maker
-    assert isinstance(maker, PeerId)
-    return maker
-
-
-def _maker(fetch: _Fetch) -> PeerId:
-    return _peer(fetch.block)

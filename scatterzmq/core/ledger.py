@@ -133,6 +133,7 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
+    heard_of: by others who have no copy, and may keep something in its place.
     barriers: what waits for its copies (core/replicas.py). moving: writes under way to holders that may be new.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
@@ -169,6 +170,7 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
+    heard_of: bool = False
     barriers: tuple["Barrier", ...] = ()
     moving: int = 0
     story: tuple[str, ...] = ()

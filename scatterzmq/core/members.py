@@ -325,7 +325,7 @@ class Members:
         if member is not None and member.is_linked and contact.incarnation == member.contact.incarnation:
             if contact.address != member.address:
                 self._dials.drop(member.address)
-                self._out.link(OpenLink(peer=contact.id, address=contact.address))
+                self._out.link(OpenLink(contact=contact))
             member.contact = contact
             if isinstance(message, Welcome):
                 member.misses_us = False  # it has answered
@@ -342,7 +342,7 @@ class Members:
         self._gone.pop(contact.id, None)
         self._here[contact.id] = member
         self._dials.drop(contact.address)
-        self._out.link(OpenLink(peer=contact.id, address=contact.address))
+        self._out.link(OpenLink(contact=contact))
         self._out.report("peer.join", peer=contact.id, peer_name=contact.name, address=contact.address)
         self._settle(member, now_ms)
         return True

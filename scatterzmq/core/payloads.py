@@ -30,7 +30,7 @@ Why       The owner stays the only one who knows what a task needs: nobody is as
           to be repaired. A takeover starts from the input, and leaves nothing behind but blocks of who is gone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..ids import BlockId, PeerId
@@ -134,7 +134,7 @@ class Payloads:
             unneeded, self._blocks.unneeded = self._blocks.unneeded, {}
             for maker, counters in unneeded.items():
                 assert isinstance(maker, PeerId)
-                for some in _chunks(counters):
+                for some in chunks(counters):
                     self._state.members.tell(maker, FreePayloads(counters=some))
         if self._doubtful:
             doubtful, self._doubtful = self._doubtful, {}
@@ -142,7 +142,7 @@ class Payloads:
                 self._ask(owner, counters)
 
     def _ask(self, owner: PeerId, counters: Iterable[int]) -> None:
-        for some in _chunks([counter for counter in counters if counter in self._held]):
+        for some in chunks([counter for counter in counters if counter in self._held]):
             self._state.members.tell(owner, HeldPayloads(counters=some))
 
     def expire(self) -> None:
@@ -180,6 +180,7 @@ class Payloads:
             assert self._state.members.status(held.owner) in LINKED, "kept for an owner that is gone"
 
 
-def _chunks(counters: list[int]) -> Iterable[tuple[int, ...]]:
+def chunks(counters: Sequence[int]) -> Iterable[tuple[int, ...]]:
+    """As many as fit into one message each."""
     for start in range(0, len(counters), COUNTERS_PER_MESSAGE):
         yield tuple(counters[start : start + COUNTERS_PER_MESSAGE])

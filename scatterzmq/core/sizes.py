@@ -15,6 +15,7 @@ from ..errors import ErrorCode
 from ..settings import NetworkSettings
 from .commits import Told
 from .events import BatchFinished, Emitted, RowsFailed
+from .messages import TaskReport
 from .peermessages import FailedPart, Part
 from .values import Block, Value
 
@@ -22,6 +23,58 @@ GRANT_TASKS_MAX = 4096
 """Of one batch on loan: ids and digests of so many fit into the body of a message."""
 TEXT_CHARS_MAX = 128 << 10
 """Of tracebacks in one message: its body may have 1 MiB, and a character up to 4 bytes."""
+
+
+DEFINITION_BYTES_MAX = 1_000_000
+"""Of a graph definition, which is the body of a message."""
+REPORTED_CHARS_MAX = 64 << 10
+"""Of texts in an answer to a client; what is beyond is cut short."""
+_CHARS_AT_LEAST = 64
+
+
+def too_long(definition: str) -> str:
+    """Why no message can carry a definition; "" if one can."""
+    nbytes = len(definition.encode(errors="replace"))
+    if nbytes <= DEFINITION_BYTES_MAX:
+        return ""
+    return (
+        f"the definition has {nbytes} bytes, and may have {DEFINITION_BYTES_MAX} to be sent over a network: put data "
+        "into blobs, or graphs into several namespaces"
+    )
+
+
+def listed(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """As many lines as one message may carry, and how many there are beyond."""
+    left = REPORTED_CHARS_MAX
+    for at, line in enumerate(lines):
+        left -= len(line)
+        if left < 0:
+            return (*lines[:at], f"{line[:_CHARS_AT_LEAST]}... and {len(lines) - at - 1} more")
+    return lines
+
+
+def shortened(reports: Iterable[TaskReport]) -> tuple[TaskReport, ...]:
+    """Reports that fit into one message: beyond a number of characters without stories and tracebacks."""
+    left = REPORTED_CHARS_MAX
+    made = []
+    for report in reports:
+        error = report.error
+        left -= sum(map(len, report.story)) + (0 if error is None else len(error.message) + len(error.traceback))
+        if left >= 0 or error is None:
+            made.append(report if left >= 0 else replace(report, story=()))
+        else:
+            brief = replace(error, message=error.message[:_CHARS_AT_LEAST], traceback="")
+            made.append(replace(report, error=brief, story=()))
+    return tuple(made)
+
+
+def row_too_large(blocks: Iterable[Block], rows: int, bytes_max: int | None) -> str:
+    """Why not each row of these columns can be copied to other peers; "" if it can."""
+    columns = list(blocks)
+    if bytes_max is None or fits_whole(columns, bytes_max):
+        return ""
+    largest = max([sum([block.row_nbytes(row) for block in columns]) for row in range(rows)])
+    return too_large("the input", largest, bytes_max, "send it in parts") if largest > bytes_max else ""
 
 
 def batch_bytes(network: NetworkSettings, row_bytes_max: int | None) -> int:
@@ -43,11 +96,11 @@ def fits_whole(blocks: Iterable[Block], bytes_max: int) -> bool:
     return sum([block.nbytes for block in blocks]) <= bytes_max
 
 
-def too_large(what: str, nbytes: int, bytes_max: int) -> str:
+def too_large(what: str, nbytes: int, bytes_max: int, todo: str = "return less for each task") -> str:
     """What is said of a row that is."""
     return (
-        f"{what} has {nbytes} bytes for one task, and a message between peers may carry {bytes_max}: return less for "
-        "each task, or raise network.message_bytes at all peers"
+        f"{what} has {nbytes} bytes for one task, and a message between peers may carry {bytes_max}: {todo}, or raise "
+        "network.message_bytes at all peers"
     )
 
 

@@ -415,6 +415,8 @@ class Takeover:
         return self._copies.version(task)
 
     def _mine(self, record: Record) -> Version:
+        """What is said of a record to somebody who may know of another one."""
+        record.heard_of = True
         return record_version(record, self._members.me)
 
     # ---- after a split

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ..frozen import frozen
 from ..graph.formats import Layout
-from ..ids import BlockId
+from ..ids import BlockId, PeerId
 
 
 @frozen(eq=False, kw_only=False)
@@ -34,6 +34,13 @@ class Block:
 
 Value: TypeAlias = tuple[Block, int]
 """(block, row): a plain tuple, because there are several per task and step."""
+
+
+def maker_of(block: Block) -> PeerId:
+    """The peer that made a block of which others know."""
+    maker = block.id.maker
+    assert isinstance(maker, PeerId)
+    return maker
 
 
 def digests_of(values: Iterable[Value]) -> tuple[bytes, ...]:

@@ -7,14 +7,14 @@ from ..core.events import BatchExpected
 from ..graph.formats import Format
 from ..graph.plan import Plan
 from ..ids import ExecutorId
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .childwire import Expected, Finished, Guess, LoadedNode, Part, Run
 from .work import Done, EmittedColumns, Work
 
 _DIGEST_NBYTES = 32
 
 
-def run_of(work: Work) -> tuple[Run, list[tuple[str, Column]]]:
+def run_of(work: Work) -> tuple[Run, list[tuple[str, Column | Apart]]]:
     """A batch for a child."""
     order = work.order
     run = Run(
@@ -28,7 +28,7 @@ def run_of(work: Work) -> tuple[Run, list[tuple[str, Column]]]:
         max_exec_ms=order.max_exec_ms,
         rows=work.rows,
     )
-    return run, list(work.columns.items())
+    return run, [*work.columns.items(), *work.apart.items()]
 
 
 def work_of(run: Run, columns: Sequence[tuple[str, Column]], plan: Plan, dead: set[int]) -> Work:

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened, wrapped
 from .common import new_executor_id
 from .output import LineBudget
@@ -104,7 +104,7 @@ class ChildProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, word: ToChild, columns: Sequence[tuple[str, Column]] = NO_COLUMNS) -> bool:
+    def tell(self, word: ToChild, columns: Sequence[tuple[str, Column | Apart]] = NO_COLUMNS) -> bool:
         """Say something on `work`; False if that is known to be in vain. Raises OSError without memory for it."""
         return self._work.send(wrapped(word, columns, self._scratch))
 

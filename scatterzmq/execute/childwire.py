@@ -14,6 +14,7 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,7 +22,7 @@ from ..core.events import RowsFailed
 from ..graph.nodeinfo import NodeInfo
 from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from ..wire.frames import head_of, packed, read_head, unpacked
 from ..wire.refusal import Limits, Reject
 from ..wire.schema import Codec, record
@@ -295,30 +296,46 @@ _CODECS = tuple([_BY_HAND.get(kind) or record(kind) for kind in _KINDS])
 # ---- packets
 
 
-def wrapped(word: Word, columns: Sequence[tuple[str, Column]] = NO_COLUMNS, scratch: Scratch | None = None) -> Packet:
+def wrapped(
+    word: Word, columns: Sequence[tuple[str, Column | Apart]] = NO_COLUMNS, scratch: Scratch | None = None
+) -> Packet:
     """A word as a packet. scratch: for its columns, unless there is none. Raises OSError if there is no memory."""
     number = _NUMBERS[type(word)]
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns)]
-    datas = [column.data for _, column in columns]
-    nbytes = sum([len(data) for data in datas])
-    beside: list[memoryview | int | None] = [*datas]
+    sizes = [sum(map(len, _pieces(column))) for _, column in columns]
+    nbytes = sum(sizes)
+    beside: list[memoryview | int | None]
     with ExitStack() as undo:
         packet = Packet(b"")
         undo.callback(packet.close)
-        if nbytes <= IN_LINE_NBYTES_MAX:
-            if scratch is not None and columns:
-                scratch.pass_over()
-        elif scratch is not None and nbytes <= SCRATCH_NBYTES_MAX:
-            beside = [len(data) for data in datas]
-            packet.handles.append(scratch.put(datas, nbytes))
+        if scratch is not None and columns:
+            scratch.use(nbytes if nbytes > IN_LINE_NBYTES_MAX else 0)
+        if IN_LINE_NBYTES_MAX < nbytes <= SCRATCH_NBYTES_MAX and scratch is not None:
+            packet.handles.append(scratch.put(chain.from_iterable([_pieces(column) for _, column in columns])))
+            beside = [*sizes]
         else:
-            for index, data in enumerate(datas):
-                if len(data) >= _SHARED_NBYTES_MIN and len(packet.handles) < HANDLES_MAX:
-                    packet.handles.append(share(data))
-                    beside[index] = None
+            beside = [_in_one_piece(column) for _, column in columns]
+            if nbytes > IN_LINE_NBYTES_MAX:
+                _share(beside, packet.handles)
         packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
         undo.pop_all()
     return packet
+
+
+def _share(beside: list[memoryview | int | None], handles: list[int]) -> None:
+    """Put the large ones of these into shared memory."""
+    for index, data in enumerate(beside):
+        if isinstance(data, memoryview) and len(data) >= _SHARED_NBYTES_MIN and len(handles) < HANDLES_MAX:
+            handles.append(share(data))
+            beside[index] = None
+
+
+def _pieces(column: Column | Apart) -> Sequence[memoryview]:
+    return column.datas if isinstance(column, Apart) else (column.data,)
+
+
+def _in_one_piece(column: Column | Apart) -> memoryview:
+    return column.joined().data if isinstance(column, Apart) else column.data
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:

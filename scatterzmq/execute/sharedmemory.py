@@ -95,26 +95,22 @@ class Scratch:
         self._nbytes = 0
         self._small = 0
 
-    def put(self, datas: Iterable[memoryview], nbytes: int) -> int:
-        """Write what the reader is to find, one after another, `nbytes` in all. Returns a handle for the packet.
-
-        Raises OSError.
-        """
-        if self._handle is None:
-            self._handle = os.memfd_create("scatterzmq", os.MFD_CLOEXEC)
-        self.pass_over(nbytes)
-        offset = 0
-        for data in datas:
-            offset += _write(self._handle, data, offset)
-        self._nbytes = max(self._nbytes, nbytes)
-        return os.dup(self._handle)
-
-    def pass_over(self, nbytes: int = 0) -> None:
-        """A message needs so much of it: after many that need little, give the rest back."""
+    def use(self, nbytes: int) -> None:
+        """The next message needs so much of it: after many that need little, the rest is given back."""
         self._small = self._small + 1 if 4 * nbytes < self._nbytes else 0
         if self._small >= _SMALL_MAX and self._handle is not None:
             os.ftruncate(self._handle, nbytes)
             self._nbytes, self._small = nbytes, 0
+
+    def put(self, datas: Iterable[memoryview]) -> int:
+        """Write what the reader is to find, one after another. Returns a handle for the packet. Raises OSError."""
+        if self._handle is None:
+            self._handle = os.memfd_create("scatterzmq", os.MFD_CLOEXEC)
+        offset = 0
+        for data in datas:
+            offset += _write(self._handle, data, offset)
+        self._nbytes = max(self._nbytes, offset)
+        return os.dup(self._handle)
 
     def close(self) -> None:
         if self._handle is not None:

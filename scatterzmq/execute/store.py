@@ -21,7 +21,7 @@ from xxhash import xxh3_128_digest
 from ..core.values import Block, Value
 from ..ids import BlockId, ClientId, PeerId
 from ..settings import StoreSettings
-from ..wire.columns import Column, gather, split
+from ..wire.columns import Apart, Column, gather, gather_apart, split
 
 _PIECES_PER_STORE = 16
 """A volatile block of several rows takes at most this fraction of the store."""
@@ -149,6 +149,17 @@ class PayloadStore:
 
     def collect(self, values: Sequence[Value]) -> Column:
         """The rows in one column, which may share memory with the store. Raises KeyError(id) if a block has gone."""
+        if len(values) == 1:  # a task on its own
+            column = self._blocks[values[0][0].id].column
+            if column.layout.rows == 1:
+                return column
+        return gather(self._parts(values))
+
+    def collect_apart(self, values: Sequence[Value]) -> Column | Apart:
+        """As `collect`, but nothing is copied."""
+        return gather_apart(self._parts(values))
+
+    def _parts(self, values: Sequence[Value]) -> list[tuple[Column, int]]:
         blocks = self._blocks
         parts = []
         last: Block | None = None
@@ -157,7 +168,7 @@ class PayloadStore:
                 column = blocks[block.id].column
                 last = block
             parts.append((column, row))
-        return column if len(parts) == 1 and column.layout.rows == 1 else gather(parts)
+        return parts
 
     def collect_private(self, values: Sequence[Value]) -> Column:
         """As `collect`, but never sharing memory with a kept block: for nodes, which could write to it."""

@@ -7,7 +7,7 @@ from ..core.actions import BatchOrder
 from ..core.events import RowsFailed
 from ..frozen import frozen
 from ..ids import ExecutorId, GraphId, QueueId
-from ..wire.tensors import Column
+from ..wire.columns import Apart, Column
 
 
 @frozen(eq=False)
@@ -16,12 +16,14 @@ class Work:
 
     rows: the order's positions that take part (the others lost an input); row i of each column is position rows[i].
     columns: field -> data, all with len(rows) rows.
+    apart: the same for further fields, only for executors that copy what they are given.
     dead: positions cleared or taken over meanwhile; grows from another thread (`Batch.alive` reads it).
     """
 
     order: BatchOrder
     rows: tuple[int, ...]
     columns: Mapping[str, Column]
+    apart: Mapping[str, Apart] = field(default_factory=dict)
     dead: set[int] = field(default_factory=set)
 
 

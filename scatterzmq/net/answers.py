@@ -143,7 +143,7 @@ class Answers:
             return
         self._counters["sent"] += 1
         self._counters["sent_bytes"] += total
-        parts = pieces(frames, number)
+        parts = pieces(frames, number, total)
         try:
             if total > CONTROL_BYTES:
                 try:

@@ -32,9 +32,12 @@ def nbytes(frames: Sequence[Frame]) -> int:
     return sum([frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames])
 
 
-def pieces(frames: Sequence[bytes | memoryview], number: int) -> list[Parts]:
-    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied."""
-    if nbytes(frames) <= PIECE_BYTES:
+def pieces(frames: Sequence[bytes | memoryview], number: int, total: int | None = None) -> list[Parts]:
+    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied.
+
+    total: its bytes, for whoever knows them.
+    """
+    if (nbytes(frames) if total is None else total) <= PIECE_BYTES:
         return [list(frames)]
     made: list[Parts] = []
     part: Parts = []

@@ -142,16 +142,19 @@ class Lane:
     def waiting_bytes(self) -> int:
         return self._outbox.bytes
 
-    def send(self, frames: Sequence[bytes | memoryview]) -> bool:
-        """Send a message, now or when there is room. False if it was dropped here; True promises nothing."""
+    def send(self, frames: Sequence[bytes | memoryview], total: int | None = None) -> bool:
+        """Send a message, now or when there is room. False if it was dropped here; True promises nothing.
+
+        total: its bytes, for whoever knows them.
+        """
         if self._is_closed:
             return False
         self._reactor.check_process()
-        total = nbytes(frames)
+        total = nbytes(frames) if total is None else total
         if total > self._limits.total_bytes or len(frames) > self._limits.frames:
             self.counters["long"] += 1
             return False
-        parts = pieces(frames, next(self._numbers))
+        parts = pieces(frames, next(self._numbers), total)
         if not self._outbox and len(parts) == 1:  # nearly always
             try:
                 self._put(parts[0])
@@ -279,12 +282,13 @@ class Lanes:
         """Of messages that have not left yet."""
         return self._control.waiting_bytes + (self._bulk.waiting_bytes if self._bulk is not None else 0)
 
-    def send(self, frames: Sequence[bytes | memoryview]) -> bool:
+    def send(self, frames: Sequence[bytes | memoryview], total: int | None = None) -> bool:
         """As Lane.send, over the lane that it belongs to."""
         if self._is_closed:
             return False
-        if nbytes(frames) <= CONTROL_BYTES:
-            return self._control.send(frames)
+        total = nbytes(frames) if total is None else total
+        if total <= CONTROL_BYTES:
+            return self._control.send(frames, total)
         if self._bulk is None:
             try:
                 self._bulk = self._open(bulk=True)
@@ -294,7 +298,7 @@ class Lanes:
         self._used_s = self._reactor.clock()
         if not self._both and not self._idle.is_set:
             self._idle = self._reactor.later(BULK_IDLE_S, self._rest)
-        return self._bulk.send(frames)
+        return self._bulk.send(frames, total)
 
     def close(self) -> None:
         if self._is_closed:

@@ -23,7 +23,7 @@ import zmq
 from ..core.blobmessages import BlobBetweenPeers, BlobWord, WriteBlob
 from ..core.events import LinkDown
 from ..core.messages import Contact, ToPeer
-from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome, Welcome
+from ..core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from ..driver import Incoming, Posted
 from ..ids import ClientId, PeerId
 from ..network import FromPeer
@@ -51,7 +51,6 @@ DRAINED_BYTES_MAX = 16 << 20
 """Taken in from one socket per round; then others have their turn."""
 DIAL_S = 10.0
 """How long a connection is kept on which somebody was greeted."""
-GREETED_MAX = 1024
 OPEN_AGAIN_S = 1.0
 """Where there was no file left for a link."""
 
@@ -104,7 +103,6 @@ class PeerLinks:
             reactor, self._router, me, self._outbox_bytes, take, self.counters, self._limits.total_bytes
         )
         self._links: dict[PeerId, _Link] = {}
-        self._greeted: dict[PeerId, Contact] = {}
         self._put_off: dict[PeerId, Alarm] = {}
         self._dialed: dict[str, tuple[Lane, Alarm]] = {}
         self._partial = Partial(
@@ -154,15 +152,15 @@ class PeerLinks:
             self.counters["unlinked"] += 1
             return
         frames = encode(message, columns, self._envelope(peer, incarnation))
-        self._count_sent(frames)
-        link.lanes.send(frames)
+        link.lanes.send(frames, self._count_sent(nbytes(frames)))
 
     def publish(self, message: BetweenPeers, /) -> None:
         frames = encode(message, {}, self._envelope(None, 0))
-        if nbytes(frames) > FRAME_BYTES_MAX:
+        total = nbytes(frames)
+        if total > FRAME_BYTES_MAX:
             self.counters["long"] += 1
             return
-        self._count_sent(frames)
+        self._count_sent(total)
         self._publisher.send_multipart(frames, zmq.NOBLOCK)
 
     def dial(self, address: str, greeting: Hello | Unwelcome, /) -> None:
@@ -190,12 +188,12 @@ class PeerLinks:
             return  # as if it had got lost
         self._dialed[address] = lane, self._reactor.later(DIAL_S, lambda: self._hang_up(address))
         frames = encode(greeting, {}, self._envelope(None, 0))
-        self._count_sent(frames)
-        lane.send(frames)
+        lane.send(frames, self._count_sent(nbytes(frames)))
 
-    def open(self, peer: PeerId, address: str, /) -> None:
+    def open(self, contact: Contact, /) -> None:
+        peer = contact.id
         self.close(peer)
-        parsed = Address.parse(address)
+        parsed = Address.parse(contact.address)
         if parsed is None:
             self.counters["address"] += 1
             return
@@ -211,10 +209,9 @@ class PeerLinks:
             )
         except OutOfFilesError:
             self.counters["files"] += 1
-            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, peer, address))
+            self._put_off[peer] = self._reactor.later(OPEN_AGAIN_S, partial(self.open, contact))
             return
-        contact = self._greeted.get(peer)
-        publishes = endpoint(parsed.host, contact.gossip_port) if contact is not None and contact.gossip_port else ""
+        publishes = endpoint(parsed.host, contact.gossip_port) if contact.gossip_port else ""
         self._links[peer] = _Link(lanes, publishes)
         if publishes:
             self._subscribed[publishes] += 1
@@ -267,9 +264,11 @@ class PeerLinks:
             seq=next(self._numbers),
         )
 
-    def _count_sent(self, frames: Sequence[Frame]) -> None:
+    def _count_sent(self, total: int) -> int:
+        """A message of so many bytes leaves."""
         self.counters["sent"] += 1
-        self.counters["sent_bytes"] += nbytes(frames)
+        self.counters["sent_bytes"] += total
+        return total
 
     def _hang_up(self, address: str) -> None:
         dialed = self._dialed.pop(address, None)
@@ -347,17 +346,8 @@ class PeerLinks:
         elif not isinstance(message, BetweenPeers):
             self.rejected["role"] += 1
         else:
-            if isinstance(message, Hello | Welcome) and message.me.id == origin.id:
-                self._note(message.me)
             to_incarnation = envelope.dst_incarnation if is_me else NOBODY
             self._take(_from_peer(envelope, origin.id, to_incarnation, message, columns))
-
-    def _note(self, contact: Contact) -> None:
-        """Who has greeted says where it publishes."""
-        self._greeted.pop(contact.id, None)
-        self._greeted[contact.id] = contact
-        if len(self._greeted) > GREETED_MAX:
-            del self._greeted[next(iter(self._greeted))]
 
     def _put_by(self) -> None:
         """Take in what is there of publications, to be read later. libzmq 4.3.5 ends the process ("Assertion failed:

@@ -379,9 +379,9 @@ class Process:
                 self._publish(message)
             case Dial(address=address, message=hello):
                 self.world.network.dial(self.address, address, self._frames(hello, {}, None, 0))
-            case OpenLink(peer=peer, address=address):
-                self._close(peer)
-                self.links[peer] = self.world.network.link(self.address, address)
+            case OpenLink(contact=contact):
+                self._close(contact.id)
+                self.links[contact.id] = self.world.network.link(self.address, contact.address)
             case CloseLink(peer=peer):
                 self._close(peer)
             case _:

@@ -64,6 +64,17 @@ class Column:
         return len(self.data) // self.layout.rows * index if index else 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """A column that does not lie in one piece. datas: the bytes of its rows, in order."""
+
+    layout: Layout
+    datas: Sequence[memoryview]
+
+    def joined(self) -> Column:
+        return Column(self.layout, memoryview(bytearray().join(self.datas)))
+
+
 # ---- rows
 
 
@@ -72,6 +83,12 @@ def gather(parts: Sequence[tuple[Column, int]]) -> Column:
 
     Without a copy where they are all rows of one column in order (then it is that column) or neighbours in one.
     """
+    found = gather_apart(parts)
+    return found.joined() if isinstance(found, Apart) else found
+
+
+def gather_apart(parts: Sequence[tuple[Column, int]]) -> Column | Apart:
+    """As `gather`, but what would have to be copied stays where it is."""
     assert parts, "a column needs a dtype, so at least one row"
     first, start = parts[0]
     if len(parts) == 1:  # a task on its own
@@ -88,10 +105,9 @@ def gather(parts: Sequence[tuple[Column, int]]) -> Column:
         if layout.shape != shape:
             shape = None
         rows.append(column.data if layout.rows == 1 else column.row(index))
-    data = memoryview(bytearray().join(rows))
     if shape is not None:
-        return Column(Layout(dtype, len(parts), shape), data)
-    return Column(alike(dtype, [column.layout.row_shape(index) for column, index in parts]), data)
+        return Apart(Layout(dtype, len(parts), shape), rows)
+    return Apart(alike(dtype, [column.layout.row_shape(index) for column, index in parts]), rows)
 
 
 def join(columns: Sequence[Column]) -> Column:

@@ -108,8 +108,9 @@ def test_many_are_fetched_one_after_another(world: World) -> None:
     me = world.peer()
     world.peer()
     for number in range(20):
-        me.put(f"b{number}", LONG[number:])
-        me.keeping.holds(blob_id(f"b{number}", LONG[number:]))
+        data = b"%d" % number * 1000
+        me.put(f"b{number}", data)
+        me.keeping.holds(blob_id(f"b{number}", data))
     most = 0
 
     def tamper(flight: Flight) -> list[Flight]:
@@ -161,3 +162,21 @@ def test_after_the_end_nothing_is_said(world: World) -> None:
     me.keeping.linked(other.id, up=False)
     world.run()
     assert not world.flights
+
+
+@pytest.mark.parametrize("way", ["taken", "nobody there", "no answer"])
+def test_who_leaves_waits_for_somebody_who_has_it_but_not_for_long(world: World, way: str) -> None:
+    me = world.peer(a=LONG)
+    me.keepers._copies = 1
+    held(me)
+    if way != "nobody there":
+        world.peer()
+    if way == "no answer":
+        world.tamper = lambda _: []
+    lost: list[int] = []
+    for _ in range(2):  # asked twice, it is said twice
+        me.keeping.leave(lost.append)
+    world.run(until=lambda: lost)
+    assert lost == [int(way == "no answer")] * 2
+    assert holders(world) == ([0, 1] if way == "taken" else [0])
+    assert world.now_s <= keeping.LEAVE_S + AGAIN_MS / 1000

@@ -14,8 +14,10 @@ import torch
 import scatterzmq
 from scatterzmq.blobs import names, sender
 from scatterzmq.core import blobkeepers
+from scatterzmq.core.messages import Release
 from scatterzmq.errors import ClusterError, ErrorCode, GraphError
 from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.questions import Questions
 from tests.test_remote import LONG_S, Peer, until
 
 ANY = {"value": ["float", [1]]}
@@ -335,3 +337,21 @@ def test_who_comes_late_runs_a_graph_whose_first_holder_is_gone(
             assert result(client, ns) == [1.0] * 3
     finally:
         third.stop()
+
+
+@pytest.mark.parametrize("way", ["signal", "release"])
+def test_a_blob_outlives_the_only_one_that_has_it_if_it_leaves(peers: Callable[..., BlobPeer], way: str) -> None:
+    first, second = peers(cluster={"replicas": 1}), peers(cluster={"replicas": 1})
+    with scatterzmq.connect(first.address) as client:
+        with client.open_blob("w") as blob:
+            blob.write(b"data")
+        assert second.blob("w") is None
+        if way == "signal":
+            first.peer.leave()
+        else:
+            with Questions([first.address], "default") as questions:
+                questions.find(LONG_S)
+                questions.ask([first.peer.contact.id], Release, LONG_S)
+    until(lambda: "tally.peer.stop" in first.events)
+    assert second.blob("w") == b"data"
+    assert "warning.blobs.lost" not in first.events

@@ -118,7 +118,7 @@ def test_the_cluster_is_found_by_its_name(cli: Any, client: Any, items: Path, mo
     monkeypatch.setitem(vars(scatterzmq), "connect", connect)
     cli("submit", "main", "--input", items, "--cluster", "ours")
     cli("submit", "main", "--input", items)
-    assert asked == [((None,), {"cluster": "ours"}), ((None,), {"cluster": None})]
+    assert asked == [((None,), {"cluster": name, "cache": True}) for name in ("ours", None)]
 
 
 def test_run_loads_the_graph_there(cli: Any, peer: Peer, graph: Path, items: Path) -> None:
@@ -141,7 +141,7 @@ def test_run_does_not_replace_another_graph(cli: Any, peer: Peer, graph: Path, i
 
 @pytest.mark.parametrize(
     "option",
-    ["--peers 2", "--executors 2", "--batch-size 3", "--max-retries 0", "--device cpu", "--no-cache", "--allow a"],
+    ["--peers 2", "--executors 2", "--batch-size 3", "--max-retries 0", "--device cpu", "--allow a"],
 )
 def test_options_for_peers_of_this_process_are_for_none_elsewhere(
     cli: Any, graph: Path, items: Path, option: str
@@ -149,6 +149,21 @@ def test_options_for_peers_of_this_process_are_for_none_elsewhere(
     ran = cli("run", graph, "--input", items, "--join", "tcp://127.0.0.1:1", *option.split())
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith(f"scatterzmq: {option.split(maxsplit=1)[0]} is for peers in this process")
+
+
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_a_job_may_be_kept_out_of_the_cache(cli: Any, peer: Peer, graph: Path, items: Path, command: str) -> None:
+    cached = definition()
+    cached["graphs"][0]["cache"] = True
+    graph.write_text(json.dumps(cached))
+    what = (graph,) if command == "run" else ("main",)
+    with scatterzmq.connect(peer.address) as client:
+        client.load_graph(graph)
+        for options, entries in ((("--no-cache",), 0), ((), 2), (("--no-cache",), 2)):
+            ran = cli(command, *what, "--input", items, "--join", peer.address, *options)
+            assert (ran.code, len(ran.out.splitlines())) == (1, 4)
+            assert client._run(client._calls.stats()).cache_entries == entries
+        assert client.clear_cache("main") == 2
 
 
 INTERRUPTIBLE = (

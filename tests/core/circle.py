@@ -95,8 +95,8 @@ class One:
                     self.circle.send(self, address, 0, message)
             case Dial(address=address, message=message):
                 self.circle.send(self, address, 0, message)
-            case OpenLink(peer=peer, address=address):
-                self.links[peer] = address
+            case OpenLink(contact=contact):
+                self.links[contact.id] = contact.address
             case CloseLink(peer=peer):
                 del self.links[peer]
             case Report():

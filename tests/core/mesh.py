@@ -176,8 +176,8 @@ class Peer(World):
                 for other in self.mesh.peers:
                     if other.contact.address == address:
                         self.mesh.send(self, other.me, 0, message, {})
-            case OpenLink(peer=peer, address=address):
-                self.links[peer] = address
+            case OpenLink(contact=contact):
+                self.links[contact.id] = contact.address
             case CloseLink(peer=peer):
                 self.links.pop(peer, None)
             case Left():

@@ -328,3 +328,26 @@ def test_the_order_differs_from_blob_to_blob() -> None:
     assert min(firsts.count(peer) for peer in set(firsts)) >= 10
     assert len(set(firsts)) == 5
     assert any(one != other for one, other in pairwise(orders))
+
+
+def test_who_leaves_gives_what_only_it_has_to_another() -> None:
+    cluster = Cluster(3, copies=1)
+    one = cluster.peers[peer_id(0)]
+    for number in (1, 2):
+        one.holds(blob(number), None, cluster.now_ms)
+    one.asked(peer_id(1), KeepBlobs(blobs=(blob(2),)))
+    cluster.run()
+    assert len(cluster.holders(1)) == 1
+    assert one.short_count == 0
+    one.leave(cluster.now_ms)
+    assert one.short_count == 1
+    one.leave(cluster.now_ms)
+    cluster.run()
+    assert one.short_count == 0
+    assert len(cluster.holders(1)) == 2
+    alone = BlobKeepers(peer_id(0), 1)
+    alone.holds(blob(1), None, 0)
+    alone.leave(0)
+    assert alone.short_count == 1
+    assert alone.asks(0) == []
+    assert alone.short_count == 0  # there is nobody to be asked

@@ -685,8 +685,9 @@ def test_an_executor_that_hangs_is_given_up_and_the_owner_told() -> None:
     abandoned = actions_of(mesh.peers[1], AbandonExecutor)
     mesh.wait(5_000)
     assert abandoned == [AbandonExecutor(executor=FIRST)]
-    told = [report.name for report in mesh.peers[1].reports if report.context.get("executor") == FIRST]
-    assert told[-2:] == ["tally.executor.reclaim", "error.executor"]
+    told = [report for report in mesh.peers[1].reports if report.context.get("executor") == FIRST][-2:]
+    assert [report.name for report in told] == ["tally.executor.reclaim", "error.executor"]
+    assert {report.context["node"] for report in told} == {"main:main:n0"}
     (surrender,) = mesh.said(Surrender)
     assert surrender.crashed
     report = mesh.peers[0].report(task)

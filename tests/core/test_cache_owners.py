@@ -228,6 +228,57 @@ def test_who_does_not_cache_has_nothing_to_forget() -> None:
     assert mesh.peers[0].last(CacheCleared) == CacheCleared(mid=1, values=0)
 
 
+def test_a_value_that_went_with_its_owner_is_a_miss() -> None:
+    """Who has it still finds it at home; for others it is computed anew, and nobody sees an error."""
+    mesh, plan = make_mesh(3, static=False)
+    mesh.wait(1000)
+    value = moving(mesh, plan, before=2, after=1)
+    first = mesh.submit(0, value)
+    mesh.run()
+    mesh.kill(2)
+    mesh.deliver()
+    again = mesh.submit(0, value)
+    assert (mesh.results(0, again), ran(mesh)) == ([value + 1], 1)
+    other = mesh.submit(1, value)
+    mesh.run()
+    assert mesh.results(0, first) == mesh.results(1, other) == [value + 1]
+    assert ran(mesh) == 2
+    outcome = mesh.outcome(1, other[0])
+    assert outcome is not None
+    assert (outcome.retries, outcome.error) == (0, None)
+
+
+def test_a_value_too_large_to_be_kept_reaches_all_who_wait_for_it() -> None:
+    """And is computed again for who comes later."""
+    mesh, plan = make_mesh(3, cache={"bytes": 4})
+    value = owned_by(mesh, plan, 2)
+    tasks = [mesh.submit(at, value, value) for at in range(2)]
+    mesh.run()
+    assert mesh.results(0, tasks[0]) == mesh.results(1, tasks[1]) == [value + 1] * 2
+    assert ran(mesh) == 1
+    assert [len(owners_of(mesh, at)._cache) for at in range(3)] == [0, 0, 0]
+    late = mesh.submit(2, value)
+    mesh.run()
+    assert (mesh.results(2, late), ran(mesh)) == ([value + 1], 2)
+
+
+@pytest.mark.parametrize("crashed", [True, False])
+def test_a_leader_whose_executor_is_lost_goes_on_leading(crashed: bool) -> None:
+    """It is computed once more, by the same task; who waits for it goes on waiting."""
+    mesh, plan = make_mesh()
+    value = owned_by(mesh, plan, 2)
+    tasks = [mesh.submit(0, value), mesh.submit(1, value)]
+    mesh.deliver()
+    assert statuses(mesh, 0, tasks[0]) + statuses(mesh, 1, tasks[1]) == [TaskStatus.BUSY, TaskStatus.DEFERRED]
+    (executor,) = mesh.peers[0].running
+    mesh.peers[0].lose(executor, crashed=crashed)
+    mesh.peers[0].start()
+    mesh.run()
+    assert mesh.results(0, tasks[0]) == mesh.results(1, tasks[1]) == [value + 1]
+    assert ran(mesh) == 1, "what was lost did not come to an end"
+    assert counted(mesh, 1) == [0, 0, 1, 0]
+
+
 def test_nodes_are_cached_among_peers_too() -> None:
     """Their values say by which output they left; those that only show the way have no fields."""
     mesh = Mesh(3, cluster=ALONE)

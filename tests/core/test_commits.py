@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scatterzmq.core.blocks import Blocks
-from scatterzmq.core.commits import check, commit_of, fits
+from scatterzmq.core.commits import Checked, commit_of, fits
+from scatterzmq.core.commits import check as check_commit
 from scatterzmq.core.events import BatchFinished, Emitted, RowsFailed
 from scatterzmq.core.leases import Lease
 from scatterzmq.core.needed import needed
@@ -27,6 +28,13 @@ from tests.core.conftest import chain, describe, graph, node
 
 HOLDER = PeerId(f"P{7:032x}")
 EXECUTOR = ExecutorId(f"E{7:032x}")
+
+
+def check(
+    lease: Lease, message: Commit, blocks: Mapping[str, Block], needed: Any = (), uses: Blocks | None = None
+) -> Checked:
+    """uses: None: nobody has told of any block before."""
+    return check_commit(lease, message, blocks, needed=needed, uses=uses or Blocks(Outbox()))
 
 
 def plan_of(*graphs: dict[str, Any]) -> Plan:
@@ -198,7 +206,7 @@ def test_there_and_back() -> None:
         missing=(3,),
     )
     lease = lease_of(plan_of(chain(1)), "n0", tasks=4)
-    told = commit_of(event, 9, lease.queue.plan, lease.queue.node)
+    told = commit_of(event, 9, lease.queue.plan, lease.queue.node, ())
     message, values = told.message, told.values
     assert (message.order, message.executor, message.missing, message.claim) == (9, EXECUTOR, (3,), None)
     assert message.parts[0].digests == {"value": (b"b" * 32, b"a" * 32)}

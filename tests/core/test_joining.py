@@ -14,11 +14,14 @@ from scatterzmq.core.events import BatchFinished, Emitted, RowsFailed, TimerFire
 from scatterzmq.core.messages import TaskStatus
 from scatterzmq.core.peermessages import Claim, Commit, Grant, Surrender
 from scatterzmq.core.queues import Queue
+from scatterzmq.core.values import Block
 from scatterzmq.errors import ErrorCode
-from scatterzmq.ids import BlockId, ExecutorId, TaskId
+from scatterzmq.graph.formats import DTYPES, Layout
+from scatterzmq.ids import BlockId, ExecutorId, PeerId, TaskId
 from tests.core.conftest import chain, graph, node
 from tests.core.mesh import Mesh, Peer
 
+PEER = PeerId("P" + "1" * 32)
 FIRST = ExecutorId("E" + "0" * 32)
 
 
@@ -326,13 +329,14 @@ def test_large_results_are_noticed() -> None:
 
 
 def test_a_part_of_an_answer() -> None:
-    value = [(BlockId(None, 1), row) for row in range(5)]  # type: ignore[arg-type]
+    block = Block(BlockId(PEER, 1), Layout(DTYPES["int64"], 5, ()), 40)
+    value = [(block, row) for row in range(5)]
     event = BatchFinished(
         executor=FIRST,
         order=1,
         emitted=(
-            Emitted(output="a", rows=(4, 0), fields={"x": (value[4], value[0])}),  # type: ignore[arg-type, dict-item]
-            Emitted(output="b", rows=(1,), fields={"x": (value[1],)}),  # type: ignore[arg-type, dict-item]
+            Emitted(output="a", rows=(4, 0), fields={"x": (value[4], value[0])}),
+            Emitted(output="b", rows=(1,), fields={"x": (value[1],)}),
         ),
         failed=(RowsFailed(rows=(2,), code=ErrorCode.UNKNOWN, message="m"),),
         missing=(3,),

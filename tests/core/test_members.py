@@ -1239,7 +1239,7 @@ def test_what_is_said_last_goes_before_the_link_is_closed() -> None:
     out.link(CloseLink(peer=peer_id(1)))
     out.work(Dial(address="mesh://2", message=Unwelcome(reason="full")))
     out.tell(peer_id(1), 1, Bye())
-    out.link(OpenLink(peer=peer_id(2), address="mesh://2"))
+    out.link(OpenLink(contact=Contact(id=peer_id(2), incarnation=1, address="mesh://2")))
     assert [type(action) for action in out.take()] == [OpenLink, Tell, CloseLink, Dial]
     assert out.take() == ()
 

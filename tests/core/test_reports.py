@@ -43,6 +43,16 @@ def test_an_error_says_where_it_was(make_world: MakeWorld, build: Any) -> None:
     assert (final["task"], final["node"], final["executor"]) == (task, "main:main:n", executor)
 
 
+def test_an_executor_that_dies_says_of_what(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    world.submit(5)
+    (executor,) = world.running
+    world.lose(executor, crashed=True)
+    (error,) = told(world, "error.executor")
+    assert error == {"executor": executor, "message": "killed", "node": "main:main:n0"}
+
+
 def test_a_cleared_task_says_where_it_was(make_world: MakeWorld, build: Any) -> None:
     world = make_world()
     world.load(build.chain(1))

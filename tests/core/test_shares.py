@@ -81,7 +81,7 @@ def test_batches_of_one_size_are_taken_to_be_all_work() -> None:
     pace = paced(*[(32, 320)] * 10)
     assert pace.task_us == 10_000
     assert pace.one_more_ms == pytest.approx(10.0)
-    assert pace.tasks_min(32) == 2
+    assert pace.tasks_min(32) == 10
     assert pace.tasks_min(1) == 1
 
 
@@ -98,19 +98,19 @@ def test_long_tasks_go_one_by_one() -> None:
 
 
 def test_where_small_batches_take_as_long_as_full_ones_none_is_cut_any_more() -> None:
-    pace = paced(*[(32, 100)] * 8)
+    pace = paced(*[(32, 500)] * 8)
     assert pace.tasks_min(32) == 6
-    pace.note(6, 100)
-    assert pace.one_more_ms < 0.4
+    pace.note(6, 500)
+    assert pace.one_more_ms < 2.0
     assert pace.tasks_min(32) == 32
-    pace.note(5, 150)  # even longer, by chance
+    pace.note(5, 800)  # even longer, by chance
     assert pace.one_more_ms == 0.0
 
 
 def test_a_part_that_every_batch_takes_is_told_apart() -> None:
     pace = paced(*[(size, 50 + 5 * size) for size in (1, 32, 32, 10, 4, 20)])
     assert pace.one_more_ms == pytest.approx(5.0, abs=0.3)
-    assert pace.tasks_min(32) == 3
+    assert pace.tasks_min(32) == 19
 
 
 def test_the_first_batch_counts_until_there_is_another_one() -> None:
@@ -229,13 +229,13 @@ def test_a_borrower_says_how_fast_it_is() -> None:
     mesh.submit(0, *range(12))
     mesh.gossip()
     mesh.deliver()
-    mesh.now_ms += 80
+    mesh.now_ms += 400
     mesh.step(1)
     mesh.deliver()
-    mesh.now_ms += 40
+    mesh.now_ms += 200
     mesh.step(1)
     claims = [commit.claim for commit in mesh.said(Commit) if commit.claim is not None]
-    assert [(claim.tasks_min, claim.task_us) for claim in claims] == [(1, 20_000), (2, 10_000)]
+    assert [(claim.tasks_min, claim.task_us) for claim in claims] == [(1, 100_000), (2, 50_000)]
     (first,) = mesh.said(Claim)
     assert (first.tasks_min, first.task_us) == (4, 0)
 

@@ -3,6 +3,7 @@
 Every value of these worlds is one whole number of 8 bytes. Peer 0 owns the tasks.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,25 @@ import pytest
 
 from scatterzmq.core.commits import Told, commit_of
 from scatterzmq.core.events import BatchFinished, BlocksEvicted, Emitted, RowsFailed
-from scatterzmq.core.messages import TaskStatus
+from scatterzmq.core.messages import AskTasks, GraphRefused, LoadGraph, Refused, TaskReport, TaskReports, TaskStatus
 from scatterzmq.core.peermessages import Claim, Commit, Committed, Grant, Surrender
-from scatterzmq.core.sizes import TEXT_CHARS_MAX, fitting, is_short, pieces, row_sizes
+from scatterzmq.core.sizes import (
+    DEFINITION_BYTES_MAX,
+    TEXT_CHARS_MAX,
+    fitting,
+    is_short,
+    listed,
+    pieces,
+    row_sizes,
+    shortened,
+    too_long,
+)
 from scatterzmq.core.values import Block
-from scatterzmq.errors import ErrorCode
-from scatterzmq.ids import BlockId, ExecutorId
+from scatterzmq.errors import ErrorCode, ErrorInfo
+from scatterzmq.ids import BlockId, ExecutorId, TaskId
 from scatterzmq.settings import Settings, row_bytes
+from scatterzmq.wire.frames import decode, encode
+from scatterzmq.wire.refusal import Limits
 from tests.core.conftest import ALICE, chain, graph, node
 from tests.core.mesh import Mesh, Packet
 from tests.core.test_commits import EXECUTOR, HOLDER, block, plan_of
@@ -274,9 +287,9 @@ def test_a_row_that_no_message_can_carry_fails_where_it_was_made() -> None:
 
 def test_also_where_its_owner_made_it(make_world: Any, build: Any) -> None:
     world = make_world()
-    world.core._state.row_bytes_max = 7
     world.load(build.chain(2))
     (task,) = world.submit(1)
+    world.core._state.row_bytes_max = 7
     world.drain()
     outcome = world.outcome(task)
     assert outcome.status is TaskStatus.ERROR
@@ -362,7 +375,7 @@ def test_only_the_rows_that_are_too_large_fail() -> None:
 
 def told_of(event: BatchFinished) -> Told:
     plan = plan_of(chain(2))
-    return commit_of(event, 1, plan, next(node for node in plan.queues.values() if node.name == "n0"))
+    return commit_of(event, 1, plan, next(node for node in plan.queues.values() if node.name == "n0"), ())
 
 
 def test_pieces_are_cut_between_rows_of_any_part() -> None:
@@ -417,3 +430,84 @@ def test_several_fields_count_together() -> None:
     assert len(pieces(told_of(event), 95)) == 2
     assert len(pieces(told_of(event), 96)) == 1
     assert blocks_in(fitting(event, blocks_in(event), "n", 24)) == blocks_in(event)
+
+
+# ---- other words that were too long
+
+
+def report_of(error: ErrorInfo | None = None, story: tuple[str, ...] = ()) -> TaskReport:
+    return TaskReport(id=TaskId(f"T{7:032x}"), status=TaskStatus.WAIT, ns="n", error=error, story=story)
+
+
+def test_reports_of_many_failed_tasks_fit_into_one_message() -> None:
+    """A thousand tracebacks in one answer were once more than a body may have, and the answer never came."""
+    error = ErrorInfo(code=ErrorCode.GENERAL_EXCEPTION, message="m" * 2000, traceback="\N{SNOWMAN}" * 16_000)
+    reports = [report_of(error, ("+1 ms queue",) * 20)] * 1024
+    short = shortened(reports)
+    assert len(short) == 1024
+    assert short[:3] == tuple(reports[:3]), "the first ones are whole"
+    assert short[-1] == report_of(replace(error, message="m" * 64, traceback=""))
+    frames = encode(TaskReports(mid=1, reports=short))
+    assert len(frames[1]) < Limits().body_bytes
+    assert decode(frames, Limits())[0] == TaskReports(mid=1, reports=short)
+    stories = shortened([report_of(story=("x" * 1000,))] * 100)
+    assert [bool(report.story) for report in stories] == [True] * 65 + [False] * 35
+
+
+def test_a_task_report_of_the_core_is_short(make_world: Any, build: Any) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    tasks = world.submit(1, 2)
+    world.say(AskTasks(mid=1, ids=tasks * 5000))
+    stories = [bool(report.story) for report in world.last(TaskReports).reports]
+    assert stories[0]
+    assert not stories[-1]
+
+
+def test_lines_are_listed_as_far_as_they_go() -> None:
+    lines = tuple(f"problem {number:092d}" for number in range(1000))
+    told = listed(lines)
+    assert told[:-1] == lines[: len(told) - 1]
+    assert told[-1].endswith(f"... and {1000 - len(told)} more")
+    assert sum(map(len, told)) < 70_000
+    assert listed(lines[:600]) == lines[:600]
+    assert listed(("x" * 100_000,)) == ("x" * 64 + "... and 0 more",)
+
+
+def test_problems_of_a_definition_are_told_as_far_as_they_go(make_world: Any) -> None:
+    world = make_world()
+    world.say(LoadGraph(mid=1, definition=json.dumps({"graphs": [{"name": "g" * 100}] * 2000, "entry": "x"})))
+    assert sum(map(len, world.last(GraphRefused).problems)) < 70_000
+
+
+def test_a_definition_that_no_message_can_carry_is_refused() -> None:
+    assert Limits().body_bytes > DEFINITION_BYTES_MAX
+    assert too_long("x" * DEFINITION_BYTES_MAX) == ""
+    mesh = Mesh(2)
+    definition = json.dumps({"text": "\N{SNOWMAN}" * 400_000}, ensure_ascii=False)
+    peer = mesh.peers[0]
+    peer.core._state.row_bytes_max = 1 << 30
+    peer.say(LoadGraph(mid=3, definition=definition))
+    (problem,) = peer.last(GraphRefused).problems
+    assert problem == (
+        "the definition has 1200012 bytes, and may have 1000000 to be sent over a network: put data into blobs, or "
+        "graphs into several namespaces"
+    )
+
+
+@pytest.mark.parametrize(("limit", "refused"), [(7, True), (8, False), (None, False)])
+def test_an_input_that_could_not_be_copied_is_refused(make_world: Any, limit: int | None, refused: bool) -> None:
+    """Our clients know better; whatever software others have, nothing may hang."""
+    world = make_world()
+    world.load(chain(1))
+    world.core._state.row_bytes_max = limit
+    tasks = world.submit(1, 2, 3)
+    told = [send.message for send in world.sent if isinstance(send.message, Refused)]
+    assert bool(told) is refused
+    for message in told:
+        assert message.ids == tasks
+        assert message.message == (
+            "the input has 8 bytes for one task, and a message between peers may carry 7: send it in parts, or raise "
+            "network.message_bytes at all peers"
+        )
+        assert not world.stored

@@ -6,7 +6,7 @@ import pytest
 
 from scatterzmq.core.events import Event
 from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
-from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Sync, SyncBetter
+from scatterzmq.core.peermessages import Drop, Handover, Inquire, Known, Replicate, Sync, SyncBetter
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain, graph, node
@@ -251,6 +251,23 @@ def test_who_has_given_way_owns_the_task_again_if_nobody_else_has_it() -> None:
     other.start(1)
     mesh.run()
     assert mesh.peers[other.number].outcome(task, BOB).value == 8  # type: ignore[union-attr]
+
+
+def test_what_somebody_stands_in_for_does_not_come_back_from_there_when_it_is_deleted() -> None:
+    """It is in its first epoch, and has no copies: else nobody would have heard of it."""
+    mesh = Mesh(2, static=False, executors=0, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.peers[1].submit(7, ids=(task,))
+    mesh.drop(Drop)
+    mesh.peers[1].core._takeover.healed(mesh.peers[0].me)
+    mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    (owner,) = [peer.number for peer in mesh.peers if task in records(mesh, peer.number)]
+    assert copies(mesh.peers[1 - owner])[task].stands_in
+    mesh.peers[owner].clear(task)
+    mesh.wait(70_000)
+    assert not any(records(mesh, peer.number) or copies(peer) for peer in mesh.peers)
 
 
 def test_an_end_that_gave_way_is_not_shown_unless_nobody_knows_better() -> None:

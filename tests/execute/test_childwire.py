@@ -60,7 +60,7 @@ from scatterzmq.graph.nodeinfo import CallInfo, NodeInfo
 from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId, Token
 from scatterzmq.nodes.registry import BUILT_IN, Registry
 from scatterzmq.settings import BlobSettings, ExecutorSettings, PluginSettings
-from scatterzmq.wire.columns import Column
+from scatterzmq.wire.columns import Apart, Column, gather, gather_apart
 from tests.execute.childworld import column, floats, texts
 
 QUEUE, GRAPH = QueueId("Q" + "1" * 32), GraphId("G" + "2" * 32)
@@ -176,7 +176,7 @@ def kept_bytes(scratch: Scratch) -> int:
     return os.fstat(scratch._handle).st_size
 
 
-def through(scratch: Scratch, *columns: tuple[str, Column]) -> list[tuple[str, bytes]]:
+def through(scratch: Scratch, *columns: tuple[str, Column | Apart]) -> list[tuple[str, bytes]]:
     packet = wrapped(WORDS[3], columns, scratch)
     _, got = opened(packet)
     assert packet.handles == []
@@ -190,6 +190,23 @@ def test_columns_through_memory_that_is_used_again(scratch: Scratch) -> None:
         columns = [("a", floats([[number] * size])), ("b", texts("x", "yz")), ("c", floats([[], [number]]))]
         assert through(scratch, *columns) == [(name, bytes(col.data)) for name, col in columns]
     assert kept_bytes(scratch) == 80_000 * 4 + 3 + 4
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("size", [1, 10_000, 30_000])
+@pytest.mark.parametrize("has_scratch", [True, False])
+def test_columns_that_lie_apart_come_in_one_piece(scratch: Scratch, size: int, has_scratch: bool) -> None:
+    """In line, in shared memory, in a scratch; between others."""
+    rows = [floats([[float(number)] * size, [9.0] * size]) for number in range(3)]
+    parts = [(rows[number], number % 2) for number in range(3)]
+    apart = gather_apart(parts)
+    assert isinstance(apart, Apart)
+    packet = wrapped(WORDS[3], [("a", texts("x")), ("b", apart), ("c", texts("yz"))], scratch if has_scratch else None)
+    _, got = opened(packet)
+    assert [(name, bytes(col.data)) for name, col in got] == [
+        ("a", b"x"), ("b", bytes(gather(parts).data)), ("c", b"yz"),
+    ]  # fmt: skip
+    assert got[1][1].layout == gather(parts).layout
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -371,7 +388,9 @@ def a_work() -> Work:
 def test_a_work_comes_as_it_went() -> None:
     work = a_work()
     run, columns = run_of(work)
-    again = work_of(run, columns, work.order.plan, work.dead)
+    again = work_of(
+        run, [(name, column) for name, column in columns if isinstance(column, Column)], work.order.plan, set()
+    )
     assert again.order == work.order
     assert (again.rows, again.columns, again.dead) == (work.rows, work.columns, work.dead)
 

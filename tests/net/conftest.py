@@ -133,8 +133,8 @@ class Station:
         self.links.dial(other.me.address, self.hello())
         other.links.dial(self.me.address, other.hello())
         self.world.until(lambda: self.hello() in other.heard() and other.hello() in self.heard())
-        self.links.open(other.me.id, other.me.address)
-        other.links.open(self.me.id, self.me.address)
+        self.links.open(other.me)
+        other.links.open(self.me)
 
         def hear_each_other() -> bool:
             """Subscribing takes a moment."""

@@ -81,3 +81,20 @@ def test_without_anybody_who_hears_they_are_dropped(world: World) -> None:
     here.meet(there)
     here.links.say_of_blob(there.me.id, ASK, {})
     world.until(lambda: there.links.rejected["receiver"])
+
+
+def test_links_are_told_of(world: World) -> None:
+    here, there = Station(world, 1), Station(world, 2)
+    told: list[tuple[PeerId, bool]] = []
+    here.links.hear_of_links(lambda peer, up: told.append((peer, up)))
+    here.meet(there)
+    here.links.open(there.me)  # another life, or another address
+    here.links.close(there.me.id)
+    here.links.close(there.me.id)
+    assert told == [(there.me.id, True), (there.me.id, False), (there.me.id, True), (there.me.id, False)]
+
+
+def test_what_is_counted_of_blobs(world: World) -> None:
+    station = Station(world, 1)
+    station.links.hear_of_blobs(lambda *_: None, lambda: {"digest": 2})
+    assert station.links.counted()["blobs_digest"] == 2

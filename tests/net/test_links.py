@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 
 from scatterzmq.core.events import LinkDown
-from scatterzmq.core.messages import AskMembers, Cleared
+from scatterzmq.core.messages import AskMembers, Cleared, Contact
 from scatterzmq.core.peermessages import AskQueues, Bye, Heartbeat, Unwelcome
 from scatterzmq.ids import ClientId
-from scatterzmq.net import links, options, partial, routing
+from scatterzmq.net import fragments, lanes, links, options, partial, routing
 from scatterzmq.net.fragments import pieces
 from scatterzmq.net.monitor import Change
 from scatterzmq.network import FromPeer
@@ -74,6 +75,27 @@ def test_what_was_sent_is_counted_and_what_has_no_link_too(world: World, two: tu
     here.links.send(peer_id(9), 1, AskQueues(), {})
     assert here.links.counters["sent"] == before + 1
     assert here.links.counters["unlinked"] == 1
+
+
+@pytest.mark.parametrize("width", [1, 100_000, 1_000_000])
+def test_the_size_of_a_message_is_found_out_once(
+    world: World, two: tuple[Station, Station], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    here, there = two
+    summed: list[int] = []
+
+    def watched(frames: Sequence[Any]) -> int:
+        total = fragments.nbytes(frames)
+        summed.append(total)
+        return total
+
+    here.links.send(there.me.id, 1, AskQueues(), {})  # by now both lanes are there
+    here.links.send(there.me.id, 1, replicate(), {"value": column(width=width)})
+    world.until(lambda: len(from_peers(there)) == 2)
+    for module in (links, lanes):
+        monkeypatch.setattr(module, "nbytes", watched)
+    here.links.send(there.me.id, 1, replicate(), {"value": column(width=width)})
+    assert [total for total in summed if total >= 3 * width] == summed[:1]
 
 
 def test_messages_of_one_lane_keep_their_order(world: World, two: tuple[Station, Station]) -> None:
@@ -189,7 +211,7 @@ def test_addresses_that_are_none_are_counted(world: World) -> None:
     here = Station(world, 1)
     for address in ("", "mesh://1", "tcp://nowhere", "ipc://x"):
         here.links.dial(address, here.hello())
-        here.links.open(peer_id(9), address)
+        here.links.open(Contact(id=peer_id(9), incarnation=1, address=address))
     assert here.links.counters["address"] == 8
     here.links.send(peer_id(9), 1, AskQueues(), {})
     assert here.links.counters["unlinked"] == 1
@@ -245,7 +267,7 @@ def test_what_is_published_and_no_message_is_counted(world: World, two: tuple[St
 
 def test_who_does_not_publish_is_linked_nevertheless(world: World) -> None:
     here, there = Station(world, 1), Station(world, 2)
-    here.links.open(there.me.id, there.me.address)
+    here.links.open(replace(there.me, gossip_port=0))
     here.links.send(there.me.id, 1, AskQueues(), {})
     world.until(lambda: from_peers(there))
     assert not here.links._subscribed
@@ -256,25 +278,15 @@ def test_who_does_not_publish_is_linked_nevertheless(world: World) -> None:
 def test_a_link_that_is_opened_again_leaves_one_subscription(world: World, two: tuple[Station, Station]) -> None:
     here, there = two
     for _ in range(3):
-        there.links.open(here.me.id, here.me.address)
+        there.links.open(here.me)
     assert list(there.links._subscribed.values()) == [1]
-    there.links._note(
-        replace(here.me, id=peer_id(7))
-    )  # another life of it, at the same port, before the old one is closed
-    there.links.open(peer_id(7), here.me.address)
+    # another life of it, at the same port, before the old one is closed
+    there.links.open(replace(here.me, id=peer_id(7)))
     assert list(there.links._subscribed.values()) == [2]
     there.links.close(here.me.id)
     world.until(lambda: here.links.publish(Heartbeat(seq=2, idle=0)) or there.links.rejected["sender"])  # type: ignore[func-returns-value]
     there.links.close(peer_id(7))
     assert not there.links._subscribed
-
-
-def test_greetings_are_remembered_up_to_a_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "GREETED_MAX", 2)
-    here = Station(world, 1)
-    for number in (3, 4, 3, 5):
-        here.links._note(replace(here.me, id=peer_id(number)))
-    assert list(here.links._greeted) == [peer_id(3), peer_id(5)]
 
 
 def test_a_publication_that_is_too_long_is_not_sent(world: World, two: tuple[Station, Station]) -> None:
@@ -297,7 +309,7 @@ def test_the_end_of_a_process_is_told_as_refused(world: World, two: tuple[Statio
 def test_a_link_to_nobody_is_told_as_refused_until_it_is_closed(world: World) -> None:
     here, gone = Station(world, 1), Station(world, 2)
     world.kill(gone.reactor)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     world.until(lambda: here.posted)
     assert here.posted[0] == LinkDown(peer=gone.me.id, refused=True)
     here.links.close(gone.me.id)
@@ -310,10 +322,10 @@ def test_a_peer_without_files_left_lives_on_and_opens_its_links_later(world: Wor
     one, other = Station(world, 1), Station(world, 2)
     with no_files_left():
         one.links.dial(other.me.address, one.hello())
-        one.links.open(other.me.id, other.me.address)
+        one.links.open(other.me)
         assert one.links.counters["files"] == 2
         one.links.send(other.me.id, 1, Bye(), {})
-        one.links.open(peer_id(3), other.me.address)
+        one.links.open(replace(other.me, id=peer_id(3)))
         one.links.close(peer_id(3))
     world.settle()
     assert other.posted == []
@@ -340,10 +352,10 @@ def test_without_a_file_for_the_bulk_lane_only_what_is_large_is_lost(
 
 def test_what_is_told_of_a_link_that_was_closed_meanwhile_is_dropped(world: World) -> None:
     here, gone = Station(world, 1), Station(world, 2)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     lanes = here.links._links[gone.me.id].lanes
     here.links._changed(gone.me.id, lanes, Change.DOWN)
-    here.links.open(gone.me.id, gone.me.address)
+    here.links.open(gone.me)
     here.reactor.step()
     assert not here.posted
 

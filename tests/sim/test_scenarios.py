@@ -5,12 +5,17 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.cache import cache_key
 from scatterzmq.core.messages import Accepted, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
-from scatterzmq.ids import TaskId
+from scatterzmq.core.values import Block
+from scatterzmq.graph.formats import DTYPES, Layout
+from scatterzmq.ids import BlockId, TaskId
 from scatterzmq.sim.options import Options
+from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.process import Process
 from scatterzmq.sim.world import World
+from scatterzmq.wire.columns import row_digests
 from tests.core.conftest import chain
 from tests.core.mesh import Mesh
 
@@ -136,12 +141,101 @@ def test_one_value_is_computed_once_for_all(make: Make) -> None:
     assert claims <= 6, "the nodes of one task, once each"
 
 
+def owned_elsewhere(world: World) -> tuple[int, int]:
+    """A value, and which peer owns the key of its result: not the first one."""
+    plan = world.plan("cached")
+    owners = world.peer(0).core._travel.owners
+    assert owners is not None
+    for value in range(100):
+        block = Block(BlockId(world.peer(0).id, 0), Layout(DTYPES["int64"], 1, ()), 8, row_digests(column_of([value])))
+        key = cache_key(plan.graphs[plan.entry].closure, [(":value", (block, 0))])
+        assert key is not None
+        place = next(place for place in range(3) if world.peer(place).id == owners.owner(key))
+        if place:
+            return value, place
+    raise AssertionError("all keys are the first peer's")
+
+
+def claims(world: World) -> int:
+    """Steps that were begun; a task of the cached graphs takes six."""
+    return sum(count for (_, cause), count in world.checkers.rows.items() if cause == "claim")
+
+
+@pytest.mark.parametrize("who", ["the owner of the key", "the owner of the leader", "the executor of the leader"])
+def test_five_hundred_tasks_wait_for_one_and_somebody_dies(make: Make, who: str) -> None:
+    """All get the result, and it is computed once more at most."""
+    world = make(3, namespaces=("cached",), exec_ms=1_000.0)
+    value, place = owned_elsewhere(world)
+    tasks = world.submit("cached", value, at=0)
+    world.run(300)
+    for _ in range(5):
+        tasks += world.submit("cached", *[value] * 50, at=0) + world.submit("cached", *[value] * 50, at=3 - place)
+    world.run(300)
+    assert world.peer(0).state.ledger.counts() == {TaskStatus.BUSY: 1, TaskStatus.DEFERRED: 250}
+    if who == "the owner of the key":
+        world.crash(world.peer(place))
+    elif who == "the owner of the leader":
+        world.crash(world.peer(0))
+    else:
+        (executor,) = [executor for executor, running in world.peer(0).executors.items() if running is not None]
+        world.peer(0).lose_executor(executor, crashed=True)
+    world.run(120_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 501
+    assert claims(world) <= 2 * 6
+
+
 def test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(make: Make) -> None:
     world = make(2, namespaces=("bomb",))
     tasks = world.submit("bomb", 0, 1, 2, 3, at=0)
     world.run(60_000)
     assert ends(world, tasks) == [TaskStatus.READY] * 3 + [TaskStatus.ERROR]
     assert world.checkers.deaths[tasks[3]] == 4
+
+
+def joined(make: Make) -> tuple[World, list[TaskId]]:
+    """An executor that works on a batch of three owners."""
+    world = make(4, executors=(0, 1, 0, 0), exec_ms=2_000.0, namespaces=("chain",))
+    world.submit("chain", 1, at=0)
+    world.run(30_000)
+    world.submit("chain", 2, at=0)
+    world.run(1_000)
+    tasks = [task for place in (0, 2, 3) for task in world.submit("chain", 3 + place, 13 + place, at=place)]
+    for _ in range(1_000):
+        world.run(10)
+        if any(running.order.joined for running in world.peer(1).executors.values() if running is not None):
+            return world, tasks
+    raise AssertionError("each owner's tasks are run by themselves")
+
+
+def test_an_owner_dies_while_its_part_of_a_batch_runs(make: Make) -> None:
+    world, tasks = joined(make)
+    (running,) = [running for running in world.peer(1).executors.values() if running is not None]
+    dead = next(process for process in world.alive() if process.id == running.order.joined[0][1].owner)
+    others = [task for task in tasks if owner(world, task) is not dead]
+    assert len(others) == 4
+    world.crash(dead)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 6
+    for task in others:
+        record = owner(world, task).state.ledger.record(task)
+        assert record is not None
+        assert record.restarts == 0, "their part counts"
+
+
+def test_an_executor_dies_with_parts_of_several_owners(make: Make) -> None:
+    """All of its tasks run alone then, at each owner, and none of them is poison."""
+    world, tasks = joined(make)
+    ((executor, running),) = world.peer(1).executors.items()
+    assert running is not None
+    world.peer(1).lose_executor(executor, crashed=True)
+    world.run(100)
+    for task in running.order.tasks:
+        record = owner(world, task).state.ledger.record(task)
+        assert record is not None
+        assert record.solo
+        assert record.crashes == 0
+    world.run(120_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 6
 
 
 def test_a_client_that_lost_its_link_is_told(make: Make) -> None:
