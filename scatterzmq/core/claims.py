@@ -110,7 +110,8 @@ class Claims:
 
     def _lend(self, executor: ExecutorId, queue: Queue) -> None:
         node = queue.node
-        records = self._batches.draw(queue, self._batches.own_size(queue))
+        # A task that waits alone is nothing to share.
+        records = self._batches.draw(queue, self._batches.own_size(queue) if queue.length > 1 else 1)
         if not records:
             return
         max_exec_ms = self._batches.max_exec_ms(node)

@@ -98,7 +98,7 @@ class Executors:
         """It is through with so many tasks of a queue. Who fails may do so early, and is not measured."""
         if not (event.failed or event.missing):
             queue.pace.note(tasks, now_ms - self.slots[event.executor].since_ms)
-            self._touch((queue.key,))
+            self._touched[queue.key] = None
 
     def _touch(self, keys: Iterable[QueueKey]) -> None:
         self._touched.update(dict.fromkeys(sorted(keys)))
