@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import torch
 
 import scatterzmq
 from scatterzmq import remote
@@ -123,6 +124,31 @@ def served() -> Iterator[Callable[..., Served]]:
             return made
 
         yield start
+
+
+def test_large_cached_values_travel_whole(peers: Callable[..., Peer]) -> None:
+    """Eight MiB: to the owner of the key, or from there to whoever asks."""
+    value = {"value": ["float", [1 << 21]]}
+    graph = definition()
+    graph["graphs"][0] |= {"cache": True, "input_format": value, "output_format": value}
+    graph["graphs"][0]["nodes"][0]["args"]["input"] = value["value"]
+    first = peers()
+    second = peers(first.address)
+    until(lambda: "peer.join" in first.events and "peer.join" in second.events)
+    with scatterzmq.connect(first.address) as one, scatterzmq.connect(second.address) as other:
+        ns = one.load_graph(graph)
+        until(lambda: ns in other.namespaces())
+        for client in (one, other):
+            for number in range(4):
+                column = torch.full((1 << 21,), float(number))
+                ((_, response),) = client.wait_for([client.enqueue_task(ns, {"value": column})], timeout=LONG_S)
+                response.ok()
+                assert response.result is not None
+                assert torch.equal(response.result["value"], column + 1)
+        counters = one._run(one._calls.stats()).counters
+        assert counters["cache_misses"] == 4
+        assert counters.get("cache_hits", 0) + counters.get("cache_deferred", 0) == 4, "or it was still on its way"
+        assert counters.get("cache_promoted", 0) == 0
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -47,7 +47,7 @@ class Meaning:
 class _Look:
     """is_new: whether anybody has it is all that matters. here: what it means at this peer; None while that is open.
 
-    answers: of others. reading: who has it and is still reading it.
+    refusal: why it must not be read here. answers: of others. reading: who has it and is still reading it.
     """
 
     name: str
@@ -57,6 +57,7 @@ class _Look:
     sign_s: float
     is_looked: bool = False
     here: Named | None = None
+    refusal: str = ""
     answers: dict[PeerId, Named | None] = field(default_factory=dict)
     reading: set[PeerId] = field(default_factory=set)
     alarm: Alarm | None = None
@@ -128,7 +129,10 @@ class Names:
         if isinstance(here, BlobError | OSError) and not is_package:
             self._end(look, Meaning(look.name, None, f"{here}", is_known=True))
             return
-        look.here = here if isinstance(here, Named) else None
+        if isinstance(here, BlobError | OSError):
+            look.refusal = f"{here}"
+        elif here is not None:
+            look.here = here
         if is_package and look.here is not None:
             self._end(look, Meaning(look.name, look.here, is_known=True))
         else:
@@ -169,7 +173,7 @@ class Names:
             return Meaning(look.name, next(iter(having)), is_known=True)
         if having:
             return Meaning(look.name, None, _differs(look.name, having), is_known=True)
-        problem = (
+        problem = look.refusal or (
             f"blob {look.name!r} is not here, nor at any of {len(self._outside.peers())} other peers; write it with "
             "open_blob(), or put the file below blobs.dir of one peer"
         )

@@ -150,7 +150,7 @@ class BlobService:
 
         def one_more(meaning: Meaning) -> None:
             found.append(_as_found(meaning))
-            if left:
+            if left and not self._is_closed:
                 self._names.look(left.pop(), one_more)
             elif len(found) == len(names):
                 then(found)

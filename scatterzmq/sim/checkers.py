@@ -72,15 +72,15 @@ class Facts:
 class Checkers:
     """Everything that is checked, and what is counted on the way.
 
-    deaths: of executors, by the tasks they were running. killed: the same, by (owner, task). lives: how often that peer
-    began to own that task. rows: transitions that were taken.
+    deaths: of executors, by the tasks they were running. killed: at whose executors those were, by (owner, task).
+    lives: how often that peer began to own that task. rows: transitions that were taken.
     """
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.facts: dict[TaskId, Facts] = {}
         self.deaths: Counter[TaskId] = Counter()
-        self.killed: Counter[tuple[PeerId, TaskId]] = Counter()
+        self.killed: dict[tuple[PeerId, TaskId], list[PeerId]] = {}
         self.lives: Counter[tuple[PeerId, TaskId]] = Counter()
         self.rows: Counter[tuple[Phase, Cause]] = Counter()
         self.counters: Counter[str] = Counter()
@@ -189,13 +189,15 @@ class Checkers:
         for task in order.tasks:
             self.deaths[task] += 1
             if process.id == owner or self.world.network.is_through(process.address, self.world.address(owner)):
-                self.killed[owner, task] += 1
+                self.killed.setdefault((owner, task), []).append(process.id)
         if len(order.tasks) == 1 and order.solo:
             self._poison(owner, order.tasks[0])
 
     def _poison(self, owner: PeerId, task: TaskId) -> None:
         """A task that kills executors does so 1 + 3 times at most each time that a peer owns it, as far as it hears."""
-        killed = self.killed[owner, task]
+        there = next((process for process in self.world.alive() if process.id == owner), None)
+        buried = set() if there is None else there.buried  # whose last words the owner may not have heard
+        killed = sum(peer not in buried for peer in self.killed.get((owner, task), ()))
         limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
         if killed > limit and "jump" not in self.world.options.faults:
             name = self.world.trace.name(owner)

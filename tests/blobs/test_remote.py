@@ -43,7 +43,7 @@ class BlobPeer(Peer):
 
     def __init__(self, folder: Path, *join: str, **sections: Any) -> None:
         self.folder = folder
-        super().__init__(*join, blobs={"dir": str(folder)}, **sections)
+        super().__init__(*join, blobs={"dir": str(folder)} | sections.pop("blobs", {}), **sections)
 
     def blob(self, name: str) -> bytes | None:
         path = self.folder / name
@@ -355,3 +355,48 @@ def test_a_blob_outlives_the_only_one_that_has_it_if_it_leaves(peers: Callable[.
     until(lambda: "tally.peer.stop" in first.events)
     assert second.blob("w") == b"data"
     assert "warning.blobs.lost" not in first.events
+
+
+# ---- files of packages
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where an installed package has its files."""
+    folder = tmp_path / "packages" / "blob_package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "w.bin").write_bytes(struct.pack("<f", 5.0))
+    monkeypatch.syspath_prepend(str(folder.parent))
+    return folder
+
+
+def test_files_of_packages_are_settled_and_not_fetched(peers: Callable[..., BlobPeer], package: Path) -> None:
+    allowed = {"packages": ("blob_package",)}
+    first, second = peers(blobs=allowed), peers(blobs=allowed)
+    with scatterzmq.connect(first.address) as client:
+        ns = client.load_graph(constant("0:4:pkg/blob_package/w.bin", 1))
+        digest = hashlib.blake2b(struct.pack("<f", 5.0), digest_size=32).hexdigest()
+        assert client.graph_to_json(ns)["blobs"] == {"pkg/blob_package/w.bin": digest}
+        assert result(client, ns) == [5.0]
+    # On a machine with another version of the package its tasks fail, and say why.
+    (package / "w.bin").write_bytes(struct.pack("<f", 6.0))
+    first.stop()
+    with scatterzmq.connect(second.address) as client:
+        until(lambda: ns in client.namespaces())
+        ((_, response),) = client.wait_for([client.enqueue_task(ns, {"value": [1]})], timeout=LONG_S)
+        assert response.error is not None
+        assert response.error.code is ErrorCode.MISSING_BLOB
+        assert "has other bytes here than where its graph was loaded" in response.error.message
+
+
+def test_a_package_that_may_not_be_read(
+    peers: Callable[..., BlobPeer], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "GRACE_S", 0.0)
+    first, _ = peers(), peers()
+    with scatterzmq.connect(first.address) as client:
+        ns = client.load_graph(constant("0:4:pkg/blob_package/w.bin", 1))
+        ((_, response),) = client.wait_for([client.enqueue_task(ns, {"value": [1]})], timeout=LONG_S)
+        assert response.error is not None
+        assert "package 'blob_package' may not be read; add it to blobs.packages" in response.error.message

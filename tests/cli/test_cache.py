@@ -40,26 +40,25 @@ def cached(ns: str, const: float) -> dict[str, Any]:
 
 def test_a_namespace_is_cleared_at_all_peers(cli: Any, pair: list[Peer]) -> None:
     """Values lie with the owners of their keys, and with those who asked."""
-    with scatterzmq.connect(pair[0].address) as client:
+    with scatterzmq.connect(pair[0].address) as one, scatterzmq.connect(pair[1].address) as other:
         for ns, const in (("one", 1.0), ("other", 2.0)):
-            client.load_graph(cached(ns, const))
-            tasks = [client.enqueue_task(ns, {"value": [number]}) for number in range(20)]
-            for _, response in client.wait_for(tasks, timeout=LONG_S):
-                response.ok()
+            one.load_graph(cached(ns, const))
+            for client in (one, other):
+                until(lambda client=client, ns=ns: ns in client.namespaces())  # type: ignore[misc]
+                tasks = [client.enqueue_task(ns, {"value": [number]}) for number in range(20)]
+                for _, response in client.wait_for(tasks, timeout=LONG_S):
+                    response.ok()
 
         def entries() -> int:
-            stats = client._run(client._calls.stats())
-            return int(stats.cache_entries)
+            return int(one._run(one._calls.stats()).cache_entries)
 
-        until(lambda: entries() >= 60)  # what was computed at the first is on its way to its owner
+        assert entries() == 80
         ran = cli("cache", "clear", "one", "--join", pair[1].address)
-        assert (ran.code, ran.err) == (0, "")
-        assert ran.out.endswith(" results at 2 peers\n")
-        assert 20 < int(ran.out.split()[1]) <= 40
+        assert ran == (0, "forgot 40 results at 2 peers\n", "")
+        assert entries() == 40
         assert cli("cache", "clear", "one", "--join", pair[1].address).out == "forgot 0 results at 2 peers\n"
-        assert 20 < entries() <= 40
-        ran = cli("cache", "clear", "--all", "--join", pair[1].address)
-        assert (ran.code, entries()) == (0, 0)
+        assert cli("cache", "clear", "--all", "--join", pair[1].address).out == "forgot 40 results at 2 peers\n"
+        assert entries() == 0
 
 
 def test_a_namespace_that_is_not_there(cli: Any, running: Callable[..., Peer]) -> None:

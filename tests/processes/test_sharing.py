@@ -1,4 +1,6 @@
-"""A second peer joins one that has more work than it can do: it takes half of it."""
+"""A second peer joins one that has more work than it can do: it takes half of it. Batches of more than a message may
+carry are shared all the same.
+"""
 
 import threading
 import time
@@ -49,3 +51,50 @@ def test_a_second_peer_takes_half_the_work_within_two_seconds(connect: Connect, 
         for peer in cluster.peers:
             peer.kill()
     assert 0.35 <= share <= 0.65, f"{share:.0%}"
+
+
+SWELL = "nodes.swell"
+SWELL_TASKS = 160
+"""Of 1 MiB each: twenty times as much as a message may carry."""
+
+
+def test_results_of_more_than_a_message_may_carry_come_back(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two peers each gets some of the tasks; a batch of 64 comes to 64 MiB."""
+    for key, value in {"message_bytes": "8MiB", "batch_bytes": "3MiB"}.items():
+        monkeypatch.setenv(f"SCATTERZMQ_NETWORK_{key.upper()}", value)
+    with real_cluster(2, "--executors", "1", "--batch-size", "64") as cluster:
+        cluster.peers[1].wait_for_event("tally.executor.start")
+        client = connect(cluster.addresses[0])
+        inputs = {"value": ["float", []], "number": ["long", []]}
+        result = {"value": ["float", [1 << 18]]}
+        nodes = [
+            {
+                "name": "warm",
+                "kind": NAP,
+                "args": {"nap_ms": 5.0},
+                "vmap": {"value": ":number"},
+                "outs": {"out": "swell"},
+            },
+            {"name": "swell", "kind": SWELL, "args": {}, "vmap": {"value": ":value"}, "outs": {"out": None}},
+        ]
+        graph = {
+            "name": "main",
+            "input": "warm",
+            "input_format": inputs,
+            "output_format": result,
+            "vmap": {"value": "swell:value"},
+            "nodes": nodes,
+        }
+        ns = client.load_graph({"ns": "swell", "entry": "main", "graphs": [graph]})
+        tasks = {
+            client.enqueue_task(ns, {"value": float(number), "number": number}): number for number in range(SWELL_TASKS)
+        }
+        for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
+            response.ok()
+            assert response.result is not None
+            found = response.result["value"]
+            assert (found.shape, float(found[0]), float(found[-1])) == ((1 << 18,), tasks[task], tasks[task])
+            client.clear_task(task)
+        counters = client._run(client._calls.stats()).counters
+        assert counters["returned"] > 0, "both had some"
+        assert counters.get("rejected_total_bytes", 0) == 0

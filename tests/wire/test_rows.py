@@ -241,6 +241,17 @@ def test_a_heartbeat_may_say_nothing_of_definitions(examples: Any) -> None:
     assert accepted(replace(examples["Heartbeat"][0], pointers=b""), {})
 
 
+def test_blobs_may_have_no_digest_yet(examples: Any) -> None:
+    """While they are written, or read; but whoever asks for one, or sends it, knows which."""
+    for label in ("WriteBlob", "BlobNamed"):
+        message, columns = examples[label]
+        assert accepted(replace(message, digest=b""), columns)
+        assert refused(replace(message, digest=b"short"), columns)
+    for label in ("AskBlob", "BlobPiece", "NoBlob"):
+        message, columns = examples[label]
+        assert refused(replace(message, digest=b""), columns)
+
+
 # ---- blocks that do not come along
 
 
