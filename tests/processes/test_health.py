@@ -103,4 +103,4 @@ def test_a_device_that_is_not_here_ends_the_peer_with_one_line(tmp_path: Path) -
     assert ended.stderr.startswith("scatterzmq: executor.device: 'cuda:63' is not here, torch sees ")
     assert ended.stderr.count("\n") == 1
     events = [json.loads(line)["event"] for line in ended.stdout.splitlines()]
-    assert events == ["tally.peer.start", "warning.graph.refused", "tally.peer.stop"]
+    assert events == ["tally.graph.check", "tally.peer.start", "warning.graph.refused", "tally.peer.stop"]
