@@ -160,19 +160,16 @@ class Blocks:
 
     def inputs(self, inputs: Mapping[str, tuple[Value, ...]]) -> Mapping[str, tuple[Value, ...]]:
         """Columns of values, with the rows that lie here."""
-        if not self._away:
-            return inputs
         return {name: tuple([self.here(value) for value in values]) for name, values in inputs.items()}
 
     def lacking(self, inputs: Mapping[str, tuple[Value, ...]]) -> dict[Block, None]:
         """The blocks of these columns that have to be fetched."""
         found: dict[Block, None] = {}
-        if self._away:
-            for values in inputs.values():
-                for block, _ in values:
-                    away = self._away.get(block.id)
-                    if away is not None and away.copy is None and away.is_held:
-                        found[away.block] = None
+        for values in inputs.values():
+            for block, _ in values:
+                away = self._away.get(block.id)
+                if away is not None and away.copy is None and away.is_held:
+                    found[away.block] = None
         return found
 
     def lies_at(self, values: Iterable[Value]) -> PeerId | None:

@@ -472,9 +472,8 @@ class Replicas:
         self._due(min(write.sent_ms + self._ask_ms, write.since_ms + self._copy_ms))
 
     def repair(self, now_ms: int) -> None:
-        """Go on with repairs as far as there is room for them; after every event."""
-        if self.repairs:
-            self._repair(now_ms)
+        """Go on with repairs as far as there is room for them; after every event that leaves any."""
+        self._repair(now_ms)
 
     def deadline_ms(self) -> int | None:
         return self._due_ms

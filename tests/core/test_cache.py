@@ -121,6 +121,7 @@ def test_values_are_bounded_least_recently_used_out_first(blocks: Blocks) -> Non
     assert len(cache) == 2
     cache.put(keys[0], "", {"value": (too_large, 0)})
     assert len(cache) == 2, "the first value of a key stays"
+    assert not cache.lead(keys[0], T1), "whoever computes it now does so for itself"
     cache.check_invariants()
     assert cache.clear() == 2
     assert (len(cache), cache.nbytes) == (0, 0)

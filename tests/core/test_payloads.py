@@ -357,6 +357,18 @@ def test_what_is_known_to_be_lost_is_not_lent() -> None:
     assert trio.mesh.results(0, trio.tasks) == [4, 5]
 
 
+def test_what_others_have_lost_keeps_no_task_back() -> None:
+    trio = Trio(1)
+    trio.maker.evict()
+    trio.mesh.speak(1, 0, Fetch(maker=trio.maker.me, counters=(block(trio),)))
+    (whole,) = trio.mesh.submit(0, 5)
+    trio.start(2, "n0")
+    assert trio.owner.status(whole) is TaskStatus.BUSY
+    assert trio.restarts() == (0, 0), "nobody has asked for it yet"
+    trio.finish()
+    assert trio.mesh.results(0, [*trio.tasks, whole]) == [4, 8]
+
+
 def block(trio: Trio, at: int = -1) -> int:
     """The number of what peer 1 keeps (the newest)."""
     return sorted(trio.maker.core.payloads.kept_for(trio.owner.me))[at]
