@@ -8,7 +8,7 @@ Rules   1. A peer is usable while its link is up and it answers. One that does n
 Why     Silence is counted in questions, not in time, so that a halt of this process is no silence of others.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from ..ids import PeerId
@@ -20,6 +20,8 @@ PINGS_MAX = 5
 """Questions in a row that a peer may leave open."""
 MEMBERS_MS = 5_000
 """Between two questions who there is; also between two to a silent peer, and how long a link may take to be made."""
+GONE_MAX = 1000
+"""Peers that are remembered to be gone."""
 LOST_MS = 30_000
 """So long without any usable peer, and the cluster is out of reach."""
 
@@ -57,6 +59,7 @@ class Peers:
         self._ask_ms = max(int(timing.ask_s * 1000), 1)
         self._static = static
         self._peers: dict[PeerId, _Peer] = {}
+        self._gone: OrderedDict[PeerId, None] = OrderedDict()
         self._needs: Counter[PeerId] = Counter()
         self._listed = False
         self._refresh_ms = 0
@@ -71,9 +74,11 @@ class Peers:
         return known is not None and known.usable
 
     def may_know(self, peer: PeerId) -> bool:
-        """Whether it is there and cannot be asked: it is leaving, or does not answer, as if halted or out of reach."""
+        """Whether it may be there and cannot be asked: it is leaving, or does not answer, as if halted or out of reach,
+        or nobody has told of it yet: home may have met nobody itself, having just started.
+        """
         known = self._peers.get(peer)
-        return known is not None and (known.silent or known.leaving)
+        return peer not in self._gone if known is None else known.silent or known.leaving
 
     def everybody(self) -> tuple[PeerId, ...]:
         """All usable peers, home first."""
@@ -154,6 +159,9 @@ class Peers:
         members = [contact.id for contact in message.members]
         for id_ in [id_ for id_, peer in self._peers.items() if not peer.up and id_ not in members]:
             del self._peers[id_]
+            self._gone[id_] = None
+            if len(self._gone) > GONE_MAX:
+                self._gone.popitem(last=False)
             actions.append(Disconnect(peer=id_))
         return actions
 

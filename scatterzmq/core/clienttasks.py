@@ -5,8 +5,8 @@ Rules   1. The first end of a task is handed on, once; whatever else is said of 
         2. A task that is waited for is asked for at its owner now and then, as an end may get lost; when the owner is
            not usable, at those who have copies, one after the other, and then at everybody.
         3. That a task is unknown is believed only when everybody who can be asked has said so (polls), and not while it
-           is being submitted. One that is on disk at a peer that is down, or that a peer has that only does not answer
-           or is leaving, is waited for, up to `grace_s` from then on.
+           is being submitted. One that is on disk at a peer that is down, or that a peer has that only does not answer,
+           is leaving, or is not known yet, is waited for, up to `grace_s` from then on.
 Why     A client that believed the first peer that answers would forget tasks that others still finish.
 """
 

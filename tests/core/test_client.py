@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core import clienttasks
+from scatterzmq.core import clientpeers, clienttasks
 from scatterzmq.core.clientevents import Connect, Deliver, Disconnect, GiveUp, LetGo, SayTo
 from scatterzmq.core.messages import (
     Accepted,
@@ -404,7 +404,9 @@ def test_it_is_not_waited_for_for_ever(durable: bool, waits: bool) -> None:
     assert (world.now_ms >= began_ms + 60_000) == waits
 
 
-def others_know_nothing(world: ClientWorld, but: PeerId) -> dict[TaskId, TaskStatus]:
+def others_know_nothing(
+    world: ClientWorld, but: PeerId, members: tuple[PeerId, ...] = (A, B)
+) -> dict[TaskId, TaskStatus]:
     """Everybody else answers, and knows no task. Returns the ends that the user is told."""
     ends: dict[TaskId, TaskStatus] = {}
     while actions := world.take():
@@ -413,7 +415,7 @@ def others_know_nothing(world: ClientWorld, but: PeerId) -> dict[TaskId, TaskSta
                 case SayTo(peer=peer) if peer == but:
                     pass
                 case SayTo(peer=peer, message=AskMembers()):
-                    world.members(peer, A, B)
+                    world.members(peer, *members)
                 case SayTo(peer=peer, message=Attach(ids=ids)):
                     world.hear(peer, final(*[(task, UNKNOWN) for task in ids]))
                 case SayTo(peer=peer, message=AskTasks()):
@@ -453,6 +455,38 @@ def test_who_has_said_goodbye_may_still_hand_it_over() -> None:
     world.down(B)
     world.wait(5_000)
     assert others_know_nothing(world, but=B) == {two: UNKNOWN}
+
+
+def test_a_holder_that_nobody_has_told_of_may_still_have_it() -> None:
+    """Found by simulation: home started again at once, and had not met anybody yet when it was asked."""
+    world = ClientWorld(A, static=False, grace_s=60.0)
+    world.members(A, A)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.down(A)
+    world.up(C)
+    began_ms = world.now_ms
+    while not (ends := others_know_nothing(world, but=B, members=(C,))):
+        world.wait(1_000)
+        assert world.now_ms < began_ms + 80_000
+    assert ends == {task: UNKNOWN}
+    assert world.now_ms >= began_ms + 60_000
+
+
+@pytest.mark.parametrize("remembered", [1000, 0])
+def test_a_holder_that_is_known_to_be_gone_is_not_waited_for(remembered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clientpeers, "GONE_MAX", remembered)
+    world = ClientWorld(A, B, static=False, grace_s=60.0)
+    world.members(A, A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.down(A)
+    world.down(B)
+    world.up(C)
+    began_ms = world.now_ms
+    while not (ends := others_know_nothing(world, but=B, members=(C,))):
+        world.wait(1_000)
+        assert world.now_ms < began_ms + 80_000
+    assert ends == {task: UNKNOWN}
+    assert (world.now_ms < began_ms + 20_000) == bool(remembered)
 
 
 def test_an_owner_whose_link_broke_is_asked_when_there_is_another_one() -> None:
