@@ -15,11 +15,11 @@ from .copies import Copies, Copy
 from .entries import Deleted, Forgotten, Kept, Lapsed
 from .journal import Journal
 from .ledger import Record
-from .peermessages import Contact, CopyKind, Replicated
+from .peermessages import CopyKind, Replicated
 from .replicas import Barrier, Replicas, Then, record_version
 from .values import Value
 from .versions import Version
-from .writes import ENDS
+from .writes import copy_of
 
 
 class JournaledReplicas(Replicas):
@@ -65,7 +65,8 @@ class JournaledReplicas(Replicas):
         super()._start(kind, records, now_ms, barrier, is_repair=is_repair)
         if kind is not CopyKind.DELETE:
             for record in records:
-                self._journal.note(_kept_record(record, self._members.me, now_ms, is_mark=kind is CopyKind.MARK))
+                copy = copy_of(record, record_version(record, self._members.me), now_ms)
+                self._journal.note(_kept(copy, is_same=kind is CopyKind.MARK))
         barrier.left += 1
         self._journal.when_kept(partial(self._written, barrier))
 
@@ -127,33 +128,10 @@ class JournaledCopies(Copies):
         known = self.copy(copy.id)
         is_same = known is not None and values is known.values
         super()._put(copy, values)
-        self._journal.note(_kept_copy(copy, is_same=is_same))
+        self._journal.note(_kept(copy, is_same=is_same))
 
 
-def _kept_record(record: Record, me: Contact, now_ms: int, *, is_mark: bool) -> Kept:
-    is_over = record.phase.ended
-    values = record.result or {} if is_over else {name[1:]: value for name, value in record.input.items()}
-    return Kept(
-        id=record.id,
-        ns=record.plan.ns,
-        digest=record.plan.digest,
-        nonce=record.nonce,
-        submit_digest=record.submit_digest,
-        version=record_version(record, me),
-        rset=record.rset,
-        caching=record.caching,
-        errors=record.errors,
-        restarts=record.restarts,
-        crashes=record.crashes,
-        solo=record.solo,
-        last_error=record.error,
-        status=ENDS[record.phase] if is_over else None,
-        duration_ms=record.duration_ms(now_ms) if is_over else 0,
-        values=None if is_mark else dict(values),
-    )
-
-
-def _kept_copy(copy: Copy, *, is_same: bool) -> Kept:
+def _kept(copy: Copy, *, is_same: bool) -> Kept:
     return Kept(
         id=copy.id,
         ns=copy.ns,

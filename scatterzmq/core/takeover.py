@@ -45,7 +45,7 @@ from .state import State
 from .travel import Failure, Travel
 from .values import Block, Value
 from .versions import Rank, Version
-from .writes import ENDS
+from .writes import copy_of
 
 INQUIRY_MS = 1000
 TASKS_PER_MESSAGE = 512
@@ -362,7 +362,8 @@ class Takeover:
             self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
             self._desk.unknown(record.clients, record.id)
             return
-        copy, values = self._copy(record)
+        copy = copy_of(record, self._mine(record), self._state.now_ms)
+        values = copy.values
         for value in values.values():
             self._state.blocks.hold(value)
         self._state.plans.keep(copy.digest)
@@ -375,30 +376,6 @@ class Takeover:
         self._state.blocks.release(values.values())
         self._state.plans.release(copy.digest)
         self._be_patient(version.owner)
-
-    def _copy(self, record: Record) -> tuple[Copy, dict[str, Value]]:
-        """What is known of a record, as a holder would keep it."""
-        is_over = record.phase.ended
-        values = record.result or {} if is_over else {name[1:]: value for name, value in record.input.items()}
-        copy = Copy(
-            id=record.id,
-            ns=record.plan.ns,
-            digest=record.plan.digest,
-            nonce=record.nonce,
-            submit_digest=record.submit_digest,
-            version=self._mine(record),
-            rset=record.rset,
-            caching=record.caching,
-            errors=record.errors,
-            restarts=record.restarts,
-            crashes=record.crashes,
-            solo=record.solo,
-            last_error=record.error,
-            since_ms=record.accepted_ms,
-            status=ENDS[record.phase] if is_over else None,
-            duration_ms=record.duration_ms(self._state.now_ms) if is_over else 0,
-        )
-        return copy, dict(values)
 
     def take_lost(self) -> bool:
         """Give up what the copies' holders know better. False if there was nothing."""

@@ -1,11 +1,13 @@
-"""Writes: what an owner tells the holders of its copies, and in how large pieces."""
+"""Writes: what an owner tells the holders of its copies, in how large pieces, and what they would know by it."""
 
 from collections.abc import Iterator, Sequence
 
+from .copies import Copy
 from .ledger import Phase, Record
 from .messages import TaskStatus
 from .peermessages import CopyKind, Replicate
 from .values import Value, known_digests
+from .versions import Version
 
 WRITE_TASKS_MAX = 256
 WRITE_NBYTES_MAX = 4 << 20
@@ -76,6 +78,31 @@ def replicate(
         digests=known_digests(values) if first.plan.digests else {},
     )
     return message, values
+
+
+def copy_of(record: Record, version: Version, now_ms: int) -> Copy:
+    """What a holder would know of a record, with its values. version: which account of it that is."""
+    is_over = record.phase.ended
+    values = record.result or {} if is_over else {name[1:]: value for name, value in record.input.items()}
+    return Copy(
+        id=record.id,
+        ns=record.plan.ns,
+        digest=record.plan.digest,
+        nonce=record.nonce,
+        submit_digest=record.submit_digest,
+        version=version,
+        rset=record.rset,
+        caching=record.caching,
+        errors=record.errors,
+        restarts=record.restarts,
+        crashes=record.crashes,
+        solo=record.solo,
+        last_error=record.error,
+        since_ms=record.accepted_ms,
+        values=dict(values),
+        status=ENDS[record.phase] if is_over else None,
+        duration_ms=record.duration_ms(now_ms) if is_over else 0,
+    )
 
 
 ENDS = {Phase.READY: TaskStatus.READY, Phase.ERROR: TaskStatus.ERROR, Phase.CANCELLED: TaskStatus.ERROR}
