@@ -12,7 +12,8 @@ import torch
 import scatterzmq
 from scatterzmq.cli import main
 from scatterzmq.errors import ErrorCode, ErrorContext, ErrorInfo, FormatError, TaskError
-from tests.test_remote import Peer
+from tests.test_remote import Peer, until
+from tests.test_remote import served as served  # noqa: PLC0414 - a fixture of the commands' tests, too
 
 Format = tuple[str, tuple[int | None, ...]]
 
@@ -115,3 +116,12 @@ def running() -> Iterator[Callable[..., Peer]]:
             return peer
 
         yield start
+
+
+@pytest.fixture
+def pair(running: Callable[..., Peer]) -> list[Peer]:
+    """Two that know each other."""
+    first = running(name="first")
+    second = running(first.address, name="second")
+    until(lambda: "peer.join" in first.events and "peer.join" in second.events)
+    return [first, second]

@@ -1,6 +1,6 @@
 """`scatterzmq cache clear`: all peers forget; who does not is exit 1 and one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,27 +9,6 @@ import scatterzmq
 from scatterzmq.cli import cache
 from scatterzmq.core.messages import CacheCleared, ClearCache, Namespaces
 from tests.test_remote import LONG_S, Peer, Served, definition, until
-
-
-@pytest.fixture
-def pair(running: Callable[..., Peer]) -> list[Peer]:
-    first = running(name="first")
-    second = running(first.address, name="second")
-    until(lambda: "peer.join" in first.events and "peer.join" in second.events)
-    return [first, second]
-
-
-@pytest.fixture
-def served() -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(**options: Any) -> Served:
-        made.append(Served(**options))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.close()
 
 
 def cached(ns: str, const: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`scatterzmq release`: a peer hands over what it has, and leaves; what does not is exit 1 and one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from scatterzmq.client.link import Member
 from scatterzmq.core.messages import Released
 from scatterzmq.errors import ClusterError
 from scatterzmq.ids import PeerId
-from tests.test_remote import LONG_S, Peer, Served, definition, until
+from tests.test_remote import LONG_S, Peer, Served, definition
 
 MEMBERS = [
     Member(id=PeerId("P" + "ab" * 16), name="host", status="alive"),
@@ -19,27 +19,6 @@ MEMBERS = [
     Member(id=PeerId("P" + "bc" * 16), name="host", status="alive"),
     Member(id=PeerId("P" + "dc" * 16), name="Pab", status="alive"),
 ]
-
-
-@pytest.fixture
-def pair(running: Callable[..., Peer]) -> list[Peer]:
-    first = running(name="first")
-    second = running(first.address, name="second")
-    until(lambda: "peer.join" in first.events and "peer.join" in second.events)
-    return [first, second]
-
-
-@pytest.fixture
-def served() -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(**options: Any) -> Served:
-        made.append(Served(**options))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.close()
 
 
 @pytest.mark.parametrize(

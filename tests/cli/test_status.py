@@ -1,7 +1,7 @@
 """`scatterzmq status`: what peers have to do, as text and as JSON, and what is known of one task."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,19 +205,6 @@ def test_sizes(nbytes: int, said: str) -> None:
 
 
 # ---- asked of peers
-
-
-@pytest.fixture
-def served() -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(**options: Any) -> Served:
-        made.append(Served(**options))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.close()
 
 
 def test_all_peers_are_asked_whichever_is_named(cli: Any, running: Callable[..., Peer]) -> None:

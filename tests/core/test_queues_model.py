@@ -8,57 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scatterzmq.core.queues import Queue, _bucket
-from scatterzmq.graph.plan import GraphPlan, NodePlan, Plan
-from scatterzmq.ids import GraphId, NodeId, QueueId, TaskId
+from scatterzmq.ids import TaskId
+from tests.core.test_queues import make_queue
 
 TASKS = [TaskId(f"T{number:032x}") for number in range(12)]
-
-
-def make_queue(batch_tokens: int | None) -> Queue:
-    graph = GraphId.of("ns", "main")
-    node = NodePlan(
-        id=NodeId.of("ns", "main", "node"),
-        name="node",
-        graph=graph,
-        queue=QueueId.of("ns", "main", "node"),
-        kind="kind",
-        args={},
-        inputs={},
-        input_format={},
-        outputs={},
-        weight=1.0,
-        load_cost=1.0,
-        pure=True,
-        cache=False,
-        closure=b"",
-        batch_tokens=batch_tokens,
-    )
-    main = GraphPlan(
-        id=graph,
-        name="main",
-        description="",
-        first=node.id,
-        first_queue=node.queue,
-        input_format={},
-        output_format={},
-        outputs={},
-        nodes={node.id: node},
-        pure=True,
-        cache=False,
-        is_block=False,
-        closure=b"",
-        below=frozenset(),
-    )
-    plan = Plan(
-        ns="ns",
-        entry=graph,
-        digest=b"digest",
-        definition="",
-        graphs={graph: main},
-        queues={node.queue: node},
-        digests=False,
-    )
-    return Queue(plan, node)
 
 
 @dataclass(frozen=True)
