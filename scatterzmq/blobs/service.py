@@ -67,6 +67,32 @@ class Loop(Protocol):
     def later(self, delay_s: float, what: Callable[[], None]) -> Alarm: ...
 
 
+def hand_on(
+    names: Names,
+    exchange: Exchange,
+    keeping: Keeping,
+    peer: PeerId,
+    word: BlobBetweenPeers,
+    columns: Mapping[str, Column],
+) -> None:
+    """Who hears what another peer says."""
+    match word:
+        case AskBlobName():
+            names.asked(peer, word)
+        case BlobNamed():
+            names.heard(peer, word)
+        case AskBlob():
+            exchange.asked(peer, word)
+        case BlobPiece():
+            exchange.piece(peer, word, bytes_beside(columns))
+        case NoBlob():
+            exchange.denied(peer, word)
+        case KeepBlobs():
+            keeping.asked(peer, word)
+        case BlobsKept():
+            keeping.told(peer, word)
+
+
 class BlobService:
     """See the module.
 
@@ -98,24 +124,7 @@ class BlobService:
             if isinstance(word, WriteBlob):
                 self._arrivals.heard(sender, word, columns)
         elif isinstance(word, BlobBetweenPeers):
-            self._heard_of_peer(sender, word, columns)
-
-    def _heard_of_peer(self, peer: PeerId, word: BlobBetweenPeers, columns: Mapping[str, Column]) -> None:
-        match word:
-            case AskBlobName():
-                self._names.asked(peer, word)
-            case BlobNamed():
-                self._names.heard(peer, word)
-            case AskBlob():
-                self._exchange.asked(peer, word)
-            case BlobPiece():
-                self._exchange.piece(peer, word, bytes_beside(columns))
-            case NoBlob():
-                self._exchange.denied(peer, word)
-            case KeepBlobs():
-                self._keeping.asked(peer, word)
-            case BlobsKept():
-                self._keeping.told(peer, word)
+            hand_on(self._names, self._exchange, self._keeping, sender, word, columns)
 
     def want(self, name: str, digest: bytes, then: Then) -> None:
         """Have the blob here; then: gets "" and where it lies, or why it is not there.

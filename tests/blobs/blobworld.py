@@ -15,21 +15,15 @@ from scatterzmq.blobs.files import ARRIVING, BlobFiles
 from scatterzmq.blobs.keeping import Keeping
 from scatterzmq.blobs.names import Meaning, Names
 from scatterzmq.blobs.outside import Failed, beside, bytes_beside
+from scatterzmq.blobs.service import hand_on
 from scatterzmq.core.blobkeepers import BlobKeepers
 from scatterzmq.core.blobmessages import (
     DIGEST_BYTES,
     PIECE_BYTES,
-    AskBlob,
-    AskBlobName,
     BlobBetweenPeers,
     BlobId,
-    BlobNamed,
-    BlobPiece,
-    BlobsKept,
     BlobWord,
     BlobWritten,
-    KeepBlobs,
-    NoBlob,
     WriteBlob,
 )
 from scatterzmq.execute.blobfiles import BlobError
@@ -152,21 +146,7 @@ class Peer:
         self.arrivals = Arrivals(self.files, self.names, self.keeping, self)
 
     def hear(self, peer: PeerId, word: BlobBetweenPeers, columns: Mapping[str, Column]) -> None:
-        match word:
-            case AskBlobName():
-                self.names.asked(peer, word)
-            case BlobNamed():
-                self.names.heard(peer, word)
-            case AskBlob():
-                self.exchange.asked(peer, word)
-            case BlobPiece():
-                self.exchange.piece(peer, word, bytes_beside(columns))
-            case NoBlob():
-                self.exchange.denied(peer, word)
-            case KeepBlobs():
-                self.keeping.asked(peer, word)
-            case BlobsKept():
-                self.keeping.told(peer, word)
+        hand_on(self.names, self.exchange, self.keeping, peer, word, columns)
         self.keepers.check_invariants()
 
     def put(self, name: str, data: bytes) -> None:
