@@ -9,7 +9,6 @@ import torch
 
 from tests.processes.cluster import TIMEOUT_S, RealPeer, real_cluster
 from tests.processes.conftest import Connect
-from tests.processes.test_kills import home_of
 
 SIZE = 1 << 20
 
@@ -30,8 +29,8 @@ def constant(place: str) -> dict[str, Any]:
 
 def test_a_blob_outlives_the_peer_that_it_was_written_through(connect: Connect) -> None:
     with real_cluster(3, "--executors", "1") as cluster:
-        client = connect(cluster.addresses)
-        home = home_of(client, cluster)
+        home = cluster.peers[0]
+        client = connect(home.address)
         tensor = torch.arange(SIZE, dtype=torch.float32)
         with client.open_blob("model/weights") as blob:
             place = blob.write_tensor(tensor)

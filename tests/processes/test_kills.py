@@ -3,98 +3,173 @@
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import NAP, RealCluster, RealPeer, chain
+from scatterzmq.core.messages import AskStats, Stats
+from scatterzmq.questions import Questions
+from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, chain
 from tests.processes.conftest import Connect
 
 TASKS = 2000
-NAP_MS = 2.0
+NAP_MS = 4.0
 RERUN_S = 3.0
+HALT_S = 20.0
 
 
-def home_of(client: "scatterzmq.Client", cluster: RealCluster) -> RealPeer:
-    """The peer that this client talks to."""
-    home = client.peers()[0].id
-    return next(peer for peer in cluster.peers if peer.id == home)
+def tasks_of(cluster: RealCluster) -> dict[str, int]:
+    """How many tasks each running peer owns, by its id."""
+    with Questions(cluster.addresses, "default") as questions:
+        members = questions.find(TIMEOUT_S)
+        answers = questions.ask([member.id for member in members], AskStats, TIMEOUT_S)
+    return {str(peer): sum(said.tasks.values()) for peer, said in answers.items() if isinstance(said, Stats)}
 
 
-def run_through(client: "scatterzmq.Client", diary: Path, accident: Callable[[], None]) -> float:
-    """All tasks, with an accident when a third is through; checks every result. Returns when the accident happened."""
+def by_tasks(cluster: RealCluster) -> list[RealPeer]:
+    """The owner of the tasks, then those of which one has the copies."""
+    owned = tasks_of(cluster)
+    peers = sorted((peer for peer in cluster.peers if peer.running), key=lambda peer: -owned[peer.id])
+    assert owned[peers[0].id] >= TASKS // 3, f"nobody has many of the tasks: {owned}"
+    return peers
+
+
+def nothing() -> None:
+    """No accident."""
+
+
+def run_through(
+    client: "scatterzmq.Client",
+    diary: Path,
+    accident: Callable[[], None] = nothing,
+    submitted: Callable[[], None] = nothing,
+) -> tuple[float, int]:
+    """All tasks, with an accident when a third is through; checks every result. Returns when the accident was over, and
+    how many tries of tasks were counted as failed. submitted: called as soon as all tasks are there.
+    """
     ns = client.load_graph(chain(NAP, {"nap_ms": NAP_MS, "diary": str(diary)}), replace=True)
     tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     client.flush(timeout=60.0)
-    happened_s = 0.0
+    submitted()
+    happened_s, retries = 0.0, 0
     ended: dict[str, int] = {}
     for task, response in client.wait_for(list(tasks), timeout=60.0):
         response.ok()
         assert response.result is not None, f"{task} is {response.status} after {len(ended)} others"
         assert task not in ended
         ended[task] = int(response.result["value"])
+        retries += response.retries
         if len(ended) == TASKS // 3:
-            happened_s = time.monotonic()
             accident()
+            happened_s = time.monotonic()
     assert ended == {task: number + 1 for task, number in tasks.items()}
-    return happened_s
+    return happened_s, retries
 
 
-def rerun_after_s(diary: Path, happened_s: float, pids: Sequence[int]) -> float | None:
-    """How long after the accident the first task was begun again that one of these processes had begun before; None if
-    none was: it may just have been between two batches.
-    """
-    begun: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for line in diary.read_text().splitlines():
-        time_s, number, pid = line.split()
-        begun[int(number)].append((float(time_s), int(pid)))
-    again = []
-    for times in begun.values():
-        if any(pid in pids for _, pid in times):
-            again += [at_s for at_s, pid in times if at_s > happened_s and pid not in pids]
-    return min(again) - happened_s if again else None
+def until_ready(cluster: RealCluster) -> None:
+    """Every peer has an executor, and this process what results are made of: else the job is over before it looks."""
+    import_module("torch")
+    until_s = time.monotonic() + TIMEOUT_S
+    for peer in [peer for peer in cluster.peers if peer.running]:
+        while not any(event["event"] == "tally.executor.start" for event in peer.log):
+            assert time.monotonic() < until_s, f"no executor: {peer.log} {peer.errors}"
+            time.sleep(0.01)
 
 
-@pytest.mark.parametrize("role", ["the peer that the client talks to", "another", "the third"])
-def test_a_peer_is_killed(cluster: RealCluster, connect: Connect, diary: Path, role: str) -> None:
+def begun_in(diary: Path) -> list[tuple[float, int, int]]:
+    """(when, task, pid) of each begin; a line that is just being written is left out."""
+    lines = diary.read_text().splitlines(keepends=True)
+    return [
+        (float(time_s), int(number), int(pid))
+        for time_s, number, pid in [line.split() for line in lines if line.endswith("\n")]
+    ]
+
+
+def until_begun(diary: Path, pids: Sequence[int]) -> None:
+    """One of these processes has just begun a batch: then it is in the middle of it."""
+    known = len(begun_in(diary))
+    until_s = time.monotonic() + TIMEOUT_S
+    while not any(pid in pids for _, _, pid in begun_in(diary)[known:]):
+        assert time.monotonic() < until_s, f"none of {pids} begins anything after {begun_in(diary)[-3:]}"
+        time.sleep(0.001)
+
+
+def rerun_after_s(diary: Path, happened_s: float, pids: Sequence[int]) -> float:
+    """How long after the accident the first task was begun again that one of these processes had begun before."""
+    theirs = {number for at_s, number, pid in begun_in(diary) if pid in pids}
+    again = [
+        at_s for at_s, number, pid in begun_in(diary) if number in theirs and pid not in pids and at_s > happened_s
+    ]
+    assert again, "nothing was begun again of what was under way"
+    return min(again) - happened_s
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["the owner", "another", "the third"])
+def test_a_peer_is_killed(cluster: RealCluster, connect: Connect, diary: Path, place: int) -> None:
+    """In the middle of a batch. The owner has all tasks, the client talks to it, one of the others has the copies."""
     client = connect(cluster.addresses)
-    home = home_of(client, cluster)
-    others = [peer for peer in cluster.peers if peer.running and peer is not home]
-    victim = {"the peer that the client talks to": home, "another": others[0], "the third": others[1]}[role]
-    pids = victim.children()
-    happened_s = run_through(client, diary, victim.kill)
+    victims: list[RealPeer] = []
+    pids: list[int] = []
+
+    until_ready(cluster)
+
+    def submitted() -> None:
+        victims.append(by_tasks(cluster)[place])
+        pids.extend(victims[0].children())
+
+    def accident() -> None:
+        until_begun(diary, pids)
+        victims[0].kill()
+
+    happened_s, _ = run_through(client, diary, accident, submitted)
     cluster.add()
-    after_s = rerun_after_s(diary, happened_s, pids)
     noticed = [event for peer in cluster.peers for event in peer.log if event["event"].startswith("peer.")]
-    assert after_s is None or after_s <= RERUN_S, f"{after_s} s after {happened_s}: {noticed}"
+    assert rerun_after_s(diary, happened_s, pids) <= RERUN_S, noticed
 
 
-def test_a_peer_is_halted_and_goes_on(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
+    cluster: RealCluster, connect: Connect, diary: Path
+) -> None:
+    """Others do its work, and more, meanwhile; what it says when it goes on does no harm."""
     client = connect(cluster.addresses)
-    home = home_of(client, cluster)
-    run_through(client, diary, home.halt)
-    home.go_on()
-    run_through(client, diary, lambda: None)
+    until_ready(cluster)
+    halted: list[RealPeer] = []
+
+    happened_s, _ = run_through(client, diary, lambda: halted[0].halt(), lambda: halted.append(by_tasks(cluster)[0]))
+    while time.monotonic() < happened_s + HALT_S:
+        run_through(client, diary)
+    run_through(client, diary, halted[0].go_on)
+    run_through(client, diary)
+    assert halted[0].running
 
 
-def test_a_peer_leaves(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+def test_the_owner_leaves(cluster: RealCluster, connect: Connect, diary: Path) -> None:
     client = connect(cluster.addresses)
-    home = home_of(client, cluster)
-    run_through(client, diary, home.terminate)
-    assert home.wait() == 0
+    until_ready(cluster)
+    left: list[RealPeer] = []
+
+    _, retries = run_through(client, diary, lambda: left[0].terminate(), lambda: left.append(by_tasks(cluster)[0]))
+    assert left[0].wait() == 0
+    assert retries == 0
     cluster.add()
 
 
 def test_a_child_is_killed(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+    """In the middle of a batch: it is replaced, and others, or its successor, begin again what it had begun."""
     client = connect(cluster.addresses)
-    home = home_of(client, cluster)
+    until_ready(cluster)
+    victims = [pid for peer in cluster.peers if peer.running for pid in peer.children()]
+    killed: list[int] = []
 
     def accident() -> None:
-        pid = int(diary.read_text().splitlines()[-1].split()[2])
-        os.kill(pid, signal.SIGKILL)
+        until_begun(diary, victims)
+        killed.append(next(pid for _, _, pid in reversed(begun_in(diary)) if pid in victims))
+        os.kill(killed[0], signal.SIGKILL)
 
-    run_through(client, diary, accident)
-    assert home.running
+    running = [peer for peer in cluster.peers if peer.running]
+    happened_s, _ = run_through(client, diary, accident)
+    assert rerun_after_s(diary, happened_s, killed) <= RERUN_S
+    assert all(peer.running for peer in running)

@@ -35,14 +35,15 @@ def test_rolling_kills_under_load(connect: Connect) -> None:
     """Each of three in turn is killed, started again 4 s later, and the next one is killed 6 s after that."""
     with real_cluster(3) as cluster:
         client = connect(cluster.addresses)
-        tasks = submit(client, TASKS, 20.0)
+        tasks = submit(client, 2 * TASKS, 25.0)
         over = threading.Event()
+        began_again: list[str] = []
 
         def kill_all() -> None:
             for peer in list(cluster.peers):
                 peer.kill()
                 over.wait(4.0)
-                cluster.add(port=peer.port)
+                began_again.append(cluster.add(port=peer.port).id)
                 if over.wait(6.0):
                     return
 
@@ -52,8 +53,10 @@ def test_rolling_kills_under_load(connect: Connect) -> None:
             for _ in collect(client, tasks):
                 pass
         finally:
+            in_time = len(began_again)
             over.set()
             killer.join()
+        assert in_time == 3, "the job was over before the third one was back"
 
 
 @pytest.mark.parametrize("mode", ["sync", "batch"])
