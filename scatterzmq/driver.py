@@ -227,6 +227,11 @@ class Driver:
         return len(self._alive)
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether nothing new is begun here."""
+        return self._state.leaving
+
+    @property
     def is_restoring(self) -> bool:
         """Whether what the journal has is still being compared with what others have."""
         return self._state.restoring

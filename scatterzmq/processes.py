@@ -214,7 +214,14 @@ def _for_processes(settings: Settings) -> Settings:
     wanted = tuple(f"!{name}" for name in (_STARTED, _JOINED))
     return replace(
         settings,
-        network=NetworkSettings(port=0, zeroconf=False, outbox_bytes=settings.network.outbox_bytes),
+        network=NetworkSettings(
+            port=0,
+            zeroconf=False,
+            outbox_bytes=settings.network.outbox_bytes,
+            message_bytes=settings.network.message_bytes,
+            partial_bytes=settings.network.partial_bytes,
+            batch_bytes=settings.network.batch_bytes,
+        ),
         events=replace(settings.events, disable=(*settings.events.disable, *wanted)),
     )
 

@@ -216,7 +216,9 @@ class PeerProcess:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
         driver = self.driver
         health = Health(
-            executors=driver.executors_count, is_restored=not driver.is_restoring, is_leaving=self._is_leaving
+            executors=driver.executors_count,
+            is_restored=not driver.is_restoring,
+            is_leaving=self._is_leaving or driver.is_leaving,
         )
         self._board.update(health)
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
@@ -284,7 +286,7 @@ class PeerProcess:
         started.callback(blobs.close)
         copies = settings.cluster.replicas
         service = BlobService(self.contact.id, blobs.folder, packages, self.links, self.reactor, copies)
-        self.links.hear_of_blobs(service.heard, lambda: service.counters)
+        self.links.hear_of_blobs(service.heard)
         self._blobs = service
         pool: ChildPool | Pool
         if settings.executor.kind == "process":

@@ -21,7 +21,7 @@ from scatterzmq import processes
 from scatterzmq.errors import ClusterError, ConfigError
 from scatterzmq.eventstream import Event
 from scatterzmq.processes import LocalPeers
-from scatterzmq.settings import Settings
+from scatterzmq.settings import NetworkSettings, Settings
 from tests.processes.cluster import NAP, chain
 from tests.test_remote import definition
 
@@ -358,3 +358,16 @@ def test_none_outlives_whoever_started_it(tmp_path: Path, ending: str) -> None:
         until(lambda: all(map(is_gone, [*peers, *executors])))
     if ending not in ("kill", "forget"):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_bounds_in_bytes_are_the_processes_too() -> None:
+    bounds: dict[str, Any] = {
+        "outbox_bytes": 1 << 29,
+        "message_bytes": 1 << 28,
+        "partial_bytes": 1 << 31,
+        "batch_bytes": 1 << 20,
+    }
+    settings = Settings(network=NetworkSettings(**bounds))
+    network = processes._for_processes(settings).network
+    assert {name: getattr(network, name) for name in bounds} == bounds
+    assert (network.port, network.zeroconf) == (0, False)

@@ -75,9 +75,6 @@ class Keeping:
             return
         for peer, word in self._keepers.asks(self._now_ms()):
             self._outside.say(peer, word, {})
-        blob = self._keepers.next_fetch()
-        if blob is not None:
-            self._exchange.want(blob, partial(self._fetched, blob))
         now_s = self._outside.clock()
         for waiting, thens in list(self._waiting.items()):
             for then, until_s in list(thens):
@@ -86,14 +83,16 @@ class Keeping:
                     then(self._keepers.copies_of(waiting.digest))
             if not thens:
                 self._waiting.pop(waiting, None)
-        is_late = [until_s <= now_s for _, until_s in self._leaving[:1]] == [True]
-        if self._leaving and (is_late or not self._keepers.short_count):
+        if self._leaving and (self._leaving[0][1] <= now_s or not self._keepers.short_count):
             leaving, self._leaving = self._leaving, []
             for then, _ in leaving:
                 then(self._keepers.short_count)
         due_ms = self._keepers.deadline_ms()
         if due_ms is not None:
             self._plan(max(0.0, due_ms / 1000 - now_s))
+        blob = self._keepers.next_fetch()
+        if blob is not None:  # last: it may fail at once, and then this is to go on at once
+            self._exchange.want(blob, partial(self._fetched, blob))
 
     def _fetched(self, blob: BlobId, problem: str, _place: str) -> None:
         for peer, word in self._keepers.fetched(blob, is_here=not problem, now_ms=self._now_ms()):

@@ -215,8 +215,8 @@ class BlobService:
         return answers[0]
 
     def counted(self) -> dict[str, int]:
-        """What was dropped, by reason, as "blobs_..."."""
-        return {f"blobs_{name}": number for name, number in self._exchange.counters.items()}
+        """What was fetched, and what was wrong, as "blobs_..."."""
+        return {f"blobs_{name}": number for name, number in self.counters.items()}
 
     def close(self) -> None:
         """Whoever waits is told; nothing is left behind."""

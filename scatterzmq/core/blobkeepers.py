@@ -158,17 +158,14 @@ class BlobKeepers:
                 continue
             missing -= 1
             question = member.question
-            is_open = question is not None and (peer in said or peer in asked) and len(question.digests) < BATCH
-            if question is not None and digest in question.digests:
-                is_waiting = True
-            elif question is None:
+            if question is None:
                 member.question = _Question({digest: None}, now_ms + AGAIN_MS, now_ms + SILENT_MS)
                 asked.append(peer)
-            elif is_open:
+            elif digest not in question.digests and peer in said and len(question.digests) < BATCH:
                 question.digests[digest] = None
                 asked.append(peer)
             else:
-                is_waiting = True  # until it has answered what it was asked before
+                is_waiting = True  # it has been asked that, or has to answer something else first
         self._stuck.discard(digest)
         if asked or is_waiting:
             self._short[digest] = now_ms + AGAIN_MS

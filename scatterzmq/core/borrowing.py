@@ -21,7 +21,7 @@ from ..ids import ExecutorId, PeerId, QueueId, TaskId, Token
 from .actions import AbandonExecutor, BatchOrder, RowsCancelled, RunBatch
 from .asking import Asking
 from .claims import INPUTS_LATE, RAN_TOO_LONG, blocks_of
-from .commits import Needed, Told, commit_of, part_of
+from .commits import Needed, Told, any_stays, commit_of, part_of
 from .events import BatchFinished
 from .executors import Executors
 from .fetches import Fetches
@@ -304,9 +304,9 @@ class Borrowing:
         self._executors.release(event.executor, event.loaded)
         self._end(batch)
         event = fitting(event, blocks, batch.queue.node.name, self._state.row_bytes_max)
-        if len(batch.loans) > 1:
-            told = commit_of(event, 0, batch.queue.plan, batch.queue.node, needed, self._inline_bytes)
-            batch.queue.results_stay = bool(told.stays)
+        if event.emitted:
+            plan, node = batch.queue.plan, batch.queue.node
+            batch.queue.results_stay = any_stays(event, plan, node, needed, self._inline_bytes)
         for loan in batch.loans:
             if loan.fenced:
                 self.counters["borrowed_in_vain"] += 1
@@ -326,8 +326,6 @@ class Borrowing:
         told = commit_of(event, loan.number, plan, node, needed, self._inline_bytes)
         if told.stays and not is_short(told, self._batch_bytes):
             told = commit_of(event, loan.number, plan, node, needed)
-        if told.stays:
-            queue.results_stay = True
         self._payloads.hold(loan.owner, told.stays)
         first, *rest = pieces(told, self._batch_bytes)
         self._promise(loan, first.message, first.values, blocks, told.stays, rest)

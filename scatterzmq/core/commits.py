@@ -267,6 +267,15 @@ def frame_name(plan: Plan, node: NodePlan, part: Part | Emitted, field: str) -> 
     return node.graph, ALL if plan.graphs[node.graph].is_block else f"{node.name}:{field}"
 
 
+def any_stays(event: BatchFinished, plan: Plan, node: NodePlan, needed: Needed, inline_bytes: int) -> bool:
+    """Whether something of an answer is large enough to stay where it was made."""
+    return any(
+        frame_name(plan, node, part, name) not in needed and _large(values, inline_bytes)
+        for part in event.emitted
+        for name, values in part.fields.items()
+    )
+
+
 def _large(values: tuple[Value, ...], inline_bytes: int) -> list[Block]:
     """The blocks of a column that is large enough to stay; [] if it is not, or not just these, or they cannot be
     fetched."""

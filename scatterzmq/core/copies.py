@@ -175,13 +175,13 @@ class Copies:
                 self._put(self._made(message, place, version, since_ms), values)
         return kept
 
-    def stand_in(self, copy: Copy, values: dict[str, Value], better: Version, others: Iterable[PeerId]) -> None:
+    def stand_in(self, copy: Copy, better: Version, others: Iterable[PeerId]) -> None:
         """Keep this for a better account, which is not here. others: who should take the task over before this peer.
 
         What its owner writes has at least one change, so anything that it says replaces this.
         """
         version = Version(copy.version.rank, better.n, better.owner, better.life, 0)
-        self._put(replace(copy, version=version, rset=tuple(dict.fromkeys(others)), clients=()), values)
+        self._put(replace(copy, version=version, rset=tuple(dict.fromkeys(others)), clients=()), copy.values)
 
     def attach(self, task: TaskId, client: ClientId) -> None:
         """A client asks here how a task ends."""

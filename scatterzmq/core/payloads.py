@@ -5,7 +5,7 @@ keeps the block and names it in its commit (`Payload`: number, layout, checksum,
 the batch. The owner's frames hold rows of blocks that lie elsewhere (core/blocks.py rule 5). Where the next batch runs
 
 * at the maker: its grant names the block, and nothing travels. A queue hands tasks whose inputs lie with the claimer
-  out first (core/queues.py rule 5), without looking for them.
+  out first (core/queues.py rule 6), without looking for them.
 * at anybody else, or at home: whoever runs it fetches the block first (core/fetches.py), from its maker.
 
 Rules     1. What stays: columns that have a checksum, that are larger than `store.inline_bytes` per row, and that their

@@ -1,4 +1,4 @@
-"""Sizes: what one message may carry of a batch, and what becomes of what is larger.
+"""Sizes: what one message may carry, and what becomes of what is larger.
 
 Rules     1. What one task has at one step goes in one message. A row that is larger could be made and never be sent on:
              it fails where it was made, for good, saying so.

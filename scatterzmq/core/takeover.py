@@ -43,7 +43,7 @@ from .peermessages import (
 from .replicas import Replicas, record_version
 from .state import State
 from .travel import Failure, Travel
-from .values import Block, Value
+from .values import Block
 from .versions import Rank, Version
 from .writes import copy_of
 
@@ -211,11 +211,11 @@ class Takeover:
             better = self._disowned(copy.id, min(copy.version.n, better.n - 1), teller)
         if better.owner != copy.owner:  # else it is an older word of that owner, which will say the new one here, too
             self._desk.moved(copy.clients, copy.id, better.owner)
-            self._stand_in(copy, copy.values, better, teller)
+            self._stand_in(copy, better, teller)
         self._be_patient(better.owner)
 
-    def _stand_in(self, copy: Copy, values: dict[str, Value], better: Version, teller: PeerId) -> None:
-        self._copies.stand_in(copy, values, better, (better.owner, teller, self._state.me))
+    def _stand_in(self, copy: Copy, better: Version, teller: PeerId) -> None:
+        self._copies.stand_in(copy, better, (better.owner, teller, self._state.me))
 
     def _disowned(self, task: TaskId, n: int, teller: PeerId) -> Version:
         """What this peer has forgotten is to be the teller's. Returns what to stand in for: less than that one has."""
@@ -363,8 +363,7 @@ class Takeover:
             self._desk.unknown(record.clients, record.id)
             return
         copy = copy_of(record, self._mine(record), self._state.now_ms)
-        values = copy.values
-        for value in values.values():
+        for value in copy.values.values():
             self._state.blocks.hold(value)
         self._state.plans.keep(copy.digest)
         self._desk.release(record)
@@ -372,8 +371,8 @@ class Takeover:
             version = self._disowned(record.id, min(record.epoch_n, version.n - 1), teller)
         record.rset = tuple(dict.fromkeys((version.owner, teller)))
         self._desk.moved(record.clients, record.id, version.owner)
-        self._stand_in(copy, values, version, teller)
-        self._state.blocks.release(values.values())
+        self._stand_in(copy, version, teller)
+        self._state.blocks.release(copy.values.values())
         self._state.plans.release(copy.digest)
         self._be_patient(version.owner)
 

@@ -251,7 +251,7 @@ class BlobStore:
                 place = self._places[name, digest] = self._fetch(name, digest)
             with suppress(MissingBlob):  # it may have been removed, as nobody should
                 return open_place(name, place, self.folder())
-            del self._places[name, digest]
+            self._places.pop((name, digest), None)  # another thread may have found out as well
         handle = open_file(name, self._root, self._packages)
         try:
             if digest and self._read(name, handle)[1] != digest:

@@ -184,7 +184,6 @@ class ChildProcess:
         """Its process is gone, all but its number."""
         self._poller.remove(self._pidfd)
         os.close(self._pidfd)
-        self._scratch.close()
         for link in (self._work, self._aside):
             for _ in range(_LAST_WORDS_MAX):
                 if not link.is_open or not self._said(link):
@@ -201,6 +200,7 @@ class ChildProcess:
             self._listener.printed(self, line)
         self._poller.remove(self._output)
         os.close(self._output)
+        self._scratch.close()  # last: whoever heard its last words may have given it more to do
         is_ours = self._doom and code == -signal.SIGKILL
         self._listener.ended(self, self._doom if is_ours else described_end(code))
 

@@ -140,8 +140,8 @@ class ClientLinks:
     # ---- blobs, of which the client's core knows nothing
 
     def home(self) -> PeerId | None:
-        """A peer that can be reached."""
-        return next(iter(self._links), None)
+        """A peer that can be reached. From any thread."""
+        return next(iter(self._links.copy()), None)
 
     def hear_of_blobs(self, heard: Callable[[BlobWritten], None]) -> None:
         self._hear_of_blob = heard

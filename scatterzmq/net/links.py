@@ -89,7 +89,6 @@ class PeerLinks:
         self._take = take
         self._left = left
         self._hear_of_blob: BlobHeard | None = None
-        self._count_blobs: Callable[[], Mapping[str, int]] = dict
         self._hear_of_links: Callable[[PeerId, bool], None] = _nobody_hears
         self._limits = Limits(total_bytes=settings.network.message_bytes)
         self._outbox_bytes = settings.network.outbox_bytes
@@ -127,10 +126,9 @@ class PeerLinks:
         """To whom there is a link."""
         return tuple(self._links)
 
-    def hear_of_blobs(self, heard: BlobHeard, counted: Callable[[], Mapping[str, int]] = dict) -> None:
-        """Who gets the words about blobs, of linked peers and of clients, and what is counted there."""
+    def hear_of_blobs(self, heard: BlobHeard) -> None:
+        """Who gets the words about blobs, of linked peers and of clients."""
         self._hear_of_blob = heard
-        self._count_blobs = counted
 
     def hear_of_links(self, changed: Callable[[PeerId, bool], None], /) -> None:
         """Who is told that there is a link to somebody from now on (True), in a life of its own, or none any more."""
@@ -239,9 +237,8 @@ class PeerLinks:
         self._left(lost)
 
     def counted(self) -> dict[str, int]:
-        """`counters` as "network_...", those of blobs as "blobs_...", and `rejected` as "rejected_...", by reason."""
+        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
         named = {f"network_{name}": number for name, number in self.counters.items()}
-        named |= {f"blobs_{name}": number for name, number in self._count_blobs().items()}
         return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
 
     def close_all(self) -> None:

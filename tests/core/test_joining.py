@@ -328,6 +328,15 @@ def test_large_results_are_noticed() -> None:
     assert queue_at(mesh, 1).results_stay
 
 
+def test_small_results_again_let_batches_be_joined_again() -> None:
+    mesh = made(chain(2))
+    queue_at(mesh, 1).results_stay = True
+    given(mesh, 3, 3)
+    mesh.deliver()
+    mesh.peers[1].step()
+    assert not queue_at(mesh, 1).results_stay
+
+
 def test_a_part_of_an_answer() -> None:
     block = Block(BlockId(PEER, 1), Layout(DTYPES["int64"], 5, ()), 40)
     value = [(block, row) for row in range(5)]

@@ -92,9 +92,3 @@ def test_links_are_told_of(world: World) -> None:
     here.links.close(there.me.id)
     here.links.close(there.me.id)
     assert told == [(there.me.id, True), (there.me.id, False), (there.me.id, True), (there.me.id, False)]
-
-
-def test_what_is_counted_of_blobs(world: World) -> None:
-    station = Station(world, 1)
-    station.links.hear_of_blobs(lambda *_: None, lambda: {"digest": 2})
-    assert station.links.counted()["blobs_digest"] == 2
