@@ -23,11 +23,13 @@ Json = dict[str, Any]
 
 
 class RealPeer:
-    """One process. log: its events so far. address, id: known once it has started."""
+    """One process. log: its events so far. address, id: known once it has started.
 
-    def __init__(self, args: Sequence[str], *, namespace: str = "") -> None:
-        within = ["ip", "netns", "exec", namespace] if namespace else []
-        command = [*within, sys.executable, "-m", "scatterzmq", "peer", "--json", "--end-with-parent", *args]
+    args: as for the command. at: what to put before it to run it on another host. folder: where it runs.
+    """
+
+    def __init__(self, args: Sequence[str], *, at: Sequence[str] = (), folder: Path | None = None) -> None:
+        command = [*at, sys.executable, "-m", "scatterzmq", "peer", "--json", "--end-with-parent", *args]
         paths = [str(NODES), str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.args = list(args)
         self.log: list[Json] = []
@@ -40,6 +42,7 @@ class RealPeer:
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             start_new_session=True,
+            cwd=folder,
         )
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
         for reader in self._readers:
@@ -59,6 +62,10 @@ class RealPeer:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    def has_said(self, name: str) -> bool:
+        """Whether there has been an event of that name."""
+        return any(event["event"] == name for event in self.log)
 
     def wait_for_event(self, name: str, fits: Callable[[Json], bool] = lambda _: True) -> Json:
         """The next event of that name, or one that was there already and has not been waited for."""

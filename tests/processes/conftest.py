@@ -9,11 +9,11 @@ import pytest
 import scatterzmq
 from tests.processes import lan
 from tests.processes.cluster import RealCluster, real_cluster
+from tests.processes.hosts import FOUND_S, Hosts, are_alone, wait_until
 
 FOLDER = Path(__file__).parent
-
-
 NO_HOSTS = pytest.StashKey[str]()
+HOSTS = 4
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker("processes")
-    hosts = [item for item in items if item.path == FOLDER / "test_hosts.py"]
+    hosts = [item for item in items if "network" in getattr(item, "fixturenames", ())]
     if hosts and config.option.markexpr == "processes" and (reason := lan.available()):
         config.stash[NO_HOSTS] = f"{len(hosts)} tests of peers on hosts of their own were not run: {reason}"
         config.hook.pytest_deselected(items=hosts)
@@ -42,6 +42,36 @@ def cluster() -> Iterator[RealCluster]:
     """Three peers. Whoever breaks one adds another."""
     with real_cluster(3, "--executors", "1") as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[lan.Lan]:
+    """Hosts on a network of their own. What needs it runs where there are namespaces only."""
+    with lan.lan(HOSTS) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def hosts_in_touch(network: lan.Lan) -> Iterator[Hosts]:
+    hosts = Hosts(network)
+    try:
+        for number in range(HOSTS):
+            hosts.peers[number] = hosts.start(number)
+        yield hosts
+    finally:
+        hosts.close()
+
+
+@pytest.fixture
+def hosts(hosts_in_touch: Hosts) -> Iterator[Hosts]:
+    """All of them know all of them, and have an executor."""
+    wait_until(lambda: are_alone(hosts_in_touch, *range(HOSTS)), FOUND_S, "all know all")
+    for peer in hosts_in_touch.peers.values():
+        wait_until(lambda peer=peer: peer.has_said("tally.executor.start"), FOUND_S, "an executor")  # type: ignore[misc]
+    try:
+        yield hosts_in_touch
+    finally:
+        hosts_in_touch.lan.mend()
 
 
 @pytest.fixture

@@ -1,18 +1,24 @@
-"""Hosts on a network of their own: namespaces of the kernel, joined by a bridge that is in one of its own, too."""
+"""Hosts on a network of their own: namespaces of the kernel, joined by a bridge that is in one of its own, too.
+
+Each has a name that the others can look up: `ip netns exec` puts what lies in /etc/netns/NAMESPACE over /etc.
+"""
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TypeVar
 
 _NUMBERS = count()
 _CLONE_NEWNET = 0x40000000
 _T = TypeVar("_T")
+_ETC = Path("/etc/netns")
 
 
 def available() -> str:
@@ -35,18 +41,25 @@ def _ip(*words: str) -> None:
 
 
 class Lan:
-    """hosts: names of their namespaces. addresses: of each."""
+    """hosts: names of their namespaces. names, addresses: of each, as the others know it."""
 
     def __init__(self, hosts: int) -> None:
         prefix = f"szq{os.getpid()}-{next(_NUMBERS)}"
         self._bridge = f"{prefix}-lan"
         self.hosts = [f"{prefix}-{number}" for number in range(hosts)]
+        self.names = [f"host-{letter}" for letter in ascii_lowercase[:hosts]]
         self.addresses = [f"10.77.0.{number + 1}" for number in range(hosts)]
+        self._pulled: set[int] = set()
+        self._blocked: set[tuple[int, int]] = set()
 
     def build(self) -> None:
         for name in (self._bridge, *self.hosts):
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
+        book = ["127.0.0.1 localhost", *[f"{ip} {name}" for ip, name in zip(self.addresses, self.names, strict=True)]]
+        for host in self.hosts:
+            (_ETC / host).mkdir(parents=True)
+            (_ETC / host / "hosts").write_text("\n".join(book) + "\n")
         _ip("-n", self._bridge, "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
         _ip("-n", self._bridge, "link", "set", "lan", "up")
         for number, host in enumerate(self.hosts):
@@ -57,24 +70,36 @@ class Lan:
             _ip("-n", host, "link", "set", "eth0", "up")
             _ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
 
+    def at(self, number: int) -> list[str]:
+        """What to put before a command to run it on a host, which knows its own name."""
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.names[number]]
+        return ["ip", "netns", "exec", self.hosts[number], *named]
+
     def cut(self, number: int) -> None:
         """Pull the cable of a host."""
+        self._pulled.add(number)
         _ip("-n", self._bridge, "link", "set", f"port{number}", "down")
-
-    def mend(self, number: int) -> None:
-        _ip("-n", self._bridge, "link", "set", f"port{number}", "up")
 
     def block(self, source: int, target: int) -> None:
         """Whatever one host sends to the other gets lost; the other way is open."""
+        self._blocked.add((source, target))
         _ip("-n", self.hosts[source], "route", "add", "blackhole", f"{self.addresses[target]}/32")
 
-    def unblock(self, source: int, target: int) -> None:
-        _ip("-n", self.hosts[source], "route", "delete", "blackhole", f"{self.addresses[target]}/32")
+    def mend(self) -> None:
+        """Everything is as it was built."""
+        while self._pulled:
+            _ip("-n", self._bridge, "link", "set", f"port{self._pulled.pop()}", "up")
+        while self._blocked:
+            source, target = self._blocked.pop()
+            _ip("-n", self.hosts[source], "route", "delete", "blackhole", f"{self.addresses[target]}/32")
 
     def close(self) -> None:
         for name in (*self.hosts, self._bridge):
+            shutil.rmtree(_ETC / name, ignore_errors=True)
             if Path("/run/netns", name).exists():
                 _ip("netns", "delete", name)
+        with suppress(OSError):  # there are others
+            _ETC.rmdir()
 
     def inside(self, number: int, what: Callable[[], _T]) -> _T:
         """Run something on a host: in a thread of this process, as are all threads that it starts."""

@@ -1,7 +1,9 @@
-"""What README.md says of several machines: a peer on each, found without being told where, and used by commands."""
+"""The commands that README.md shows for several machines, as they are written there, on hosts with these names."""
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,57 +11,98 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.cluster import TIMEOUT_S, RealPeer, chain
-from tests.processes.lan import Lan, lan
+from tests.processes.cluster import ROOT, TIMEOUT_S, RealPeer, chain
+from tests.processes.lan import Lan
 
 ITEMS = 200
+ELSEWHERE = 2
+"""The host where commands are given."""
+
+
+def commands() -> list[str]:
+    """All that README.md shows below "On several machines"."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## On several machines\n")[2].partition("\n## ")[0]
+    return "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+
+
+FIRST, SECOND, SUBMIT, STATUS, RELEASE = commands()
+
+
+class Machines:
+    """Peers on hosts of a network, each in the folder; what is written is run there, but by this Python."""
+
+    def __init__(self, network: Lan, folder: Path) -> None:
+        self._network = network
+        self._folder = folder
+        self.peers: list[RealPeer] = []
+
+    def peer(self, written: str, number: int) -> RealPeer:
+        program, command, *args = shlex.split(written)
+        assert (program, command) == ("scatterzmq", "peer")
+        made = RealPeer(args, at=self._network.at(number), folder=self._folder)
+        self.peers.append(made)
+        return made
+
+    def command(self, written: str) -> str:
+        """What it writes; > and all."""
+        words = [*self._network.at(ELSEWHERE), "sh", "-c", written.replace("scatterzmq", '"$0" -m scatterzmq', 1)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+        ran = subprocess.run(
+            [*words, sys.executable],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=env,
+            cwd=self._folder,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, ""), ran
+        return ran.stdout
+
+    def results(self) -> list[int]:
+        return [json.loads(line)["value"] for line in (self._folder / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def network() -> Iterator[Lan]:
-    with lan(3) as network:
-        yield network
-
-
-@pytest.fixture
-def peers(network: Lan, tmp_path: Path) -> Iterator[list[RealPeer]]:
-    """One on each of two hosts; the graph is given to the first."""
+def machines(network: Lan, tmp_path: Path) -> Iterator[Machines]:
     args = {"op": "add", "const": 1, "input": ["long", []]}
     (tmp_path / "pipeline.json").write_text(json.dumps(chain("constant_op", args, ns="example")))
-    graph = ["--graph", str(tmp_path / "pipeline.json")]
-    made: list[RealPeer] = []
+    (tmp_path / "items.jsonl").write_text("".join(f'{{"value": {number}}}\n' for number in range(ITEMS)))
+    machines = Machines(network, tmp_path)
     try:
-        for number, more in enumerate((graph, [])):
-            args_ = ["--bind", "0.0.0.0", "--insecure-lan", "--name", f"host{number}", *more]
-            made.append(RealPeer(args_, namespace=network.hosts[number]))
-        for peer in made:
-            peer.wait_for_event("peer.join")
-        made[0].wait_for_event("tally.graph.load", lambda event: event["context"]["ns"] == "example")
-        yield made
+        yield machines
     finally:
-        for peer in made:
+        for peer in machines.peers:
             peer.close()
 
 
-def command(network: Lan, *args: str) -> str:
-    """What a command on the third host writes."""
-    within = ["ip", "netns", "exec", network.hosts[2]]
-    words = [*within, sys.executable, "-m", "scatterzmq", *args]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, env=os.environ, check=False)
-    assert (ran.returncode, ran.stderr) == (0, ""), ran
-    return ran.stdout
+def test_two_machines_in_two_commands_as_written_and_without_being_told_where(machines: Machines) -> None:
+    """`--join` can be left out in one network, README.md says: so the second one comes again in that way."""
+    first = machines.peer(FIRST, 0)
+    second = machines.peer(SECOND, 1)
+    for peer in (first, second):
+        peer.wait_for_event("peer.join")
+    first.wait_for_event("tally.graph.load", lambda event: event["context"]["ns"] == "example")
+    machines.command(SUBMIT)
+    assert machines.results() == [number + 1 for number in range(ITEMS)]
+    assert re.findall(r"host-\w", machines.command(STATUS)) == ["host-a", "host-b"]
+    assert machines.command(RELEASE) == f"host-b ({second.id}) has left\n"
+    assert second.wait() == 0
 
-
-def test_two_machines_in_two_commands(network: Lan, peers: list[RealPeer], tmp_path: Path) -> None:
-    (tmp_path / "items.jsonl").write_text("".join(f'{{"value": {number}}}\n' for number in range(ITEMS)))
-    answers = command(network, "submit", "example", "--input", str(tmp_path / "items.jsonl"))
-    assert [json.loads(line)["value"] for line in answers.splitlines()] == [number + 1 for number in range(ITEMS)]
-    view = json.loads(command(network, "status", "--json"))
-    assert [(peer["name"], peer["status"]) for peer in view["peers"]] == [("host0", "alive"), ("host1", "alive")]
-    assert view["counters"]["finished"] == ITEMS
+    machines.peer(without_join(SECOND), 1).wait_for_event("peer.join")
+    machines.command(without_join(SUBMIT))
+    assert machines.results() == [number + 1 for number in range(ITEMS)]
+    view = json.loads(machines.command(without_join(STATUS) + " --json"))
+    assert [(peer["name"], peer["status"]) for peer in view["peers"]] == [("host-a", "alive"), ("host-b", "alive")]
     assert [queue["name"] for queue in view["queues"]] == ["example:main:n0"]
-    said = command(network, "release", "host0", "--join", peers[1].address)
-    assert said == f"host0 ({peers[0].id}) has left\n"
-    assert peers[0].wait() == 0
-    answers = command(network, "submit", "example", "--input", str(tmp_path / "items.jsonl"))
-    assert len(answers.splitlines()) == ITEMS
+    assert view["counters"]["finished"] == 2 * ITEMS
+    assert machines.command(without_join(RELEASE).replace("host-b", "host-a")) == f"host-a ({first.id}) has left\n"
+    assert first.wait() == 0
+    machines.command(without_join(SUBMIT))
+    assert machines.results() == [number + 1 for number in range(ITEMS)]
+
+
+def without_join(written: str) -> str:
+    left = written.replace(" --join tcp://host-a:7411", "")
+    assert left != written
+    return left

@@ -1,149 +1,124 @@
-"""Peers on hosts of their own (network namespaces on a bridge), found by multicast, and what happens to cables."""
+"""Peers on hosts of their own (network namespaces on a bridge), found by multicast, and what happens between them.
+
+One cluster for all of it. Whom a peer has seen come and go lately it does not trust at once (core/member.py), so each
+test that cuts something cuts it between others; test_cables.py has a cluster of its own.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, chain
-from tests.processes.lan import Lan, lan
+from scatterzmq.errors import ClusterError
+from scatterzmq.settings import TimingSettings
+from tests.processes.bare import counters, view
+from tests.processes.cluster import TIMEOUT_S, RealPeer, chain
+from tests.processes.conftest import HOSTS
+from tests.processes.hosts import FOUND_S, NOTICED_S, ONE_VIEW_S, TASKS, Hosts, Job, are_alone, wait_until
 
-TASKS = 400
-ONE_VIEW_S = 10.0
-
-
-class Hosts:
-    """A peer on each host."""
-
-    def __init__(self, network: Lan) -> None:
-        self.lan = network
-        self.peers: dict[int, RealPeer] = {}
-
-    def start(self, number: int) -> RealPeer:
-        args = ["--bind", self.lan.addresses[number], "--insecure-lan", "--allow", NAP, "--name", f"host{number}"]
-        self.peers[number] = RealPeer(args, namespace=self.lan.hosts[number])
-        return self.peers[number]
-
-    def connect(self, number: int) -> "scatterzmq.Client":
-        """A client on a host, of the peer there."""
-        return self.lan.inside(number, lambda: scatterzmq.connect(self.peers[number].address, timeout_s=TIMEOUT_S))
-
-    def view(self, number: int) -> dict[str, str]:
-        """Who a peer holds to be there: name -> status."""
-        with self.connect(number) as client:
-            return {member.name: member.status for member in client.peers()}
-
-    def close(self) -> None:
-        for peer in self.peers.values():
-            peer.close()
+DEAD_S = TimingSettings().dead_s
+FOREIGN = "foreign"
 
 
-@pytest.fixture
-def hosts() -> Iterator[Callable[[int], Hosts]]:
-    made: list[Hosts] = []
-    networks = []
-
-    def build(count: int) -> Hosts:
-        network = lan(count)
-        networks.append(network)
-        hosts = Hosts(network.__enter__())
-        made.append(hosts)
-        for number in range(count):
-            hosts.start(number)
-        return hosts
-
-    yield build
-    for hosts_ in made:
-        hosts_.close()
-    for network in networks:
-        network.__exit__(None, None, None)
+def test_hosts_find_each_other_by_multicast_alone(hosts: Hosts) -> None:
+    """They were told of nobody, and each does a part of the work."""
+    assert all("--join" not in peer.args for peer in hosts.peers.values())
+    with hosts.connect(2, 2) as client:
+        Job(client).finish()
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float, what: str) -> float:
-    """How long it took."""
-    began_s = time.monotonic()
-    pause = _Pause()
-    while not holds():
-        if time.monotonic() > began_s + limit_s:
-            raise AssertionError(f"not within {limit_s} s: {what}")
-        pause.wait()
-    return time.monotonic() - began_s
+@pytest.mark.parametrize(("source", "target"), [(0, 1), (3, 2)])
+def test_two_hosts_that_cannot_hear_each_other_one_way(hosts: Hosts, source: int, target: int) -> None:
+    """For longer than it takes to be called dead, with tasks of both on their way the whole time."""
+    with hosts.connect(source, source) as client, hosts.connect(target, target) as other:
+        jobs = [Job(client, first=0), Job(other, first=1000)]
+        for job in jobs:
+            job.read(TASKS // 4)
+        hosts.lan.block(source, target)
+        began_s = time.monotonic()
+        wait_until(lambda: hosts.view(target).get(hosts.lan.names[source]) != "alive", NOTICED_S, "it is missed")
+        while time.monotonic() < began_s + 2 * DEAD_S:
+            Job(client, first=2000).finish()
+            Job(other, first=3000).finish()
+        jobs.append(Job(client, first=4000))
+        hosts.lan.mend()
+        wait_until(lambda: are_alone(hosts, *range(HOSTS)), ONE_VIEW_S, "all know all again")
+        for job in jobs:
+            job.finish()
 
 
-class _Pause:
-    """Between two looks at something that nobody tells of."""
-
-    def wait(self) -> None:
-        time.sleep(0.05)
-
-
-def everybody(hosts: Hosts, *numbers: int) -> bool:
-    """Whether each of these peers holds just these to be alive."""
-    wanted = {f"host{number}": "alive" for number in numbers}
-    return all(hosts.view(number) == wanted for number in numbers)
-
-
-def work(client: "scatterzmq.Client", break_it: Callable[[], None]) -> None:
-    """Tasks with an accident when a third is through; every one must end with the right result."""
-    ns = client.load_graph(chain(NAP, {"nap_ms": 4.0}))
-    tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
-    client.flush(timeout=TIMEOUT_S)
-    ended = {}
-    for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
-        response.ok()
-        assert response.result is not None, response.status
-        ended[task] = int(response.result["value"])
-        if len(ended) == TASKS // 3:
-            break_it()
-    assert ended == {task: number + 1 for task, number in tasks.items()}
+def test_two_halves_work_on_and_become_one_again(hosts: Hosts) -> None:
+    """Each has a client with tasks under way when it comes to be, takes new ones, and has ends that nobody has read
+    when it is over.
+    """
+    halves = (0, 1), (2, 3)
+    with hosts.connect(0, 0) as one, hosts.connect(2, 2) as other:
+        jobs = [Job(one, first=0), Job(other, first=1000)]
+        for job in jobs:
+            job.read(TASKS // 4)
+        for source in halves[0]:
+            for target in halves[1]:
+                hosts.lan.block(source, target)
+                hosts.lan.block(target, source)
+        assert all(job.unread for job in jobs)
+        wait_until(lambda: all(are_alone(hosts, *half) for half in halves), NOTICED_S, "each half knows itself")
+        jobs += [Job(one, first=2000), Job(other, first=3000)]
+        for job in jobs:
+            job.read(TASKS // 4)
+        assert all(job.unread for job in jobs)
+        hosts.lan.mend()
+        wait_until(lambda: are_alone(hosts, *range(HOSTS)), ONE_VIEW_S, "one view")
+        for job in jobs:
+            job.finish()
+        Job(other, first=4000).finish()
 
 
-def test_peers_on_three_hosts_find_each_other_by_multicast(hosts: Callable[[int], Hosts]) -> None:
-    three = hosts(3)
-    wait_until(lambda: everybody(three, 0, 1, 2), 30.0, "all know all")
-    with three.connect(2) as client:
-        work(client, lambda: None)
+def adding(number: int) -> dict[str, Any]:
+    args = {"op": "add", "const": number, "input": ["long", []]}
+    return chain("constant_op", args, ns="shared")
 
 
-def test_a_host_whose_cable_is_pulled_loses_nothing_and_comes_back(hosts: Callable[[int], Hosts]) -> None:
-    three = hosts(3)
-    wait_until(lambda: everybody(three, 0, 1, 2), 30.0, "all know all")
-    with three.connect(0) as client:
-        work(client, lambda: three.lan.cut(1))
-        wait_until(lambda: everybody(three, 0, 2), 20.0, "the others know that it is gone")
-        three.lan.mend(1)
-        wait_until(lambda: everybody(three, 0, 1, 2), ONE_VIEW_S, "it is back")
-        work(client, lambda: None)
+def outcomes(client: "scatterzmq.Client", number: int, tasks: int) -> list[int]:
+    """What comes of so many tasks that are to add this number."""
+    ns = client.load_graph(adding(number))
+    futures = [client.submit(ns, value=at) for at in range(tasks)]
+    return [int(future.result(TIMEOUT_S)["value"]) for future in futures]
 
 
-def test_two_hosts_that_cannot_hear_each_other_one_way(hosts: Callable[[int], Hosts]) -> None:
-    three = hosts(3)
-    wait_until(lambda: everybody(three, 0, 1, 2), 30.0, "all know all")
-    with three.connect(0) as client:
-        work(client, lambda: three.lan.block(0, 1))
-        three.lan.unblock(0, 1)
-        wait_until(lambda: everybody(three, 0, 1, 2), ONE_VIEW_S, "all know all again")
-        work(client, lambda: None)
+def test_two_clusters_on_one_network_never_mix(hosts: Hosts) -> None:
+    """Found by multicast on the same cable and on the same hosts, with a namespace of the same name. One of the foreign
+    peers is told to join a peer of ours, too: it is turned away there, and counted.
+    """
+    inside, ours = hosts.lan.inside, [peer.address for peer in hosts.peers.values()]
+    aliens: list[RealPeer] = []
 
+    def finished(addresses: list[str]) -> int:
+        return sum(inside(0, lambda at=at: counters(at))["finished"] for at in addresses)  # type: ignore[misc]
 
-def test_two_halves_work_on_and_become_one_again(hosts: Callable[[int], Hosts]) -> None:
-    four = hosts(4)
-    wait_until(lambda: everybody(four, 0, 1, 2, 3), 30.0, "all know all")
-    across = [(one, other) for one in (0, 1) for other in (2, 3)]
-
-    def split() -> None:
-        for one, other in across:
-            four.lan.block(one, other)
-            four.lan.block(other, one)
-
-    with four.connect(0) as client, four.connect(2) as other_client:
-        work(client, split)
-        work(other_client, lambda: None)
-        wait_until(lambda: everybody(four, 0, 1) and everybody(four, 2, 3), 20.0, "each half knows itself")
-        work(client, lambda: None)
-        for one, other in across:
-            four.lan.unblock(one, other)
-            four.lan.unblock(other, one)
-        wait_until(lambda: everybody(four, 0, 1, 2, 3), ONE_VIEW_S, "one view")
-        work(other_client, lambda: None)
+    try:
+        for number, args in ((1, ()), (2, ("--join", ours[0]))):
+            words = ["--cluster", FOREIGN, "--name", f"alien{number}", "--port", "0", *args]
+            aliens.append(hosts.start(number, *words))
+        theirs = [alien.address for alien in aliens]
+        wanted = {"alien1": "alive", "alien2": "alive"}
+        for at in theirs:
+            wait_until(lambda at=at: inside(0, lambda: view(at)) == wanted, FOUND_S, "they find each other")  # type: ignore[misc]
+        before = finished(ours)
+        with (
+            inside(0, lambda: scatterzmq.connect(timeout_s=TIMEOUT_S)) as client,
+            inside(0, lambda: scatterzmq.connect(cluster=FOREIGN, timeout_s=TIMEOUT_S)) as their_client,
+        ):
+            assert outcomes(client, 1, 50) == [at + 1 for at in range(50)]
+            assert outcomes(their_client, 1000, 70) == [at + 1000 for at in range(70)]
+        assert (finished(ours) - before, finished(theirs)) == (50, 70)
+        with pytest.raises(ClusterError, match=f"this is cluster '{FOREIGN}'"):
+            inside(0, lambda: scatterzmq.connect(theirs[0], cluster="default"))
+        assert are_alone(hosts, *range(HOSTS))
+        refused = [inside(0, lambda at=at: counters(at))["peers_refused"] for at in (*ours, *theirs)]  # type: ignore[misc]
+        assert refused[0] > 0
+        assert hosts.peers[0].has_said("warning.peer.refused")
+        assert refused[1:] == [0] * 5, "multicast has told nobody of the others"
+    finally:
+        for alien in aliens:
+            alien.close()
