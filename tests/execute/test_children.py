@@ -385,13 +385,19 @@ def test_a_batch_that_kills_its_child_costs_the_child(children: World, do: str, 
         assert any("Segmentation fault" in line for _, line in children.lines)
 
 
-def test_a_busy_child_that_is_killed_takes_with_it_what_its_node_has_started(children: World) -> None:
+@pytest.mark.parametrize(("oom_kills", "why"), [(0, ""), (1, "out of memory: ")])
+def test_a_busy_child_that_is_killed_takes_with_it_what_its_node_has_started(
+    children: World, monkeypatch: pytest.MonkeyPatch, oom_kills: int, why: str
+) -> None:
+    """By the system or by somebody: only the system counts when it does so because memory has run out."""
+    before = children.pool._oom_kills
+    monkeypatch.setattr(scatterzmq.execute.children, "oom_kills", lambda: before + oom_kills)
     work, executor = children.act("start_another"), children.executor()
     children.reserve()
     children.pool.run(executor, work)
     children.loop.until(lambda: children.lines)
     os.kill(children.child(executor).pid, signal.SIGKILL)
-    assert lost(children, executor, crashed=True) == "killed by signal 9 (SIGKILL)"
+    assert lost(children, executor, crashed=True) == f"{why}killed by signal 9 (SIGKILL)"
     ((_, pid),) = children.lines
     children.loop.until(lambda: not is_running(int(pid)))
 
