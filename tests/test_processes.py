@@ -280,9 +280,9 @@ def test_one_peer_with_its_executor_as_a_thread(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[scatterzmq.Client]:
-    """The client of two peers with an executor each. Who kills one is the last to use it."""
-    with scatterzmq.local(peers=2, processes=True, plugins=[NAP]) as client:
+def trio() -> Iterator[scatterzmq.Client]:
+    """The client of three peers with an executor each. Who kills one is the last to use it."""
+    with scatterzmq.local(peers=3, processes=True, plugins=[NAP]) as client:
         yield client
 
 
@@ -292,28 +292,28 @@ def children(of: int | str = "self") -> list[int]:
 
 
 @pytest.mark.processes
-def test_two_peers_read_the_same_blobs(pair: scatterzmq.Client) -> None:
+def test_three_peers_read_the_same_blobs(trio: scatterzmq.Client) -> None:
     import torch
 
-    with pair.open_blob("constant") as blob:
+    with trio.open_blob("constant") as blob:
         place = blob.write_tensor(torch.tensor([4.0]))
     value = {"value": ["float", [1]]}
     node = {"name": "n", "kind": "load_constant", "args": {"data": place, "ret": value["value"]}}
     node |= {"vmap": {}, "outs": {"out": None}}
     graph: dict[str, Any] = {"name": "main", "input": "n", "input_format": value, "output_format": value}
     graph |= {"vmap": {"value": "n:value"}, "nodes": [node]}
-    ns = pair.load_graph({"ns": "blobs", "entry": "main", "graphs": [graph]})
-    assert [result["value"].item() for result in pair.map(ns, [{"value": [0]}] * 5)] == [4.0] * 5
+    ns = trio.load_graph({"ns": "blobs", "entry": "main", "graphs": [graph]})
+    assert [result["value"].item() for result in trio.map(ns, [{"value": [0]}] * 5)] == [4.0] * 5
 
 
 @pytest.mark.processes
-def test_one_of_two_is_killed(pair: scatterzmq.Client) -> None:
-    assert len(pair.peers()) == 2
-    ns = pair.load_graph(chain(NAP, {"nap_ms": 2.0}))
-    tasks = {pair.enqueue_task(ns, {"value": number}): number for number in range(600)}
-    pair.flush(LONG_S)
+def test_one_of_three_is_killed(trio: scatterzmq.Client) -> None:
+    assert len(trio.peers()) == 3
+    ns = trio.load_graph(chain(NAP, {"nap_ms": 2.0}))
+    tasks = {trio.enqueue_task(ns, {"value": number}): number for number in range(600)}
+    trio.flush(LONG_S)
     ended = {}
-    for task, response in pair.wait_for(list(tasks), timeout=LONG_S):
+    for task, response in trio.wait_for(list(tasks), timeout=LONG_S):
         assert response.result is not None
         ended[task] = int(response.result["value"])
         if len(ended) == 200:
