@@ -373,6 +373,8 @@ class CacheOwners:
 
     def flush(self) -> None:
         """Send what one event has brought up, together."""
+        if not (self._asks or self._renews or self._aborts):
+            return
         for peer, asks in self._asks.items():
             for start in range(0, len(asks), KEYS_PER_MESSAGE):
                 keys, ids, may_wait = zip(*asks[start : start + KEYS_PER_MESSAGE], strict=True)

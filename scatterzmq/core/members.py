@@ -213,6 +213,8 @@ class Members:
 
     def awake(self, now_ms: int) -> None:
         """To be called first whenever this peer runs: whatever it slept through is nobody's silence."""
+        if now_ms == self.clock.last_ms and self._booted_ms is not None:
+            return  # it has just been called
         if self._booted_ms is None:
             self._booted_ms = now_ms
             self._begin_alone(now_ms)

@@ -305,8 +305,10 @@ class Process:
 
     def _arm(self) -> None:
         """After whatever the core has handled: its deadline changes only then."""
-        self._deadline_ms = self.core.deadline_ms()
-        self._schedule()
+        deadline_ms = self.core.deadline_ms()
+        if deadline_ms != self._deadline_ms or self._timer_us is None:
+            self._deadline_ms = deadline_ms
+            self._schedule()
 
     def _schedule(self) -> None:
         if self._deadline_ms is None or self.is_dead:
