@@ -48,7 +48,10 @@ class Station(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One direction. may_mix: it keeps no order when a fault says so. last_us: arrival of the last message. parked: on its way to an address where nobody is."""
+    """One direction. may_mix: it keeps no order when a fault says so. last_us: arrival of the last message.
+
+    parked: on its way to an address where nobody is.
+    """
 
     way: Way
     may_mix: bool = False

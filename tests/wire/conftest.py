@@ -490,7 +490,7 @@ def label(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forged() -> Callable[..., list[bytes]]:
     """The frames of an example after edits: `envelope` and `body` change the decoded lists, `frames` the raw ones."""
 
