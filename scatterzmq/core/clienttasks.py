@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ..frozen import frozen
 from ..ids import PeerId, TaskId
 from .clientasks import ClientState
 from .clientevents import Deliver, SayTo
@@ -30,7 +31,7 @@ ENDED_MAX = 1 << 16
 """Of so many tasks that ended it is remembered where they were; others are looked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Place:
     """Who has a task: its owner (None: nobody knows), those with copies, and others that may have got it, too.
 
@@ -70,7 +71,7 @@ class Watch:
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class _End:
     """How a task ended for the user's side. number: counted with the watches."""
 

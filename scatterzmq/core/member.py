@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ..frozen import frozen
 from ..ids import PeerId
 from .peermessages import Contact, Heartbeat
 
@@ -37,7 +38,7 @@ class Status(StrEnum):
 LINKED = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Change:
     """A member is something else from now on.
 
@@ -51,7 +52,7 @@ class Change:
     heal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Pulse:
     """What other machines have to say in a heartbeat."""
 
@@ -154,7 +155,7 @@ class Member:
             assert self.silent or self.misses_us or self.trial_end_ms is not None, "a suspect without a reason"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Hearsay:
     """What living members say of others. anyone: whether there is any to say something."""
 

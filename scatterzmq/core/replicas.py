@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .copies import version_of
@@ -70,7 +71,7 @@ class _Write:
     moved: tuple[Record, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Lost:
     """A record that somebody else knows better. teller: who says so. barrier: waits until it has been given up."""
 

@@ -4,7 +4,7 @@ One function per kind that has such things says what it has (`Shape`); one funct
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -56,6 +56,7 @@ from ..core.peermessages import (
     Replicate,
     Welcome,
 )
+from ..frozen import frozen
 from .refusal import Reject, WireError
 
 NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS, CHECKSUM, WRITER = 8, 16, 32, 8, 16, 8, 16, 16
@@ -65,7 +66,7 @@ Lists: TypeAlias = dict[str, tuple[int, int]]
 Sizes: TypeAlias = list[tuple[Iterable[bytes], int]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Shape:
     """lists: name -> its length, and what that must be. sizes: byte strings, and the length each must have.
     columns: how many rows each column has, or name -> rows of exactly these columns; None: there may be none.
