@@ -146,6 +146,11 @@ class Member:
         """Whether heartbeats tell of its death."""
         return self.status is Status.DEAD and now_ms - self.since_ms <= DEATHS_TOLD_MS
 
+    def may_be_there(self, since_ms: int) -> bool:
+        """Whether it may be there without a link: it was not seen yet, or has been given up for silence since then."""
+        is_given_up = self.status is Status.DEAD and self.silent and self.since_ms > since_ms
+        return is_given_up or self.status is Status.UNKNOWN
+
     def check_invariants(self) -> None:
         if self.status is Status.ALIVE:
             assert not self.silent, "a silent member counts as alive"

@@ -423,6 +423,11 @@ class Replicas:
                 self._move(record, rset)
             self._write_moved(lonely, now_ms, is_repair=False)
 
+    def want_heirs(self) -> None:
+        """This peer leaves: where one copy is enough, each record needs another one for somebody to take it."""
+        self._wanted = max(self._wanted, 2)
+        self._short = {record.id: record for record in self._ledger if len(record.rset) < self._wanted}
+
     def _write_moved(self, records: Sequence[Record], now_ms: int, *, is_repair: bool) -> None:
         barrier = self._barrier(records, _nothing)
         joint = self._joint(records, barrier)

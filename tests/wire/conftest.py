@@ -170,7 +170,7 @@ def _members() -> list[Example]:
     return [
         (AskMembers(mid=19, cluster=b"c" * 8), {}),
         (AskMembers(mid=20), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28, doubtful=True), {}),
         (MemberList(mid=19, members=(), refusal="another cluster"), {}),
     ]
 
