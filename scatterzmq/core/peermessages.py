@@ -15,8 +15,9 @@ from ..errors import ErrorCode, ErrorInfo
 from ..frozen import frozen
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
-from .messages import ORIGIN_BYTES, Message, TaskStatus
+from .cachemessages import CacheAbort, CacheAsk, CacheFetch, CacheLost, CachePut, CacheRenew, CacheTell
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
+from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
@@ -466,73 +467,6 @@ class Surrender:
     crashed: bool
 
 
-# ---- the cache
-
-
-CACHE_KEY_BYTES = ORIGIN_BYTES + 32
-"""The origin, and a digest over closure and inputs."""
-
-
-@frozen()
-class CacheAsk:
-    """To the owner of these keys, by position: task ids[i] of the sender needs keys[i]. may_wait: by position."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
-    may_wait: tuple[bool, ...]
-
-
-class CacheAnswer(StrEnum):
-    HIT = "hit"
-    LEAD = "lead"
-    WAIT = "wait"
-    COMPUTE = "compute"
-
-    __hash__ = str.__hash__
-
-
-@frozen()
-class CacheTell:
-    """From a key's owner: what a task is to do about a key (or what its value is). May come unasked (promotion).
-
-    ttl_ms: of a lead, or how long to wait before asking again. output: the node's, for a node's value.
-    Beside it, for a hit: field -> column of one row. digests: field -> its content digest.
-    """
-
-    key: bytes
-    id: TaskId
-    answer: CacheAnswer
-    ttl_ms: int = 0
-    output: str = ""
-    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-
-
-@frozen()
-class CachePut:
-    """The value of a key, computed by task `id`. Beside it: field -> column of one row."""
-
-    key: bytes
-    id: TaskId
-    output: str
-    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-
-
-@frozen()
-class CacheAbort:
-    """Tasks that will not lead these keys (any more), by position; waiters that wait no more say it this way, too."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
-
-
-@frozen()
-class CacheRenew:
-    """Tasks still lead (or wait for) these keys, by position."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
-
-
 BetweenPeers: TypeAlias = (
     Hello
     | Welcome
@@ -572,6 +506,8 @@ BetweenPeers: TypeAlias = (
     | CachePut
     | CacheAbort
     | CacheRenew
+    | CacheFetch
+    | CacheLost
     | Fetch
     | Fetched
     | Gone

@@ -27,6 +27,7 @@ from ..core.actions import (
     Send,
     Tell,
 )
+from ..core.cachemessages import CachePut, CacheTell
 from ..core.events import (
     BatchExpected,
     BatchFinished,
@@ -50,7 +51,7 @@ from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
 from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
-from ..core.peermessages import KEPT_BESIDE, BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
+from ..core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from ..core.values import Block, Value
 from ..errors import ErrorCode

@@ -19,6 +19,17 @@ from ..core.blobmessages import (
     NoBlob,
     WriteBlob,
 )
+from ..core.cachemessages import (
+    CACHE_KEY_BYTES,
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+)
 from ..core.messages import (
     ORIGIN_BYTES,
     AskMembers,
@@ -33,15 +44,8 @@ from ..core.messages import (
 )
 from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
-    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
-    CacheAbort,
-    CacheAnswer,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     CopyKind,
@@ -197,7 +201,7 @@ def _commit(message: Commit) -> Shape:
 
 
 def _value(message: CacheTell | CachePut) -> Shape:
-    hit = not isinstance(message, CacheTell) or message.answer is CacheAnswer.HIT
+    hit = message.answer is CacheAnswer.HIT if isinstance(message, CacheTell) else not message.held
     lists, sizes = _digests(message.digests, 1)
     return Shape(lists, [*sizes, ((message.key,), CACHE_KEY_BYTES)], 1 if hit else None, digested=message.digests)
 
@@ -267,6 +271,10 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
+        CacheFetch: lambda message: Shape(sizes=[((message.key,), CACHE_KEY_BYTES)]),
+        CacheLost: lambda message: Shape(
+            _lengths(message, len(message.holders), "keys"), [(message.keys, CACHE_KEY_BYTES)]
+        ),
         AskBlob: lambda message: _blobs(message.digest),
         BlobNamed: lambda message: _blobs(*filter(None, [message.digest])),
         NoBlob: lambda message: _blobs(message.digest),

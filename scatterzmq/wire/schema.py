@@ -26,6 +26,15 @@ from ..core.blobmessages import (
     NoBlob,
     WriteBlob,
 )
+from ..core.cachemessages import (
+    CacheAbort,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+)
 from ..core.messages import (
     Accepted,
     AskDefinition,
@@ -65,11 +74,6 @@ from ..core.peermessages import (
     AskQueues,
     AskSync,
     Bye,
-    CacheAbort,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     Committed,
@@ -191,6 +195,8 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     112: BlobsKept,
     113: AskBlobName,
     114: BlobNamed,
+    115: CacheFetch,
+    116: CacheLost,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
