@@ -166,7 +166,7 @@ class PeerCore:
         if self._journal is not None:
             self._restoring = Restoring(self._state, self._journal, self._definitions, self._takeover)
         state, owners = self._state, self._travel.owners
-        self._timed = (
+        self._timed: tuple[_Timed, ...] = (
             state.leases,
             state.replicas,
             self._desk,
