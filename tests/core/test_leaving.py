@@ -3,6 +3,7 @@
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
 from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
+from scatterzmq.ids import TaskId
 from tests.core.conftest import BOB, chain
 from tests.core.mesh import Mesh
 from tests.core.test_replicas import accepted, copies, holder
@@ -96,6 +97,24 @@ def test_who_is_handed_something_dies() -> None:
     mesh.kill(heir)
     mesh.wait(3000)
     assert records(mesh, 3 - heir).keys() == {task}
+    assert mesh.peers[0].left is not None
+
+
+def test_of_two_who_are_handed_something_one_dies() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    tasks: list[TaskId] = []
+    while len(heirs := {record.rset[1] for record in records(mesh, 0).values()}) < 2:
+        tasks += mesh.submit(0, len(tasks))
+        mesh.deliver()
+    mesh.drop(Handover)
+    mesh.leave(0)
+    mesh.deliver()
+    assert len(mesh.said(Handover)) == len(heirs)
+    mesh.heal()
+    mesh.kill(1)
+    mesh.wait(3000)
+    assert records(mesh, 2).keys() == set(tasks)
     assert mesh.peers[0].left is not None
 
 
