@@ -118,6 +118,7 @@ def test_it_is_given_up(world: World) -> None:
 
 def test_a_writer_that_is_gone_is_forgotten(world: World) -> None:
     peer = begun(world)
+    world.run(arrivals.FORGET_S / 2)
     peer.write(*pieces()[0])
     world.run(arrivals.FORGET_S - 1)
     assert peer.left_over()
