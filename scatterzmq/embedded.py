@@ -27,7 +27,7 @@ from .client.link import BlobWriter, Inbox, Link, Member
 from .core.messages import ResultRead, ToPeer
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
-from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
+from .driver import At, ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
 from .eventstream import Event, event_stream
 from .execute.blobs import BlobStore
@@ -37,12 +37,12 @@ from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
-from .neighbours import At, Neighbours
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
 
 if TYPE_CHECKING:
+    from .neighbours import Neighbours
     from .processes import LocalPeers
 
 _CONNECT_S = 30.0
@@ -231,6 +231,8 @@ class _Peer:
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
         self._events = event_stream(settings, complain=_complain)
+        self._pool: Pool | Neighbours
+        self._driver: Driver | Neighbours
         try:
             self._make(settings, count)
         except BaseException:
@@ -242,8 +244,6 @@ class _Peer:
         errand = None if self.inline else self._roused
         report = self._events.emit if settings.events.listeners else None
         wants = self._events.wants
-        self._pool: Pool | Neighbours
-        self._driver: Driver | Neighbours
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
@@ -260,6 +260,8 @@ class _Peer:
             store = PayloadStore(settings.store, id_)
             self._driver = Driver(core, store, self._pool, report=report, wants=wants, counted=self._counted)
         else:
+            from .neighbours import Neighbours  # with the code of the wire, which a lone peer never needs
+
             neighbours = Neighbours(
                 settings, count, self.blobs, self._answered, errand, emit=report, wants=wants, counted=self._counted
             )

@@ -19,17 +19,16 @@ from typing import TypeAlias
 from .client.link import Member
 from .clientdriver import ClientDriver
 from .core.client import ClientCore
-from .core.events import BatchExpected, GraphChecked, PeerSeen
+from .core.events import PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
-from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
+from .driver import WAIT_MAX_S, At, ClientJoined, ClientLeft, Deliver, Driver, FromExecutor, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .execute.work import Done
 from .ids import ClientId, PeerId
 from .measures import Reporter, Wants
 from .network import FromPeer
@@ -41,17 +40,8 @@ from .wire.refusal import Limits
 
 LIMITS = Limits(frames=1 << 20, total_bytes=1 << 50, body_bytes=1 << 40, items=1 << 31, rows=1 << 31)
 """Within one process everything is ours, and no message too large that fits into memory."""
-FromExecutor: TypeAlias = BatchExpected | Done | GraphChecked
 Arrive: TypeAlias = Callable[[Envelope, AnyMessage, Mapping[str, Column]], None]
 LOCAL_INCARNATION = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class At:
-    """Something that was posted to one of the peers."""
-
-    place: int
-    posted: FromExecutor
 
 
 class _Air:

@@ -134,6 +134,26 @@ def test_a_task_without_a_copy_gets_one_first() -> None:
     assert records(mesh, 1).keys() == {task}
 
 
+def test_with_one_copy_of_each_task_there_is_an_heir_all_the_same() -> None:
+    """Found by simulation: a leaver waited for half a minute, and took its tasks along."""
+    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    tasks = mesh.submit(0, 1, 2)
+    mesh.deliver()
+    mesh.drop(Handover)
+    mesh.leave(0)
+    mesh.deliver()
+    heir = holder(mesh)
+    mesh.heal()
+    mesh.kill(heir)  # with the only copy of what it was to take
+    mesh.wait(3000)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert records(mesh, 3 - heir).keys() == set(tasks)
+    assert not copies(mesh.peers[3 - heir])
+
+
 def test_the_last_one_says_what_is_lost() -> None:
     mesh = Mesh(1, executors=[1], static=False, executor={"batch_size": 1})
     mesh.load(chain(1))
