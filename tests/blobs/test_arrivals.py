@@ -127,6 +127,16 @@ def test_a_writer_that_is_gone_is_forgotten(world: World) -> None:
     assert not peer.arrivals._writings
 
 
+def test_one_alarm_is_enough_for_all_words_of_a_writer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = begun(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(peer, "later", lambda *_: pytest.fail("another one"))
+        for piece, data in pieces():
+            peer.write(piece, data)
+    world.run(arrivals.FORGET_S + 1)
+    assert not peer.arrivals._writings
+
+
 def test_writers_are_bounded(world: World) -> None:
     peer = world.peer()
     for number in range(arrivals.WRITERS_MAX + 1):
