@@ -13,7 +13,9 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from shutil import rmtree
 from sys import maxsize
+from tempfile import mkdtemp
 from threading import TIMEOUT_MAX
 from time import monotonic
 from types import MappingProxyType
@@ -125,9 +127,10 @@ def _in_processes(settings: Settings, count: int) -> Client:
     with ExitStack() as started:
         events = event_stream(settings, complain=_complain)
         started.callback(events.close)
-        blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
-        started.callback(blobs.close)
-        settings = replace(settings, blobs=replace(settings.blobs, dir=str(blobs.folder())))
+        if settings.blobs.dir is None:  # one for all of them; a peer that is killed removes nothing
+            folder = mkdtemp(prefix="scatterzmq-")
+            started.callback(rmtree, folder, ignore_errors=True)
+            settings = replace(settings, blobs=replace(settings.blobs, dir=folder))
 
         def told(event: Event) -> None:
             events.emit(event.name, event.context, source=event.source)
@@ -143,7 +146,6 @@ def _in_processes(settings: Settings, count: int) -> Client:
             timeout_s=_CONNECT_S,
             window=settings.tasks.window,
             on_close=ending.close,
-            open_blob=blobs.open_blob,
         )
     except BaseException:
         ending.close()
@@ -260,7 +262,9 @@ class _Peer:
         else:
             from .neighbours import Neighbours  # with the code of the wire, which a lone peer never needs
 
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report, wants=wants)
+            neighbours = Neighbours(
+                settings, count, self.blobs, self._answered, errand, emit=report, wants=wants, counted=self._counted
+            )
             self._driver = self._pool = neighbours
             self.members = neighbours.members
 

@@ -150,8 +150,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: as for
-    Driver, with a source.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants, counted: as for
+    Driver, with a source; what all of them have in common is counted by the first.
     """
 
     def __init__(
@@ -163,9 +163,11 @@ class Neighbours:
         errand: Callable[[ThreadExecutor], None] | None,
         emit: Callable[..., None] | None = None,
         wants: Wants = lambda _: False,
+        counted: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._settings = settings
         self._wants = wants
+        self._counted = counted
         self._air = _Air()
         self._places: list[_Place] = []
         self._clients: dict[ClientId, ClientDriver] = {}
@@ -251,7 +253,13 @@ class Neighbours:
         )
         network = _Network(self._air, contact, self._places)
         driver = Driver(
-            core, PayloadStore(settings.store, id_), pool, report=report, wants=self._wants, network=network
+            core,
+            PayloadStore(settings.store, id_),
+            pool,
+            report=report,
+            wants=self._wants,
+            counted=dict if index else self._counted,
+            network=network,
         )
         return _Place(contact, driver, pool)
 

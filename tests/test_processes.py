@@ -109,7 +109,7 @@ def test_the_settings_are_for_nobody_elses_eyes_and_gone_afterwards(
     seen = json.loads((tmp_path / "seen").read_text())
     assert stat.S_IMODE(seen["mode"]) == 0o600
     assert not Path(seen["file"]).exists()
-    assert seen["args"] == ["peer", "--json", "--end-with-parent", "--config", seen["file"], "--name", "local-0"]
+    assert seen["args"] == ["peer", "--json", "--end-with-parent", "--name", "local-0", "--config", seen["file"]]
     given = Settings.of(json.loads(seen["text"]))
     assert (given.store.bytes, given.network.port, given.network.zeroconf) == (12345, 0, False)
     assert given.events.disable == ("tally", "!tally.peer.start", "!peer.join")
@@ -218,7 +218,7 @@ def test_what_happens_in_them_is_told(fake: Start) -> None:
         "tally.x",
         "error.peer.ended",
     ]
-    assert {event.source for event in told} == {"P" * 33}
+    assert {event.source for event in told} == {"local-0"}
     assert (told[3].clock_ms, told[3].context) == (7, {"tasks": 3})
     assert told[4].context == {"peer": "P" * 33, "message": "out of memory"}
     assert peers.addresses == []
@@ -274,7 +274,7 @@ def test_one_peer_with_its_executor_as_a_thread(tmp_path: Path) -> None:
         with client.open_blob("piece") as blob:
             assert blob.write(b"abc") == "0:3:piece"
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {event["source"] for event in events} == {member.id}
+    assert {event["source"] for event in events} == {member.name}
     assert [event["event"] for event in events if ".peer." in event["event"]] == ["tally.peer.start", "tally.peer.stop"]
     assert not threads()
 

@@ -111,8 +111,10 @@ def test_of_two_who_are_handed_something_one_dies() -> None:
     mesh.leave(0)
     mesh.deliver()
     assert len(mesh.said(Handover)) == len(heirs)
-    mesh.heal()
     mesh.kill(1)
+    handed = [task for word in mesh.said(Handover, dst=2) for task in word.ids]
+    assert len(handed) == len(set(handed)), "the other one has been told"
+    mesh.heal()
     mesh.wait(3000)
     assert records(mesh, 2).keys() == set(tasks)
     assert mesh.peers[0].left is not None

@@ -13,7 +13,9 @@ import pytest
 import scatterzmq.execute.children
 from scatterzmq.core.events import BatchExpected, ExecutorLost, ExecutorStarted
 from scatterzmq.errors import ErrorCode
+from scatterzmq.execute import childprocess
 from scatterzmq.execute.blobs import BlobStore
+from scatterzmq.execute.childwire import DropPlan
 from scatterzmq.execute.pool import Pool
 from scatterzmq.execute.work import Done, Work
 from scatterzmq.ids import ExecutorId
@@ -415,6 +417,15 @@ def test_an_idle_child_that_is_killed_and_a_check_in_a_busy_one(children: World)
     assert children.child(executor).work is work
     children.pool.cancel(executor, work.order.order, (0,))
     children.take(Done)
+
+
+def test_nothing_is_copied_for_a_child_that_hears_nothing(children: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = children.child(children.executor())
+    child.kill("for a test")
+    with monkeypatch.context() as patch:
+        patch.setattr(childprocess, "wrapped", lambda *_: pytest.fail("copied"))
+        assert not child.tell(DropPlan(digest=b""))
+    children.take(ExecutorLost)
 
 
 def test_a_polite_signal_is_for_the_peer(children: World) -> None:
