@@ -5,11 +5,13 @@
 W1  2,000 independent tasks, float32[16], y = 2x, one node        tasks/s
 W2  1,000 tasks through a chain of 5 nodes (x2, +1, x2, +1, x2)   tasks/s
 W3  W1's task one at a time, 5 ms apart, on an idle system        ms, p50 and p99
+And what a first local() takes in a fresh process that has torch already, beside torch itself.
 """
 
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -233,6 +236,33 @@ def measure(contenders: list[Contender], sizes: Sizes, figures: dict[tuple[str, 
             note(contender, "W3 p99", p99)
 
 
+STARTING = """
+import time
+times = [time.perf_counter()]
+import torch
+times.append(time.perf_counter())
+import scatterzmq
+client = scatterzmq.local()
+times.append(time.perf_counter())
+client.close()
+print(times[1] - times[0], times[2] - times[1])
+"""
+
+
+def starts_s(count: int) -> tuple[float, float]:
+    """(importing torch, importing scatterzmq and the first local()), medians over so many processes.
+
+    Their modules are compiled before, as they are on every machine after the first time.
+    """
+    with TemporaryDirectory() as folder:
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        env["PYTHONPYCACHEPREFIX"] = folder
+        command = [sys.executable, "-c", STARTING]
+        told = [subprocess.run(command, env=env, capture_output=True, text=True, check=True) for _ in range(count + 1)]
+    torch_s, local_s = zip(*[map(float, run.stdout.split()) for run in told[1:]], strict=True)
+    return median(torch_s), median(local_s)
+
+
 def show(names: list[str], figures: Mapping[tuple[str, str], list[float]]) -> None:
     """Medians, and in brackets how many times better than the plain process pool."""
     columns = {"W1": "W1 tasks/s", "W2": "W2 tasks/s", "W3 p50": "W3 p50 ms", "W3 p99": "W3 p99 ms"}
@@ -260,6 +290,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of the pool (default: 2)")
     options = parser.parse_args()
     sizes, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    torch_s, local_s = starts_s(rounds)
     figures: dict[tuple[str, str], list[float]] = {}
     with pool_contenders(options.workers) as pool:
         for _ in range(rounds):
@@ -268,6 +299,7 @@ def main() -> None:
                 measure(contenders, sizes, figures)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, rounds: {rounds}, {sizes}")
     show([contender.name for contender in contenders], figures)
+    print(f"A first local(): {local_s:.2f} s, {local_s / torch_s:.2f} times as long as importing torch")
 
 
 if __name__ == "__main__":

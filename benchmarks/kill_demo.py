@@ -61,7 +61,6 @@ class Log:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.names: dict[str, str] = {}
         self.entries: list[Entry] = []
         self.noticed: list[float] = []
 
@@ -77,7 +76,7 @@ class Log:
             more = f" ({about['reason']})" if "reason" in about else f" ({about['tasks']})" if "tasks" in about else ""
             at_s = event.clock_ms / 1000
             self.noticed.append(at_s)
-            self.add(f"{self.names.get(event.source, event.source)} {NOTICED[event.name]}{more}", at_s)
+            self.add(f"{event.source} {NOTICED[event.name]}{more}", at_s)
 
 
 def demonstrate(tasks: int, nap_ms: float) -> Outcome:
@@ -89,7 +88,6 @@ def demonstrate(tasks: int, nap_ms: float) -> Outcome:
         diary = Path(folder) / "diary"
         try:
             peers.start()
-            log.names.update({peer.id: f"peer {number}" for number, peer in enumerate(peers.peers)})
             with scatterzmq.connect(peers.addresses) as client:
                 ns = client.load_graph(definition(nap_ms, diary))
                 list(client.map(ns, ({"value": -number} for number in range(1, WARM_UP + 1))))
@@ -112,7 +110,7 @@ def job(client: "scatterzmq.Client", ns: str, peers: LocalPeers, tasks: int, log
             log.add(f"{done} tasks done")
         if done == tasks // 3:
             victim = owner(peers)
-            killed_s = log.add(f"kill -9 of {log.names[victim.id]}, which has the tasks (pid {victim.pid})")
+            killed_s = log.add(f"kill -9 of {victim.name}, which has the tasks (pid {victim.pid})")
             victim.kill()
     ended_s = log.add(f"all done: {tasks - done} tasks lost, {wrong} wrong results")
     again_s = rerun_s(diary.read_text().splitlines(), killed_s)

@@ -91,13 +91,22 @@ class ClientLeft:
     client: ClientId
 
 
+FromExecutor: TypeAlias = BatchExpected | Done | GraphChecked
+
+
+@frozen(eq=False, kw_only=False)
+class At:
+    """What an executor posts to one of several peers that are driven by one thread."""
+
+    place: int
+    posted: FromExecutor
+
+
 Posted: TypeAlias = (
     Incoming
     | ClientJoined
     | ClientLeft
-    | BatchExpected
-    | Done
-    | GraphChecked
+    | FromExecutor
     | FromPeer
     | PeerSeen
     | LinkDown

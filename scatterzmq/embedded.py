@@ -13,7 +13,9 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from shutil import rmtree
 from sys import maxsize
+from tempfile import mkdtemp
 from threading import TIMEOUT_MAX
 from time import monotonic
 from types import MappingProxyType
@@ -25,7 +27,7 @@ from .client.link import BlobWriter, Inbox, Link, Member
 from .core.messages import ResultRead, ToPeer
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
-from .driver import ClientJoined, ClientLeft, Driver, Incoming, Posted
+from .driver import At, ClientJoined, ClientLeft, Driver, Incoming, Posted
 from .errors import ClusterError, ConfigError
 from .eventstream import Event, event_stream
 from .execute.blobs import BlobStore
@@ -35,12 +37,12 @@ from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .execute.work import Done
 from .ids import ClientId, PeerId
-from .neighbours import At, Neighbours
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
 
 if TYPE_CHECKING:
+    from .neighbours import Neighbours
     from .processes import LocalPeers
 
 _CONNECT_S = 30.0
@@ -125,9 +127,10 @@ def _in_processes(settings: Settings, count: int) -> Client:
     with ExitStack() as started:
         events = event_stream(settings, complain=_complain)
         started.callback(events.close)
-        blobs = BlobStore(None if settings.blobs.dir is None else Path(settings.blobs.dir), settings.blobs.packages)
-        started.callback(blobs.close)
-        settings = replace(settings, blobs=replace(settings.blobs, dir=str(blobs.folder())))
+        if settings.blobs.dir is None:  # one for all of them; a peer that is killed removes nothing
+            folder = mkdtemp(prefix="scatterzmq-")
+            started.callback(rmtree, folder, ignore_errors=True)
+            settings = replace(settings, blobs=replace(settings.blobs, dir=folder))
 
         def told(event: Event) -> None:
             events.emit(event.name, event.context, source=event.source)
@@ -143,7 +146,6 @@ def _in_processes(settings: Settings, count: int) -> Client:
             timeout_s=_CONNECT_S,
             window=settings.tasks.window,
             on_close=ending.close,
-            open_blob=blobs.open_blob,
         )
     except BaseException:
         ending.close()
@@ -229,6 +231,8 @@ class _Peer:
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
         self._events = event_stream(settings, complain=_complain)
+        self._pool: Pool | Neighbours
+        self._driver: Driver | Neighbours
         try:
             self._make(settings, count)
         except BaseException:
@@ -240,8 +244,6 @@ class _Peer:
         errand = None if self.inline else self._roused
         report = self._events.emit if settings.events.listeners else None
         wants = self._events.wants
-        self._pool: Pool | Neighbours
-        self._driver: Driver | Neighbours
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
@@ -258,7 +260,11 @@ class _Peer:
             store = PayloadStore(settings.store, id_)
             self._driver = Driver(core, store, self._pool, report=report, wants=wants, counted=self._counted)
         else:
-            neighbours = Neighbours(settings, count, self.blobs, self._answered, errand, emit=report, wants=wants)
+            from .neighbours import Neighbours  # with the code of the wire, which a lone peer never needs
+
+            neighbours = Neighbours(
+                settings, count, self.blobs, self._answered, errand, emit=report, wants=wants, counted=self._counted
+            )
             self._driver = self._pool = neighbours
             self.members = neighbours.members
 

@@ -1,11 +1,10 @@
 """Measures: the numbers of a peer's queues, told to listeners every so often.
 
 Rules     1. Told is what has changed since it was told last; a queue that is gone is told to be empty first.
-          2. Whoever has no listener for them makes none of these: then nobody wakes up, and nothing is looked at.
+          2. Whoever has no listener for them makes none of these (driver.py): nobody wakes up or looks at anything.
 """
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import TypeAlias
 
 from .core.peer import PeerCore
@@ -37,12 +36,12 @@ class Measures:
         self._due_s = 0.0
 
     def due_s(self) -> float:
-        """When they are told again, by the clock; inf for never."""
-        return self._due_s if self._names else inf
+        """When they are told again, by the clock."""
+        return self._due_s
 
     def tick(self, now_s: float) -> None:
         """Tell them if it is time."""
-        if now_s < self.due_s():
+        if now_s < self._due_s:
             return
         self._due_s = now_s + self._every_s
         now: dict[tuple[str, str], float] = dict.fromkeys(self._last, 0)

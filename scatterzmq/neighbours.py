@@ -19,17 +19,16 @@ from typing import TypeAlias
 from .client.link import Member
 from .clientdriver import ClientDriver
 from .core.client import ClientCore
-from .core.events import BatchExpected, GraphChecked, PeerSeen
+from .core.events import PeerSeen
 from .core.messages import Contact, ToClient, ToPeer
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
-from .driver import WAIT_MAX_S, ClientJoined, ClientLeft, Deliver, Driver, Incoming, Posted
+from .driver import WAIT_MAX_S, At, ClientJoined, ClientLeft, Deliver, Driver, FromExecutor, Incoming, Posted
 from .execute.blobs import BlobStore
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
-from .execute.work import Done
 from .ids import ClientId, PeerId
 from .measures import Reporter, Wants
 from .network import FromPeer
@@ -41,17 +40,8 @@ from .wire.refusal import Limits
 
 LIMITS = Limits(frames=1 << 20, total_bytes=1 << 50, body_bytes=1 << 40, items=1 << 31, rows=1 << 31)
 """Within one process everything is ours, and no message too large that fits into memory."""
-FromExecutor: TypeAlias = BatchExpected | Done | GraphChecked
 Arrive: TypeAlias = Callable[[Envelope, AnyMessage, Mapping[str, Column]], None]
 LOCAL_INCARNATION = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class At:
-    """Something that was posted to one of the peers."""
-
-    place: int
-    posted: FromExecutor
 
 
 class _Air:
@@ -160,8 +150,8 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants: as for
-    Driver, with a source.
+    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants, counted: as for
+    Driver, with a source; what all of them have in common is counted by the first.
     """
 
     def __init__(
@@ -173,9 +163,11 @@ class Neighbours:
         errand: Callable[[ThreadExecutor], None] | None,
         emit: Callable[..., None] | None = None,
         wants: Wants = lambda _: False,
+        counted: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._settings = settings
         self._wants = wants
+        self._counted = counted
         self._air = _Air()
         self._places: list[_Place] = []
         self._clients: dict[ClientId, ClientDriver] = {}
@@ -261,7 +253,13 @@ class Neighbours:
         )
         network = _Network(self._air, contact, self._places)
         driver = Driver(
-            core, PayloadStore(settings.store, id_), pool, report=report, wants=self._wants, network=network
+            core,
+            PayloadStore(settings.store, id_),
+            pool,
+            report=report,
+            wants=self._wants,
+            counted=dict if index else self._counted,
+            network=network,
         )
         return _Place(contact, driver, pool)
 

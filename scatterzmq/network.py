@@ -6,7 +6,6 @@ Rules   1. Nothing here waits, and whatever is sent may get lost.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, assert_never
 
 from .core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
@@ -16,13 +15,14 @@ from .core.payloadmessages import Fetched
 from .core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Hello, Unwelcome
 from .core.values import Block
 from .execute.store import PayloadStore
+from .frozen import frozen
 from .ids import PeerId
 from .wire.columns import Column
 
 Outward: TypeAlias = Tell | Publish | Dial | OpenLink | CloseLink | Left
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class FromPeer:
     """A message of another peer with its columns; the rest as in core/events.py PeerReceived."""
 

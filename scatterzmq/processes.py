@@ -40,7 +40,7 @@ LINE_CHARS_MAX = 500
 _STARTED, _JOINED = "tally.peer.start", "peer.join"
 
 Told: TypeAlias = Callable[[Event], None]
-"""Gets what happens in a peer, in a thread of that peer. `source` is the peer."""
+"""Gets what happens in a peer, in a thread of that peer. `source` is the peer's name."""
 
 
 class StartedPeer:
@@ -50,7 +50,8 @@ class StartedPeer:
     news: notified at everything that is new of it. told: gets its events.
     """
 
-    def __init__(self, args: Sequence[str], news: threading.Condition, told: Told | None) -> None:
+    def __init__(self, name: str, args: Sequence[str], news: threading.Condition, told: Told | None) -> None:
+        self.name = name
         self.id = ""
         self.address = ""
         self.joined: set[str] = set()
@@ -60,7 +61,7 @@ class StartedPeer:
         self._told = told
         self._complaints: deque[str] = deque(maxlen=COMPLAINTS_MAX)
         self._process = subprocess.Popen(  # noqa: S603 -- it is ourselves
-            [*_command(), "--json", "--end-with-parent", *args],
+            [*_command(), "--json", "--end-with-parent", "--name", name, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -115,7 +116,7 @@ class StartedPeer:
             self._reading_errors.join()
             self._process.wait()
         if self._told is not None and self.address and not self._is_ending:
-            self._told(_event("error.peer.ended", self.id, {"peer": self.id, "message": self.said()}))
+            self._told(_event("error.peer.ended", self.name, {"peer": self.id, "message": self.said()}))
         with self._news:
             self.is_over = True
             self._news.notify_all()
@@ -123,8 +124,7 @@ class StartedPeer:
     def _take(self, line: bytes) -> None:
         try:
             said = json.loads(line)
-            context = said["context"]
-            event = _event(said["event"], self.id or context["peer"], context, said["clock_ms"])
+            event = _event(said["event"], self.name, said["context"], said["clock_ms"])
         except (ValueError, LookupError, TypeError, AttributeError):
             self._complaints.append(_shortened(line))  # a library that prints
             return
@@ -172,8 +172,8 @@ class LocalPeers:
                 for number in range(self._count):
                     # The first is joined by all others, which start at the same time.
                     join = ["--join", self.peers[0].address] if number else []
-                    args = ["--config", file, "--name", f"local-{number}", *join]
-                    self.peers.append(StartedPeer(args, self._news, self._told))
+                    args = ["--config", file, *join]
+                    self.peers.append(StartedPeer(f"local-{number}", args, self._news, self._told))
                     if not number:
                         self._wait(until_s, lambda peer: bool(peer.address))
                 self._wait(until_s, lambda peer: bool(peer.address))

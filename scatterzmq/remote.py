@@ -74,10 +74,9 @@ def connected(
     window: int,
     cache: bool = True,
     on_close: Callable[[], None] | None = None,
-    open_blob: Callable[[str], BlobWriter] | None = None,
 ) -> Client:
-    """As `connect`. on_close: called when the client is closed. open_blob: for peers that have the same files."""
-    connection = Connection(addresses, cluster, open_blob)
+    """As `connect`. on_close: called when the client is closed."""
+    connection = Connection(addresses, cluster)
     client = Client(connection.open, window=window, cache=cache, on_close=on_close)
     try:
         if not connection.wait(timeout_s):
@@ -132,12 +131,9 @@ class Connection:
     `connect`.
     """
 
-    def __init__(
-        self, addresses: Sequence[str], cluster: str | None, open_blob: Callable[[str], BlobWriter] | None = None
-    ) -> None:
+    def __init__(self, addresses: Sequence[str], cluster: str | None) -> None:
         self._addresses = addresses
         self._cluster = cluster
-        self._open_blob = open_blob
         self._network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses)
         self._warning = ""
         self._pid = os.getpid()
@@ -200,8 +196,6 @@ class Connection:
         return None
 
     def open_blob(self, name: str, /) -> BlobWriter:
-        if self._open_blob is not None:
-            return self._open_blob(name)
         self._must_be_open()
         home = self._links.home()
         if home is None:

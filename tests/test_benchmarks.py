@@ -89,7 +89,7 @@ def test_a_peer_is_killed_in_the_middle_of_a_job() -> None:
     assert outcome.noticed_s is not None
     assert 0 <= outcome.noticed_s < 5
     said = kill_demo.report(outcome)
-    assert "kill -9 of peer" in said
+    assert "kill -9 of local-" in said
     assert "300 tasks done" in said
     assert said.endswith("nothing is lost: True")
 

@@ -366,11 +366,22 @@ def test_an_executor_that_takes_in_much_runs_its_batch_first(gated: Any, drivers
 
 def test_starting_a_peer_imports_neither_nodes_nor_checks() -> None:
     """It is a good part of the time that `local` takes; they come in the peer's own thread, or when they are needed."""
-    late = ["graph.check", "nodes", "execute.worker", "execute.loaded", "client.aio"]
-    code = "import sys, scatterzmq.embedded; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    late = ["graph.check", "nodes", "execute.worker", "execute.loaded", "client.aio", "neighbours", "wire.frames"]
+    found = told("import sys, scatterzmq.embedded; print(*sys.modules)").split()
     assert "scatterzmq.embedded" in found
     assert not {f"scatterzmq.{name}" for name in late} & set(found)
+
+
+def test_starting_a_peer_compiles_little() -> None:
+    """Each method that is made from text takes as long as a small module; values have one each (frozen.py)."""
+    texts = "lambda name, args: name == 'exec' and args[0].co_filename == '<string>' and made.append(args)"
+    code = f"import sys, torch; made = []; sys.addaudithook({texts}); import scatterzmq.embedded"
+    assert 200 < int(told(f"{code}; print(len(made))")) <= 450
+
+
+def told(code: str) -> str:
+    """What the code prints in an interpreter of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_finished_task_leaves_little_to_the_garbage_collector() -> None:

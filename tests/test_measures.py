@@ -1,7 +1,6 @@
 """Measures: what is told of queues, to whom, and how often."""
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import Any, cast
 
 import pytest
@@ -81,10 +80,3 @@ def test_definitions_of_one_name_are_one(make: Callable[..., Measures], core: Co
     core.there = (queue(queue_length=3), queue(queue_length=4))
     make().tick(1.0)
     assert [context["value"] for _, context in told] == [7]
-
-
-def test_nobody_listens(make: Callable[..., Measures], core: Core, told: list[Any]) -> None:
-    measures = make(lambda _: False)
-    measures.tick(1.0)
-    assert measures.due_s() == inf
-    assert (told, core.looks) == ([], 0)

@@ -8,16 +8,13 @@ import pytest
 from xxhash import xxh3_128_digest
 
 from scatterzmq.core.actions import CloseLink, Dial, Left, OpenLink, Publish, Tell
+from scatterzmq.core.cachemessages import CACHE_KEY_BYTES, CacheAnswer, CachePut, CacheTell
 from scatterzmq.core.events import LinkDown, PeerSeen
 from scatterzmq.core.messages import AskStats, Contact
 from scatterzmq.core.payloadmessages import Fetched
 from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.peermessages import (
-    CACHE_KEY_BYTES,
     AskQueues,
-    CacheAnswer,
-    CachePut,
-    CacheTell,
     Commit,
     CopyKind,
     Grant,

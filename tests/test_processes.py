@@ -109,7 +109,7 @@ def test_the_settings_are_for_nobody_elses_eyes_and_gone_afterwards(
     seen = json.loads((tmp_path / "seen").read_text())
     assert stat.S_IMODE(seen["mode"]) == 0o600
     assert not Path(seen["file"]).exists()
-    assert seen["args"] == ["peer", "--json", "--end-with-parent", "--config", seen["file"], "--name", "local-0"]
+    assert seen["args"] == ["peer", "--json", "--end-with-parent", "--name", "local-0", "--config", seen["file"]]
     given = Settings.of(json.loads(seen["text"]))
     assert (given.store.bytes, given.network.port, given.network.zeroconf) == (12345, 0, False)
     assert given.events.disable == ("tally", "!tally.peer.start", "!peer.join")
@@ -218,7 +218,7 @@ def test_what_happens_in_them_is_told(fake: Start) -> None:
         "tally.x",
         "error.peer.ended",
     ]
-    assert {event.source for event in told} == {"P" * 33}
+    assert {event.source for event in told} == {"local-0"}
     assert (told[3].clock_ms, told[3].context) == (7, {"tasks": 3})
     assert told[4].context == {"peer": "P" * 33, "message": "out of memory"}
     assert peers.addresses == []
@@ -274,15 +274,15 @@ def test_one_peer_with_its_executor_as_a_thread(tmp_path: Path) -> None:
         with client.open_blob("piece") as blob:
             assert blob.write(b"abc") == "0:3:piece"
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {event["source"] for event in events} == {member.id}
+    assert {event["source"] for event in events} == {member.name}
     assert [event["event"] for event in events if ".peer." in event["event"]] == ["tally.peer.start", "tally.peer.stop"]
     assert not threads()
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[scatterzmq.Client]:
-    """The client of two peers with an executor each. Who kills one is the last to use it."""
-    with scatterzmq.local(peers=2, processes=True, plugins=[NAP]) as client:
+def trio() -> Iterator[scatterzmq.Client]:
+    """The client of three peers with an executor each. Who kills one is the last to use it."""
+    with scatterzmq.local(peers=3, processes=True, plugins=[NAP]) as client:
         yield client
 
 
@@ -292,28 +292,28 @@ def children(of: int | str = "self") -> list[int]:
 
 
 @pytest.mark.processes
-def test_two_peers_read_the_same_blobs(pair: scatterzmq.Client) -> None:
+def test_three_peers_read_the_same_blobs(trio: scatterzmq.Client) -> None:
     import torch
 
-    with pair.open_blob("constant") as blob:
+    with trio.open_blob("constant") as blob:
         place = blob.write_tensor(torch.tensor([4.0]))
     value = {"value": ["float", [1]]}
     node = {"name": "n", "kind": "load_constant", "args": {"data": place, "ret": value["value"]}}
     node |= {"vmap": {}, "outs": {"out": None}}
     graph: dict[str, Any] = {"name": "main", "input": "n", "input_format": value, "output_format": value}
     graph |= {"vmap": {"value": "n:value"}, "nodes": [node]}
-    ns = pair.load_graph({"ns": "blobs", "entry": "main", "graphs": [graph]})
-    assert [result["value"].item() for result in pair.map(ns, [{"value": [0]}] * 5)] == [4.0] * 5
+    ns = trio.load_graph({"ns": "blobs", "entry": "main", "graphs": [graph]})
+    assert [result["value"].item() for result in trio.map(ns, [{"value": [0]}] * 5)] == [4.0] * 5
 
 
 @pytest.mark.processes
-def test_one_of_two_is_killed(pair: scatterzmq.Client) -> None:
-    assert len(pair.peers()) == 2
-    ns = pair.load_graph(chain(NAP, {"nap_ms": 2.0}))
-    tasks = {pair.enqueue_task(ns, {"value": number}): number for number in range(600)}
-    pair.flush(LONG_S)
+def test_one_of_three_is_killed(trio: scatterzmq.Client) -> None:
+    assert len(trio.peers()) == 3
+    ns = trio.load_graph(chain(NAP, {"nap_ms": 2.0}))
+    tasks = {trio.enqueue_task(ns, {"value": number}): number for number in range(600)}
+    trio.flush(LONG_S)
     ended = {}
-    for task, response in pair.wait_for(list(tasks), timeout=LONG_S):
+    for task, response in trio.wait_for(list(tasks), timeout=LONG_S):
         assert response.result is not None
         ended[task] = int(response.result["value"])
         if len(ended) == 200:

@@ -59,7 +59,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 BASE = ("errors", "frozen", "ids")
 COLUMNS = ("wire.columns", "wire.tensors")
-WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.blobmessages")
+WORDS = ("core.messages", "core.peermessages", "core.payloadmessages", "core.cachemessages", "core.blobmessages")
 RECORDS = ("wire.frames", "wire.refusal", "wire.schema")
 DRIVEN = ("settings", "core", "wire", "execute")
 PROCESS = ("config", "eventstream", "runtime", "remote")

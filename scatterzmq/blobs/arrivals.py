@@ -21,7 +21,7 @@ from ..wire.columns import Column
 from .files import Arriving, BlobFiles, Named
 from .keeping import Keeping
 from .names import Meaning, Names
-from .outside import Alarm, Failed, Outside, bytes_beside
+from .outside import Failed, Outside, bytes_beside
 
 WRITERS_MAX = 64
 HELD_BYTES_MAX = 16 * PIECE_BYTES
@@ -34,12 +34,13 @@ FORGET_S = 600.0
 class _Writing:
     """One new blob. taken: bytes that have come in order. written: of those in the file. digest: when all has come.
 
-    is_over: sealed, or there is a problem.
+    heard_s: when its writer said something last. is_over: sealed, or there is a problem.
     """
 
     writer: bytes
     name: str
     client: ClientId
+    heard_s: float
     arriving: Arriving | None = None
     taken: int = 0
     written: int = 0
@@ -47,7 +48,6 @@ class _Writing:
     is_sealing: bool = False
     copies: int = 0
     problem: str = ""
-    alarm: Alarm | None = None
 
     @property
     def blob(self) -> BlobId:
@@ -75,7 +75,7 @@ class Arrivals:
             self._begin(client, word)
             return
         writing.client = client
-        self._wake(writing)
+        writing.heard_s = self._outside.clock()
         is_next = word.offset == writing.taken and word.name == writing.name and len(data) <= PIECE_BYTES
         if writing.arriving is None:
             if writing.is_over:  # else the answer will come
@@ -100,7 +100,7 @@ class Arrivals:
 
     def _begin(self, client: ClientId, word: WriteBlob) -> None:
         """The first word has no bytes, so that whoever must not write finds out at once."""
-        writing = _Writing(word.writer, word.name, client)
+        writing = _Writing(word.writer, word.name, client, self._outside.clock())
         problem = ""
         others = [other for other in self._writings.values() if not other.is_over]
         if word.offset or word.last:
@@ -113,7 +113,7 @@ class Arrivals:
             self._end(writing, problem)  # and it is not kept: it may be anybody's
             return
         self._writings[word.writer] = writing
-        self._wake(writing)
+        self._outside.later(FORGET_S, partial(self._forget, writing))
         self._outside.work(partial(self._files.is_free, word.name), partial(self._looked, writing))
 
     def _looked(self, writing: _Writing, is_free: bool | Failed) -> None:
@@ -186,12 +186,11 @@ class Arrivals:
             writing.arriving.close()
         self._answer(writing)
 
-    def _wake(self, writing: _Writing) -> None:
-        if writing.alarm is not None:
-            writing.alarm.cancel()
-        writing.alarm = self._outside.later(FORGET_S, partial(self._forget, writing))
-
     def _forget(self, writing: _Writing) -> None:
+        left_s = writing.heard_s + FORGET_S - self._outside.clock()
+        if left_s > 0:
+            self._outside.later(left_s, partial(self._forget, writing))
+            return
         del self._writings[writing.writer]
         self._end(writing, "was given up: its writer said nothing for too long")
 

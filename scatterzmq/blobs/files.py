@@ -22,8 +22,8 @@ from ..execute.blobfiles import (
     SCRATCH,
     SEALED,
     BlobError,
+    FileDigests,
     MissingBlob,
-    file_digest,
     open_file,
     open_place,
     place_file,
@@ -33,7 +33,6 @@ from ..execute.blobfiles import (
 ARRIVING = f"{SCRATCH}/arriving"
 OLD_S = 86400.0
 """What has not been written to for so long was left by a process that died."""
-KNOWN_MAX = 4096
 
 
 class Named(NamedTuple):
@@ -50,15 +49,6 @@ class Piece(NamedTuple):
     data: bytes
 
 
-class _Known(NamedTuple):
-    """A file as it was when its digest was made."""
-
-    size: int
-    changed_ns: int
-    inode: int
-    digest: bytes
-
-
 class BlobFiles:
     """All blobs of one folder. folder: makes it if it is not there. packages: see BlobStore. From any thread.
 
@@ -69,9 +59,8 @@ class BlobFiles:
         self.counters: Counter[str] = Counter()
         self._folder = folder
         self._packages = tuple(packages)
-        self._known: dict[str, _Known] = {}
-        self._lock = Lock()
         self._is_closed = False
+        self._digests = FileDigests(lambda: not self._is_closed)
 
     def close(self) -> None:
         """Whatever takes long is given up."""
@@ -79,7 +68,7 @@ class BlobFiles:
 
     def knows(self, blob: BlobId) -> bool:
         """Whether it is here and can be had at once, as far as is known."""
-        return any(known is not None and known.digest == blob.digest for known in map(self._known.get, _places(blob)))
+        return blob.digest in map(self._digests.known, _places(blob))
 
     def is_free(self, name: str) -> bool:
         """Whether a blob of this name may be written. Raises BlobError if it must not, whether it is there or not."""
@@ -96,7 +85,7 @@ class BlobFiles:
         except MissingBlob:
             return None
         try:
-            known = self._state(name, handle)
+            known = self._digests.of(name, handle)
             if os.fstat(handle).st_size != known.size:
                 raise BlobError(f"blob {name!r} is still being written; load the graph when it is closed")
             return Named(known.size, known.digest)
@@ -137,7 +126,7 @@ class BlobFiles:
 
         is_new: its name must not be taken. Whoever wrote it must have been answered: nothing is written any more.
         """
-        if os.fstat(arriving.handle).st_size != blob_bytes or self._digest(arriving.handle) != blob.digest:
+        if os.fstat(arriving.handle).st_size != blob_bytes or self._digests.made(arriving.handle) != blob.digest:
             return ""
         os.fchmod(arriving.handle, 0o444)
         os.fsync(arriving.handle)
@@ -149,7 +138,7 @@ class BlobFiles:
                 raise
             place = sealed
             place_sealed(blob.name, blob.digest, self._folder(), arriving.path)
-        self._note(place, os.fstat(arriving.handle), blob.digest)
+        self._digests.note(place, arriving.handle, blob.digest)
         return place
 
     def withdraw(self, blob: BlobId) -> None:
@@ -167,7 +156,7 @@ class BlobFiles:
             except MissingBlob:
                 continue
             try:
-                if self._state(place, handle).digest == blob.digest:
+                if self._digests.of(place, handle).digest == blob.digest:
                     return handle, place
             except (BlobError, OSError):
                 os.close(handle)
@@ -177,25 +166,6 @@ class BlobFiles:
             if place != blob.name:  # it was right when it was put there, and is of no use to anybody now
                 (self._folder() / place).unlink(missing_ok=True)
         return None
-
-    def _state(self, place: str, handle: int) -> _Known:
-        found = os.fstat(handle)
-        known = self._known.get(place)
-        if known is None or known[:3] != (found.st_size, found.st_mtime_ns, found.st_ino):
-            known = self._note(place, found, self._digest(handle))
-        return known
-
-    def _note(self, place: str, found: os.stat_result, digest: bytes) -> _Known:
-        known = _Known(found.st_size, found.st_mtime_ns, found.st_ino, digest)
-        with self._lock:
-            self._known.pop(place, None)
-            self._known[place] = known
-            while len(self._known) > KNOWN_MAX:
-                del self._known[next(iter(self._known))]
-        return known
-
-    def _digest(self, handle: int) -> bytes:
-        return file_digest(handle, lambda: not self._is_closed)
 
 
 def _places(blob: BlobId) -> tuple[str, str]:

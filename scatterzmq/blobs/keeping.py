@@ -40,12 +40,9 @@ class Keeping:
             self._keepers.gone(peer, self._now_ms())
         self._go_on()
 
-    def holds(self, blob: BlobId, then: Callable[[int], None] | None = None, source: PeerId | None = None) -> None:
-        """It is here. then: gets how many have it, when that is as many as there should be, or as can be had.
-
-        source: from whom it came.
-        """
-        self._keepers.holds(blob, source, self._now_ms())
+    def holds(self, blob: BlobId, then: Callable[[int], None] | None = None) -> None:
+        """It is here. then: gets how many have it, when that is as many as there should be, or as can be had."""
+        self._keepers.holds(blob, self._now_ms())
         if then is not None:
             self._waiting.setdefault(blob, []).append((then, self._outside.clock() + KEEP_S))
         self._go_on()

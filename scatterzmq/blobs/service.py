@@ -7,7 +7,7 @@ Rules   1. All of it runs in the reactor's thread, but for what waits for the di
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -250,16 +250,21 @@ class BlobService:
             if not self._is_closed:
                 then(outcome)
 
-        def run() -> None:
-            outcome: T | Failed
-            try:
-                outcome = what()
-            except (BlobError, OSError) as error:
-                outcome = error
-            self._loop.call(partial(done, outcome))
+        def worked(future: Future[T]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            self._loop.call(partial(done, future.result() if error is None else _as_failed(error)))
 
         with suppress(RuntimeError):  # closed meanwhile: nobody wants it any more
-            self._workers.submit(run)
+            self._workers.submit(what).add_done_callback(worked)
+
+
+def _as_failed(error: BaseException) -> Failed:
+    """Whatever it was: somebody waits for an answer."""
+    if isinstance(error, BlobError | OSError):
+        return error
+    return BlobError(f"the peer failed with {type(error).__name__}: {error}; please report this")
 
 
 def _as_found(meaning: Meaning) -> BlobFound:

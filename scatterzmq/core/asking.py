@@ -83,11 +83,12 @@ class Asking:
                 del self.asks[executor]
             else:
                 self._keep(executor, lambda ask: self._members.is_heard(ask.owner))
-        if look and not leaving:
+        if look and not leaving and (self._since or self._state.gossip.queues()):
             for executor in [executor for executor in idle if executor not in self.asks]:
                 if not self._ask(executor, returning(executor)):
                     break
-        self._sure = {}
+        if self._sure:
+            self._sure = {}
 
     def _ask(self, executor: ExecutorId, returning: frozenset[PeerId]) -> bool:
         """Claim something for an executor. False if there is nothing for anybody."""
@@ -280,6 +281,11 @@ class Asking:
         for executor in list(self.asks):  # what was granted, if it was, has run out by now
             self._keep(executor, lambda ask: ask.until_ms > now_ms)
         self._since = {key: news for key, news in self._since.items() if news[1] > now_ms}
+
+    @property
+    def any_times(self) -> bool:
+        """Whether anything will be due."""
+        return bool(self.asks or self._since)
 
     def times(self) -> Iterator[int]:
         """When something is due."""

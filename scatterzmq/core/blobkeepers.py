@@ -88,11 +88,9 @@ class BlobKeepers:
 
     # ---- what is here
 
-    def holds(self, blob: BlobId, source: PeerId | None, now_ms: int) -> None:
-        """It is here. source: a member that it came from."""
+    def holds(self, blob: BlobId, now_ms: int) -> None:
+        """It is here."""
         self._wanted.pop(blob.digest, None)
-        if source in self._members:
-            self._members[source].has.add(blob.digest)
         if blob.digest not in self._held:
             self._held[blob.digest] = blob
             if self.copies_of(blob.digest) < self._copies:
@@ -247,7 +245,7 @@ class BlobKeepers:
         self._fetching = None
         _, asked_by = self._wanted.pop(blob.digest, (blob, set()))
         if is_here:
-            self.holds(blob, None, now_ms)
+            self.holds(blob, now_ms)
         one = (blob.digest,)
         answer = BlobsKept(kept=one) if is_here else BlobsKept(kept=(), refused=one)
         return [(peer, answer) for peer in sorted(asked_by)]

@@ -4,14 +4,15 @@ Bytes travel beside a word as the one row of a column "data", at most `PIECE_BYT
 blob, 32 bytes, or empty where there is none (yet).
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from ..frozen import frozen
 
 PIECE_BYTES = 1 << 20
 DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobId:
     """One blob: its bytes by their digest, and the name by which graphs call it."""
 
@@ -22,14 +23,14 @@ class BlobId:
 # ---- peer -> peer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskBlobName:
     """Which bytes has this name at the receiver?"""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobNamed:
     """Answer to AskBlobName. is_here without a digest: it is being read, ask again in a while."""
 
@@ -39,7 +40,7 @@ class BlobNamed:
     digest: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskBlob:
     """Send so many bytes of this blob, from an offset on; 0 asks only whether it is there.
 
@@ -52,7 +53,7 @@ class AskBlob:
     bytes_max: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobPiece:
     """Answer to AskBlob. blob_bytes: of the whole. is_reading: it is being looked at, ask again in a while."""
 
@@ -63,7 +64,7 @@ class BlobPiece:
     is_reading: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NoBlob:
     """Answer to AskBlob: it is not here."""
 
@@ -71,14 +72,14 @@ class NoBlob:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class KeepBlobs:
     """The sender has these, and asks the receiver to have them as well. Repeated until it is answered."""
 
     blobs: tuple[BlobId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobsKept:
     """Answer to KeepBlobs, by digest: these are here, those are on their way, and those cannot be kept."""
 
@@ -90,7 +91,7 @@ class BlobsKept:
 # ---- client -> peer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class WriteBlob:
     """A piece of a new blob, in order. Repeated until it is answered.
 
@@ -108,7 +109,7 @@ class WriteBlob:
 # ---- peer -> client
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobWritten:
     """Answer to WriteBlob: how much has been taken, whether it is sealed and on how many peers, or what went wrong."""
 

@@ -486,6 +486,8 @@ class Borrowing:
         self._renew_ms = due_ms if self._renew_ms is None else min(self._renew_ms, due_ms)
 
     def deadline_ms(self) -> int | None:
+        if not (self._batches or self._answers or self._asking.any_times):
+            return self._renew_ms  # most of the time, and this is asked after every event
         return min(self._times(), default=None)
 
     def _times(self) -> Iterator[int]:

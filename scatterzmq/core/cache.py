@@ -106,7 +106,7 @@ class Cache:
     def __init__(self, blocks: Blocks, *, bytes_max: int, use_defer: bool) -> None:
         self._blocks = blocks
         self._bytes_max = bytes_max
-        self._entries_max = max(bytes_max // ENTRY_NBYTES, ENTRIES_MIN)
+        self.entries_max = max(bytes_max // ENTRY_NBYTES, ENTRIES_MIN)
         self._use_defer = use_defer
         self._values: OrderedDict[CacheKey, Cached] = OrderedDict()
         self._pending: dict[CacheKey, _Pending] = {}
@@ -115,11 +115,17 @@ class Cache:
     def __len__(self) -> int:
         return len(self._values)
 
-    def ask(self, key: CacheKey, task: Asker, *, may_wait: bool) -> Answer:
-        """The value, or what the task should do. On WAIT it is told later, by `put` or `abort` of the leader."""
+    def find(self, key: CacheKey) -> Cached | None:
+        """The value, if it is here."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
+        return value
+
+    def ask(self, key: CacheKey, task: Asker, *, may_wait: bool) -> Answer:
+        """The value, or what the task should do. On WAIT it is told later, by `put` or `abort` of the leader."""
+        value = self.find(key)
+        if value is not None:
             return value
         pending = self._pending.get(key)
         if pending is None:
@@ -142,7 +148,7 @@ class Cache:
                 self._blocks.keep(value)
             self._values[key] = Cached(output, dict(fields), nbytes)
             self.nbytes += nbytes
-            while self.nbytes > self._bytes_max or len(self._values) > self._entries_max:
+            while self.nbytes > self._bytes_max or len(self._values) > self.entries_max:
                 self._drop(next(iter(self._values)))
         return tuple(pending.waiters) if pending else ()
 
@@ -199,18 +205,21 @@ class Cache:
                 del pending.waiters[waiter]
         return found
 
-    def disown(self, key: CacheKey) -> TaskId | None:
-        """Other peers do not ask here for this key any more. Returns the task of this peer that leads it now."""
+    def disown(self, key: CacheKey) -> tuple[TaskId | None, list[tuple[PeerId, TaskId]]]:
+        """Tasks of other peers have nothing to do with this key any more. Returns the task of this peer that leads it
+        now, and those of others that waited.
+        """
         pending = self._pending[key]
-        for waiter in [waiter for waiter in pending.waiters if isinstance(waiter, tuple)]:
+        others = [waiter for waiter in pending.waiters if isinstance(waiter, tuple)]
+        for waiter in others:
             del pending.waiters[waiter]
         if isinstance(pending.leader, tuple):
             if not pending.waiters:
                 del self._pending[key]
-                return None
+                return None, others
             self._promote(pending)
         assert not isinstance(pending.leader, tuple)
-        return pending.leader
+        return pending.leader, others
 
     def clear(self, origins: Iterable[bytes] | None = None) -> int:
         """Forget the values of these origins (None: all); what is being computed goes on. Returns how many went."""
@@ -245,7 +254,7 @@ class Cache:
     def check_invariants(self) -> None:
         assert self.nbytes == sum(value.nbytes for value in self._values.values())
         assert self.nbytes <= self._bytes_max
-        assert len(self._values) <= self._entries_max
+        assert len(self._values) <= self.entries_max
         assert not self._pending.keys() & self._values.keys()
         for pending in self._pending.values():
             assert pending.leader not in pending.waiters

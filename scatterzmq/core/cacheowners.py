@@ -6,9 +6,12 @@ Rules     1. Every peer has a cache of its own (core/cache.py), in which its tas
              or waits for a task of another peer.
           2. No wait needs somebody else's message to end: what was not answered is asked again, what has to wait asks
              again after `wait_s`; whoever gets no answer twice computes. Leases of tasks of other peers run out.
-          3. Nothing is kept anywhere but here: with another member (or one less) keys change their owner. Values stay
+          3. A large value stays with the peer whose task has computed it; the owner names that peer to those that ask
+             (core/cacheplaces.py). They fetch the value while their tasks still wait for it: so one that has gone is a
+             miss, told to the owner with the next question, and never an input that is missing later.
+          4. Nothing is kept anywhere but here: with another member (or one less) keys change their owner. Values stay
              behind and are lost; who leads says so to the new owner, who waits asks it.
-          4. All of that is soft: whatever is lost, doubled, late, or seen differently by somebody costs time only.
+          5. All of that is soft: whatever is lost, doubled, late, or seen differently by somebody costs time only.
 Why       Views differ for moments. As whoever asks is in its own view, each further question goes to a peer that
           scores higher for that key: they never go in a circle. A peer that has not met the others yet owns all keys
           for itself, and nobody asks it.
@@ -16,8 +19,6 @@ Why       Views differ for moments. As whoever asks is in its own view, each fur
 
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from hashlib import blake2b
 from itertools import takewhile
 from types import MappingProxyType
@@ -25,14 +26,31 @@ from typing import Protocol, TypeAlias
 
 from ..ids import PeerId, TaskId
 from .cache import Answer, Ask, Asker, Cache, Cached
+from .cachemessages import (
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+)
+from .cacheplaces import CachePlaces
+from .cacherequests import Request, Stage
 from .ledger import CacheKey, Ledger
 from .members import Members
-from .peermessages import CacheAbort, CacheAnswer, CacheAsk, CachePut, CacheRenew, CacheTell
 from .state import State
 from .values import Block, Value
 
 ASKS_MAX = 2
 """So often is an owner asked that does not answer."""
+
+FETCHES_MAX = 4
+"""So often is a holder asked that does not answer, each time after twice as long: its value may be under way."""
+
+MISSED_MAX = 2
+"""A task that so often found nobody with the value that was promised to it computes it."""
 
 KEYS_PER_MESSAGE = 1024
 
@@ -48,35 +66,6 @@ class Deferred(Protocol):
 
     def resolve(self, task: TaskId, key: CacheKey, output: str, fields: Mapping[str, Value]) -> None:
         """It gets the value."""
-
-
-class _Stage(Enum):
-    ASKED = "asked"
-    WAITS = "waits"
-    COMPUTES = "computes"
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """What a task that leads a key at this peer has to do with the key's owner.
-
-    tries: how often it was asked without an answer. due_ms: when to ask again. leads: whether the owner counts on it,
-    as long as it is renewed within ttl_ms. deferred: it has been counted as a task that waits.
-    """
-
-    owner: PeerId
-    may_wait: bool
-    deferred: bool = False
-    stage: _Stage = _Stage.ASKED
-    tries: int = 0
-    due_ms: int = 0
-    leads: bool = False
-    ttl_ms: int = 0
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the task does nothing until this is settled."""
-        return self.stage is not _Stage.COMPUTES
 
 
 _Errand: TypeAlias = tuple[CacheKey, TaskId]
@@ -97,20 +86,23 @@ class CacheOwners:
         self._state = state
         self._members = state.members
         self._cache = cache
+        self._places = CachePlaces(cache.entries_max, state.members.is_heard)
+        self._inline_bytes = state.settings.store.inline_bytes
         self._deferred = deferred
         timing = state.settings.timing
         self._ask_ms = int(timing.ask_s * 1000)
         self._wait_ms = int(timing.wait_s * 1000)
         self._lease_ms = int(timing.lease_s * 1000)
         self._ring: dict[PeerId, bytes] = {state.me: state.me.to_bytes()}
-        self._requests: dict[_Errand, _Request] = {}
+        self._requests: dict[_Errand, Request] = {}
         self._due: list[tuple[int, CacheKey, TaskId]] = []
         self._renew_ms: int | None = None
         self._leases: dict[CacheKey, int] = {}  # of tasks of other peers, in order
         self._asks: dict[PeerId, list[tuple[CacheKey, TaskId, bool]]] = {}
         self._renews: dict[PeerId, list[_Errand]] = {}
         self._aborts: dict[PeerId, list[_Errand]] = {}
-        self.counters = dict.fromkeys(_COUNTERS.values(), 0)
+        self._losses: dict[PeerId, list[tuple[CacheKey, PeerId]]] = {}
+        self.counters = dict.fromkeys((*_COUNTERS.values(), "cache_fetched", "cache_lost"), 0)
 
     # ---- for tasks of this peer
 
@@ -127,14 +119,18 @@ class CacheOwners:
         self._requests.pop((key, task), None)
         self._store(key, output, fields)
         owner = self.owner(key)
-        if owner != self._state.me:
+        if owner == self._state.me:
+            return
+        if self._is_large(key):
+            self._members.tell(owner, CachePut(key=key, id=task, output=output, held=True))
+        else:
             message = CachePut(key=key, id=task, output=output, digests=_digests(fields))
             self._members.tell(owner, message, {name: (value,) for name, value in fields.items()})
 
     def abort(self, key: CacheKey, task: TaskId) -> None:
         """A task that leads a key will not compute it."""
         request = self._requests.pop((key, task), None)
-        if request is not None:
+        if request is not None and request.owner != self._state.me:
             self._aborts.setdefault(request.owner, []).append((key, task))
         self._give_up(key, task, failed=request is None or not request.is_waiting)
 
@@ -143,28 +139,32 @@ class CacheOwners:
         self._cache.leave(key, task)
 
     def _must_ask(self, key: CacheKey, task: TaskId, *, may_wait: bool, deferred: bool = False) -> bool:
-        """Whether a task that leads a key here has to hear what the key's owner says."""
+        """Whether a task that leads a key here has to hear what the key's owner says, or to fetch the value."""
         if len(self._ring) == 1 or (key, task) in self._requests:
             return False  # it meets its own key again
         owner = self.owner(key)
-        if owner == self._state.me:
+        holders = self._places.holders(key) if owner == self._state.me else ()
+        if owner == self._state.me and not holders:
             return False
-        request = self._requests[key, task] = _Request(owner, may_wait, deferred)
-        self._ask(key, task, request)
+        request = self._requests[key, task] = Request(owner, may_wait, deferred)
+        if holders:
+            self._fetch(key, task, request, holders)
+        else:
+            self._ask(key, task, request)
         return True
 
-    def _ask(self, key: CacheKey, task: TaskId, request: _Request) -> None:
-        request.stage = _Stage.ASKED
+    def _ask(self, key: CacheKey, task: TaskId, request: Request) -> None:
+        request.stage = Stage.ASKED
         request.tries += 1
         self._asks.setdefault(request.owner, []).append((key, task, request.may_wait))
         self._ask_at(key, task, request, self._state.now_ms + self._ask_ms)
 
-    def _ask_at(self, key: CacheKey, task: TaskId, request: _Request, due_ms: int) -> None:
+    def _ask_at(self, key: CacheKey, task: TaskId, request: Request, due_ms: int) -> None:
         request.due_ms = due_ms
         heapq.heappush(self._due, (due_ms, key, task))
 
-    def _compute(self, key: CacheKey, task: TaskId, request: _Request) -> None:
-        request.stage = _Stage.COMPUTES
+    def _compute(self, key: CacheKey, task: TaskId, request: Request) -> None:
+        request.stage, request.holders = Stage.COMPUTES, []
         self._count(_PROMOTE if request.deferred else _MISS, task)
         self._deferred.compute(task, key)
 
@@ -190,13 +190,17 @@ class CacheOwners:
         request = self._requests.get((key, task))
         if answer is CacheAnswer.HIT:
             if request is not None and request.is_waiting:
-                self._store(key, message.output, {name: (block, 0) for name, block in blocks.items()})
+                self._came(request, message, blocks)
         elif request is None or request.owner != sender:
-            if answer is not CacheAnswer.COMPUTE:
+            if answer is CacheAnswer.LEAD or answer is CacheAnswer.WAIT:
                 self._aborts.setdefault(sender, []).append((key, task))
+        elif answer is CacheAnswer.HELD:
+            if request.is_asking:
+                request.copy = message.copy
+                self._fetch(key, task, request, message.holders)
         elif answer is CacheAnswer.WAIT:
-            if request.is_waiting:
-                request.stage, request.tries = _Stage.WAITS, 0
+            if request.is_asking:
+                request.stage, request.tries = Stage.WAITS, 0
                 if not request.deferred:
                     request.deferred = True
                     self._count(_DEFER, task)
@@ -207,10 +211,78 @@ class CacheOwners:
             if request.is_waiting:
                 self._compute(key, task, request)
 
-    def _renew_within(self, request: _Request, ttl_ms: int) -> None:
+    def _renew_within(self, request: Request, ttl_ms: int) -> None:
         request.leads, request.ttl_ms = True, ttl_ms
         renew_ms = self._state.now_ms + max(ttl_ms // 3, 1)
         self._renew_ms = renew_ms if self._renew_ms is None else min(renew_ms, self._renew_ms)
+
+    def _came(self, request: Request, message: CacheTell, blocks: Mapping[str, Block]) -> None:
+        """The value of a key is here."""
+        key = message.key
+        self.counters["cache_fetched"] += request.stage is Stage.FETCHES
+        self._store(key, message.output, {name: (block, 0) for name, block in blocks.items()})
+        if (request.copy or message.copy) and request.owner != self._state.me and self._is_large(key):
+            self._members.tell(request.owner, CachePut(key=key, id=message.id, output=message.output, held=True))
+
+    # ---- values that others hold
+
+    def _fetch(self, key: CacheKey, task: TaskId, request: Request, holders: Iterable[PeerId]) -> None:
+        request.stage, request.holders = Stage.FETCHES, list(holders)
+        self._fetch_next(key, task, request)
+
+    def _fetch_next(self, key: CacheKey, task: TaskId, request: Request) -> None:
+        """Ask the first holder that is there for the value. If nobody has it, it is a miss."""
+        while request.holders and not self._members.is_heard(request.holders[0]):
+            self._miss(key, request)
+        request.tries = 0
+        if request.holders:
+            self._fetch_again(key, task, request)
+            return
+        request.missed += 1
+        if request.owner != self._state.me and request.missed < MISSED_MAX:
+            self._ask(key, task, request)
+            return
+        if request.owner == self._state.me:
+            del self._requests[key, task]
+        self._compute(key, task, request)
+
+    def _fetch_again(self, key: CacheKey, task: TaskId, request: Request) -> None:
+        self._members.tell(request.holders[0], CacheFetch(key=key, id=task))
+        self._ask_at(key, task, request, self._state.now_ms + (self._ask_ms << request.tries))
+        request.tries += 1
+
+    def _miss(self, key: CacheKey, request: Request) -> None:
+        """The first holder turns out not to have the value."""
+        holder = request.holders.pop(0)
+        self.counters["cache_lost"] += 1
+        if request.owner == self._state.me:
+            self._places.lost(key, holder)
+        else:
+            self._losses.setdefault(request.owner, []).append((key, holder))
+
+    def lost(self, sender: PeerId, message: CacheLost) -> None:
+        """Holders of values turn out to have none: says one of them, or somebody to the key's owner."""
+        for key, holder in zip(message.keys, message.holders, strict=True):
+            self._places.lost(key, holder)
+            task = self._cache.leader(key)
+            request = None if task is None or isinstance(task, tuple) else self._requests.get((key, task))
+            if request is not None and request.holders[:1] == [sender] == [holder]:
+                assert isinstance(task, TaskId)
+                self._miss(key, request)
+                self._fetch_next(key, task, request)
+
+    def fetch(self, sender: PeerId, message: CacheFetch) -> None:
+        """Another peer has been told that this one has a value."""
+        value = self._cache.find(message.key)
+        if value is None:
+            self._members.tell(sender, CacheLost(keys=(message.key,), holders=(self._state.me,)))
+        else:
+            self._tell_value((sender, message.id), message.key, value.output, value.fields, copy=False)
+
+    def _is_large(self, key: CacheKey) -> bool:
+        """Whether a value is here, and so large that it stays here."""
+        value = self._cache.find(key)
+        return value is not None and value.nbytes > self._inline_bytes
 
     # ---- for both
 
@@ -228,7 +300,7 @@ class CacheOwners:
                 waiters = (leader, *waiters)
         for waiter in waiters:
             if isinstance(waiter, tuple):
-                self._tell_value(waiter, key, output, fields)
+                self._tell_value(waiter, key, output, fields, copy=self._wants_copy(key))
             else:
                 self._deferred.resolve(waiter, key, output, fields)
 
@@ -242,14 +314,18 @@ class CacheOwners:
         if isinstance(promoted, tuple):
             self._lend(promoted, key)
         elif promoted is not None:
-            self._deferred.lead(promoted, key)
-            if not self._must_ask(key, promoted, may_wait=True, deferred=True):
-                self._promote(key, promoted)
+            self._lead(key, promoted)
         for released in aborted.released:
             if isinstance(released, tuple):
                 self._tell(released, key, CacheAnswer.COMPUTE)
             else:
                 self._promote(key, released)
+
+    def _lead(self, key: CacheKey, task: TaskId) -> None:
+        """A task of this peer that waited leads the key now."""
+        self._deferred.lead(task, key)
+        if not self._must_ask(key, task, may_wait=True, deferred=True):
+            self._promote(key, task)
 
     # ---- for tasks of other peers
 
@@ -257,9 +333,13 @@ class CacheOwners:
         """Tasks of another peer need values."""
         for key, task, may_wait in zip(message.keys, message.ids, message.may_wait, strict=True):
             asker = (sender, task)
+            self._places.lost(key, sender)  # or it would not ask
+            if self._cache.find(key) is None and (holders := self._places.holders(key)):
+                self._tell_holders(asker, key, holders)
+                continue
             answer = self._cache.ask(key, asker, may_wait=may_wait)
             if isinstance(answer, Cached):
-                self._tell_value(asker, key, answer.output, answer.fields)
+                self._tell_value(asker, key, answer.output, answer.fields, copy=self._wants_copy(key))
             elif answer is Ask.LEAD:
                 self._lend(asker, key)
             elif answer is Ask.WAIT:
@@ -267,9 +347,25 @@ class CacheOwners:
             else:
                 self._tell(asker, key, CacheAnswer.COMPUTE)
 
-    def came(self, message: CachePut, blocks: Mapping[str, Block]) -> None:
-        """A task of another peer has computed a key."""
-        self._store(message.key, message.output, {name: (block, 0) for name, block in blocks.items()})
+    def came(self, sender: PeerId, message: CachePut, blocks: Mapping[str, Block]) -> None:
+        """A task of another peer has computed a key, or has got its value."""
+        if message.held:
+            self._held(sender, message.key)
+        else:
+            self._store(message.key, message.output, {name: (block, 0) for name, block in blocks.items()})
+
+    def _held(self, holder: PeerId, key: CacheKey) -> None:
+        """Another peer has the value of a key: tell all who wait for it here."""
+        self._places.add(key, holder)
+        leader = self._cache.leader(key)
+        if leader is None:
+            return
+        self._leases.pop(key, None)
+        task, others = self._cache.disown(key)
+        for waiter in others:
+            self._tell_holders(waiter, key, self._places.holders(key))
+        if task is not None and task != leader:
+            self._lead(key, task)
 
     def aborted(self, sender: PeerId, message: CacheAbort) -> None:
         """Tasks of another peer do not lead (or wait for) keys any more."""
@@ -280,7 +376,7 @@ class CacheOwners:
     def renewed(self, sender: PeerId, message: CacheRenew) -> None:
         """Tasks of another peer are still at it, or have been told so by another owner."""
         for key, task in zip(message.keys, message.ids, strict=True):
-            if self._cache.lead(key, (sender, task)):
+            if not self._places.holders(key) and self._cache.lead(key, (sender, task)):
                 self._lease(key)
 
     def _lend(self, asker: tuple[PeerId, TaskId], key: CacheKey) -> None:
@@ -295,11 +391,25 @@ class CacheOwners:
         self._members.tell(asker[0], CacheTell(key=key, id=asker[1], answer=answer, ttl_ms=ttl_ms))
 
     def _tell_value(
-        self, asker: tuple[PeerId, TaskId], key: CacheKey, output: str, fields: Mapping[str, Value]
+        self, asker: tuple[PeerId, TaskId], key: CacheKey, output: str, fields: Mapping[str, Value], *, copy: bool
     ) -> None:
         digests = _digests(fields)
-        message = CacheTell(key=key, id=asker[1], answer=CacheAnswer.HIT, output=output, digests=digests)
+        message = CacheTell(key=key, id=asker[1], answer=CacheAnswer.HIT, output=output, digests=digests, copy=copy)
         self._members.tell(asker[0], message, {name: (value,) for name, value in fields.items()})
+
+    def _tell_holders(self, asker: tuple[PeerId, TaskId], key: CacheKey, holders: tuple[PeerId, ...]) -> None:
+        copy = self._places.hit(key, is_here=False)
+        message = CacheTell(key=key, id=asker[1], answer=CacheAnswer.HELD, holders=holders, copy=copy)
+        self._members.tell(asker[0], message)
+
+    def _wants_copy(self, key: CacheKey) -> bool:
+        """Whether the next that gets a value of this peer is to be its second holder."""
+        return self._is_large(key) and self.owner(key) == self._state.me and self._places.hit(key, is_here=True)
+
+    def clear(self, origins: Iterable[bytes] | None) -> int:
+        """Forget the values of these origins (None: all), and who has them. Returns how many went."""
+        self._places.clear(origins)
+        return self._cache.clear(origins)
 
     # ---- members
 
@@ -329,37 +439,40 @@ class CacheOwners:
             if is_mine and (owner := self._best(key, (me, *joined))) != me:
                 self._hand_over(key, leader, owner)
 
-    def _move(self, key: CacheKey, task: TaskId, request: _Request, owner: PeerId) -> None:
+    def _move(self, key: CacheKey, task: TaskId, request: Request, owner: PeerId) -> None:
         """A key that was asked for has another owner."""
-        request.owner, request.tries = owner, 0
+        request.owner = owner
+        if request.stage is Stage.FETCHES:
+            return
+        request.tries = 0
         if owner == self._state.me:
             del self._requests[key, task]
             if request.is_waiting:
                 self._compute(key, task, request)
-        elif request.stage is _Stage.ASKED:
+        elif request.stage is Stage.ASKED:
             self._ask(key, task, request)
         elif request.is_waiting:
             self._ask_soon(key, task, request)
         elif request.leads:
             self._renews.setdefault(owner, []).append((key, task))
 
-    def _ask_soon(self, key: CacheKey, task: TaskId, request: _Request) -> None:
+    def _ask_soon(self, key: CacheKey, task: TaskId, request: Request) -> None:
         """Somebody leads this key: let it say so to the new owner first."""
         self._ask_at(key, task, request, self._state.now_ms + self._ask_ms)
 
     def _hand_over(self, key: CacheKey, leader: Asker | None, owner: PeerId) -> None:
         """A key that this peer owned has another owner. Tasks of other peers find their own way there."""
         self._leases.pop(key, None)
-        task = self._cache.disown(key)
+        task, _ = self._cache.disown(key)
         if task is None:
             return
         if task == leader:
-            request = self._requests[key, task] = _Request(owner, may_wait=True, stage=_Stage.COMPUTES)
+            request = self._requests[key, task] = Request(owner, may_wait=True, stage=Stage.COMPUTES)
             self._renew_within(request, self._lease_ms)
             self._renews.setdefault(owner, []).append((key, task))
         else:
             self._deferred.lead(task, key)
-            request = self._requests[key, task] = _Request(owner, may_wait=True, deferred=True, stage=_Stage.WAITS)
+            request = self._requests[key, task] = Request(owner, may_wait=True, deferred=True, stage=Stage.WAITS)
             self._ask_soon(key, task, request)
 
     def gone(self, peer: PeerId) -> None:
@@ -368,11 +481,20 @@ class CacheOwners:
             leader = self._cache.leader(key)
             assert leader is not None
             self._give_up(key, leader)
+        for (key, task), request in list(self._requests.items()):
+            if request.holders[:1] == [peer]:
+                self._fetch_next(key, task, request)
 
     # ---- time
 
     def flush(self) -> None:
         """Send what one event has brought up, together."""
+        if not (self._losses or self._asks or self._renews or self._aborts):
+            return
+        for peer, losses in self._losses.items():
+            for start in range(0, len(losses), KEYS_PER_MESSAGE):
+                keys, holders = zip(*losses[start : start + KEYS_PER_MESSAGE], strict=True)
+                self._members.tell(peer, CacheLost(keys=keys, holders=holders))
         for peer, asks in self._asks.items():
             for start in range(0, len(asks), KEYS_PER_MESSAGE):
                 keys, ids, may_wait = zip(*asks[start : start + KEYS_PER_MESSAGE], strict=True)
@@ -383,7 +505,7 @@ class CacheOwners:
                 for start in range(0, len(pairs), KEYS_PER_MESSAGE):
                     keys, ids = zip(*pairs[start : start + KEYS_PER_MESSAGE], strict=True)
                     self._members.tell(peer, kind(keys=keys, ids=ids))
-        self._asks, self._renews, self._aborts = {}, {}, {}
+        self._asks, self._renews, self._aborts, self._losses = {}, {}, {}, {}
 
     def expire(self) -> None:
         """Take back what was not renewed; renew, and ask again."""
@@ -397,7 +519,9 @@ class CacheOwners:
             request = self._requests.get((key, task))
             if request is None or request.due_ms != due_ms or not request.is_waiting:
                 continue
-            if request.tries < ASKS_MAX:
+            if request.stage is Stage.FETCHES:
+                self._not_fetched(key, task, request)
+            elif request.tries < ASKS_MAX:
                 self._ask(key, task, request)
             else:
                 self._compute(key, task, request)
@@ -407,6 +531,14 @@ class CacheOwners:
                 if request.leads:
                     self._renews.setdefault(request.owner, []).append((key, task))
                     self._renew_within(request, request.ttl_ms)
+
+    def _not_fetched(self, key: CacheKey, task: TaskId, request: Request) -> None:
+        """A holder has not answered in time."""
+        if request.tries < FETCHES_MAX:
+            self._fetch_again(key, task, request)
+        else:
+            self._miss(key, request)
+            self._fetch_next(key, task, request)
 
     def deadline_ms(self) -> int | None:
         """When `expire` has something to do."""
@@ -428,6 +560,8 @@ class CacheOwners:
         assert not self._asks
         assert not self._renews
         assert not self._aborts
+        assert not self._losses
+        self._places.check_invariants()
         cache = self._cache
         waiting = {record.id: record.waits_for for record in ledger if record.waits_for is not None}
         asking = {task: key for (key, task), request in self._requests.items() if request.is_waiting}
@@ -437,7 +571,8 @@ class CacheOwners:
         assert leads >= {(key, leader) for key, leader in leaders.items() if not isinstance(leader, tuple)}
         assert leads >= self._requests.keys()
         for (key, task), request in self._requests.items():
-            assert request.owner != self._state.me
+            assert (request.stage is Stage.FETCHES) == bool(request.holders)
+            assert request.owner != self._state.me or request.holders
             assert request.owner in self._ring
             assert not request.is_waiting or (leaders[key] == task and (request.due_ms, key, task) in self._due)
             assert not request.leads or self._renew_ms is not None

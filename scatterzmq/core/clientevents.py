@@ -3,15 +3,15 @@
 A parcel is a number that the driver gives to the columns beside a message; 0 where there are none.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..ids import PeerId
 from .events import TimerFired
 from .messages import Contact, ToClient, ToPeer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Said:
     """The user's side says something to the cluster. The columns of the parcel are kept until LetGo."""
 
@@ -19,7 +19,7 @@ class Said:
     parcel: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Heard:
     """A peer said something. The parcel lasts until the event has been handled."""
 
@@ -28,14 +28,14 @@ class Heard:
     parcel: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PeerUp:
     """There is a new link to a peer; what was sent over an older one may be lost."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PeerDown:
     """The link to a peer broke, or could not be made."""
 
@@ -45,7 +45,7 @@ class PeerDown:
 ClientEvent: TypeAlias = Said | Heard | PeerUp | PeerDown | TimerFired
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class SayTo:
     """Send to a peer. It may get lost."""
 
@@ -54,7 +54,7 @@ class SayTo:
     parcel: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Deliver:
     """Hand to the user's side. rows: these rows of the parcel's columns; None: all."""
 
@@ -63,28 +63,28 @@ class Deliver:
     rows: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class LetGo:
     """These columns will not be sent any more."""
 
     parcel: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Connect:
     """Keep up a link to this peer, from now on under this address. PeerUp and PeerDown tell how it goes."""
 
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Disconnect:
     """This peer is gone: do not try to reach it any more."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GiveUp:
     """The cluster is out of reach: tell the user's side that nothing will come any more. The last action of all."""
 

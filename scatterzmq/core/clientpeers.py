@@ -9,6 +9,7 @@ Why     Silence is counted in questions, not in time, so that a halt of this pro
 """
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ids import PeerId
@@ -62,6 +63,7 @@ class Peers:
         self._gone: OrderedDict[PeerId, None] = OrderedDict()
         self._needs: Counter[PeerId] = Counter()
         self._listed = False
+        self._is_home_doubtful = False
         self._refresh_ms = 0
         self._lost_ms: int | None = None
         self.home: PeerId | None = None
@@ -73,12 +75,13 @@ class Peers:
         known = None if peer is None else self._peers.get(peer)
         return known is not None and known.usable
 
-    def may_know(self, peer: PeerId) -> bool:
-        """Whether it may be there and cannot be asked: it is leaving, or does not answer, as if halted or out of reach,
-        or nobody has told of it yet: home may have met nobody itself, having just started.
+    def may_know(self, holders: Iterable[PeerId]) -> bool:
+        """Whether somebody may know the tasks of these holders who cannot be asked: a member that does not answer, is
+        leaving, or cannot be reached; one that home does not know (any more); a holder that nobody has told of yet.
         """
-        known = self._peers.get(peer)
-        return peer not in self._gone if known is None else known.silent or known.leaving
+        if self._is_home_doubtful or any(map(self._is_out_of_reach, self._peers.values())):
+            return True
+        return any(peer not in self._peers and peer not in self._gone for peer in holders)
 
     def everybody(self) -> tuple[PeerId, ...]:
         """All usable peers, home first."""
@@ -145,7 +148,7 @@ class Peers:
         """Home says who there is."""
         if sender != self.home or self._static:
             return []
-        self._listed = True
+        self._listed, self._is_home_doubtful = True, message.doubtful
         self._refresh_ms = now_ms + MEMBERS_MS
         actions: list[ClientAction] = []
         for contact in message.members:
@@ -202,6 +205,9 @@ class Peers:
         assert self.home is None or self.usable(self.home)
         assert (self.home is None) == (self._lost_ms is not None)
         assert not self.changed, "a change that nobody was told of"
+
+    def _is_out_of_reach(self, peer: _Peer) -> bool:
+        return not peer.usable and (peer.up or peer.leaving or not self._static)
 
     def _is_pinged(self, id_: PeerId, peer: _Peer) -> bool:
         return peer.silent or (peer.up and id_ in self._needs)

@@ -5,8 +5,8 @@ Rules   1. The first end of a task is handed on, once; whatever else is said of 
         2. A task that is waited for is asked for at its owner now and then, as an end may get lost; when the owner is
            not usable, at those who have copies, one after the other, and then at everybody.
         3. That a task is unknown is believed only when everybody who can be asked has said so (polls), and not while it
-           is being submitted. One that is on disk at a peer that is down, or that a peer has that only does not answer,
-           is leaving, or is not known yet, is waited for, up to `grace_s` from then on.
+           is being submitted. While anybody may be there who cannot be asked, or a peer is down that has it on disk, it
+           is waited for, up to `grace_s` from then on.
 Why     A client that believed the first peer that answers would forget tasks that others still finish.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ..frozen import frozen
 from ..ids import PeerId, TaskId
 from .clientasks import ClientState
 from .clientevents import Deliver, SayTo
@@ -30,7 +31,7 @@ ENDED_MAX = 1 << 16
 """Of so many tasks that ended it is remembered where they were; others are looked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Place:
     """Who has a task: its owner (None: nobody knows), those with copies, and others that may have got it, too.
 
@@ -70,7 +71,7 @@ class Watch:
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class _End:
     """How a task ended for the user's side. number: counted with the watches."""
 
@@ -257,12 +258,12 @@ class Tasks:
             self._look(self.accepted(tasks, place))
 
     def _may_come_back(self, watch: Watch) -> bool:
-        """Whether somebody may have these tasks who is down, but has a disk, or is only silent, or leaving. They are
+        """Whether somebody may have these tasks who is down, but has a disk, or who only cannot be asked now. They are
         asked for again and again meanwhile.
         """
         peers = watch.place.peers()
         is_on_disk = watch.place.durable and not all(self._peers.usable(peer) for peer in peers)
-        if not is_on_disk and not any(self._peers.may_know(peer) for peer in peers):
+        if not is_on_disk and not self._peers.may_know(peers):
             return False
         if watch.until_ms is None:
             watch.until_ms = self._state.now_ms + int(self._state.timing.grace_s * 1000)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ..errors import ErrorInfo
+from ..frozen import frozen
 from ..ids import ClientId, PeerId, TaskId
 from .blocks import Blocks
 from .messages import TaskStatus
@@ -66,7 +67,7 @@ class Copy:
         return self.version.change == 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class _Tombstone:
     nonce: bytes
     version: Version

@@ -8,11 +8,11 @@ Rules     1. An entry replaces what the journal has under its key; entries take 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from ..errors import ErrorInfo
+from ..frozen import frozen
 from ..ids import PeerId, TaskId
 from .messages import TaskStatus
 from .peermessages import Contact, Pointer
@@ -20,7 +20,7 @@ from .values import Value
 from .versions import Version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Kept:
     """A task that this peer owns, or of which it has a copy (`version` says whose it is); whole.
 
@@ -46,14 +46,14 @@ class Kept:
     values: Mapping[str, Value] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Forgotten:
     """A task is not here any more; somebody else may have it. Its tombstone, if there is one, stays."""
 
     id: TaskId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Deleted:
     """A tombstone: this very task is not to come back."""
 
@@ -62,14 +62,14 @@ class Deleted:
     version: Version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Lapsed:
     """A tombstone has stood long enough."""
 
     id: TaskId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class DefinitionText:
     """A graph definition (JSON text)."""
 
@@ -77,21 +77,21 @@ class DefinitionText:
     definition: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class DefinitionGone:
     """Nobody needs this definition any more."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Pointed:
     """Which definition a namespace names."""
 
     pointer: Pointer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Identity:
     """Who writes this journal, and in which of its lives."""
 
@@ -99,14 +99,14 @@ class Identity:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Neighbour:
     """Somebody is a member: to be waited for after the next start."""
 
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NeighbourGone:
     """Nobody is to wait for this peer any more."""
 

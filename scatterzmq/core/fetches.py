@@ -158,7 +158,9 @@ class Fetches:
                 self._ask(fetch, self._whom(fetch))
 
     def deadline_ms(self) -> int | None:
-        return min([fetch.due_ms for fetch in self._fetches.values()], default=None)
+        if not self._fetches:
+            return None  # most of the time, and this is asked after every event
+        return min([fetch.due_ms for fetch in self._fetches.values()])
 
     # ---- answers
 

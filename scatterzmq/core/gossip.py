@@ -187,10 +187,12 @@ class Gossip:
     def deadline_ms(self) -> int | None:
         if self._static:
             return None
-        times = list(self._ask_again_ms.values())
-        if self._members.linked_count and (self._plans.touched or self._counts.idle_count() != self._told_idle):
-            times.append(self._next_ms)
-        return min(times, default=None)
+        is_news = self._plans.touched or self._counts.idle_count() != self._told_idle
+        next_ms = self._next_ms if is_news and self._members.linked_count else None
+        if not self._ask_again_ms:
+            return next_ms  # most of the time, and this is asked after every event
+        again_ms = min(self._ask_again_ms.values())
+        return again_ms if next_ms is None else min(again_ms, next_ms)
 
     def _miss(self, peer: PeerId, now_ms: int) -> None:
         if peer not in self._ask_again_ms:

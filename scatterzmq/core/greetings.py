@@ -5,9 +5,9 @@ Rules     1. Of another cluster, without a common version of the protocol, or on
              is refused. That happens when a data directory is copied.
 """
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
+from ..frozen import frozen
 from ..settings import ClusterSettings
 from .member import Member
 from .peermessages import Contact, Hello, Welcome
@@ -25,7 +25,7 @@ def stranger(tag: bytes, cluster: ClusterSettings) -> str:
     return "" if tag == cluster_tag(cluster.name) else f"this is cluster {cluster.name!r}, another one than yours"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Refusal:
     """kind: one word, to count by. reason: for people."""
 

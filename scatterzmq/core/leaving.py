@@ -4,7 +4,7 @@ Purpose   Drains: no new tasks, no new batches; then every record goes to a peer
 Rules     1. Batches that run may end, for `drain_s`; what is not through by then is done again elsewhere, uncounted.
           2. A record is handed to the first holder of its copies, which owns it from then on, and is let go when that
              peer has said so (one whose copy is still being written is asked for again). A record without a copy gets
-             one first, as far as there is somebody; and so does one whose holder leaves, too.
+             one first, even where one is enough, as far as there is somebody; and so does one whose holder leaves, too.
           3. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
              many unfinished tasks went down with it is told. What is in its journal is not lost.
 """
@@ -47,6 +47,7 @@ class Leaving:
             self._state.leaving = True
             self._drained_ms = self._state.now_ms + int(self._state.settings.timing.drain_s * 1000)
             self._desk.turn_away()
+            self._state.replicas.want_heirs()
 
     def go_on(self) -> None:
         """Whatever can be done now; after every event."""

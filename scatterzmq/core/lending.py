@@ -85,6 +85,8 @@ class Lending:
 
     def answer(self) -> bool:
         """Grant what was claimed. True: tasks were found to lack something, and have gone back into queues."""
+        if not self._asked:
+            return False
         asked, self._asked = self._asked, []
         self._put_back = False
         for peer, message in asked:

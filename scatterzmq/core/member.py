@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ..frozen import frozen
 from ..ids import PeerId
 from .peermessages import Contact, Heartbeat
 
@@ -37,7 +38,7 @@ class Status(StrEnum):
 LINKED = frozenset((Status.ALIVE, Status.SUSPECT))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Change:
     """A member is something else from now on.
 
@@ -51,7 +52,7 @@ class Change:
     heal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Pulse:
     """What other machines have to say in a heartbeat."""
 
@@ -145,6 +146,11 @@ class Member:
         """Whether heartbeats tell of its death."""
         return self.status is Status.DEAD and now_ms - self.since_ms <= DEATHS_TOLD_MS
 
+    def may_be_there(self, since_ms: int) -> bool:
+        """Whether it may be there without a link: it was not seen yet, or has been given up for silence since then."""
+        is_given_up = self.status is Status.DEAD and self.silent and self.since_ms > since_ms
+        return is_given_up or self.status is Status.UNKNOWN
+
     def check_invariants(self) -> None:
         if self.status is Status.ALIVE:
             assert not self.silent, "a silent member counts as alive"
@@ -154,7 +160,7 @@ class Member:
             assert self.silent or self.misses_us or self.trial_end_ms is not None, "a suspect without a reason"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Hearsay:
     """What living members say of others. anyone: whether there is any to say something."""
 

@@ -137,6 +137,11 @@ class Members:
         booted_ms = now_ms if self._booted_ms is None else self._booted_ms
         return self._static or self._beat_ms is not None or now_ms - booted_ms >= ELECTED_AFTER_MS
 
+    def may_lack_some(self, now_ms: int) -> bool:
+        """Whether members may be there that are not linked. O(members that are gone)."""
+        others = (*self._here.values(), *self._gone.values())
+        return not self.may_elect(now_ms) or any(one.may_be_there(now_ms - self._grace_ms) for one in others)
+
     # ---- talking
 
     def tell(self, peer: PeerId, message: BetweenPeers, values: Mapping[str, tuple[Value, ...]] | None = None) -> None:
@@ -213,6 +218,8 @@ class Members:
 
     def awake(self, now_ms: int) -> None:
         """To be called first whenever this peer runs: whatever it slept through is nobody's silence."""
+        if now_ms == self.clock.last_ms and self._booted_ms is not None:
+            return  # it has just been called
         if self._booted_ms is None:
             self._booted_ms = now_ms
             self._begin_alone(now_ms)
@@ -305,14 +312,8 @@ class Members:
 
     def _refuse(self, contact: Contact, refusal: Refusal, now_ms: int) -> None:
         self.counters["refused"] += 1
-        self._warn(
-            refusal.kind,
-            "warning.peer.refused",
-            now_ms,
-            peer=contact.id,
-            address=contact.address,
-            reason=refusal.reason,
-        )
+        who = {"peer": contact.id, "address": contact.address}
+        self._warn(refusal.kind, "warning.peer.refused", now_ms, **who, reason=refusal.reason)
         if contact.address not in ("", self.me.address):
             self._out.work(Dial(address=contact.address, message=Unwelcome(reason=refusal.reason)))
 

@@ -111,6 +111,8 @@ class Nudges:
                     belief.told = None
 
     def deadline_ms(self) -> int | None:
+        if not self._beliefs:
+            return None
         return min([belief.lapses_ms for belief in self._beliefs.values() if belief.told is not None], default=None)
 
 

@@ -94,5 +94,7 @@ class Outbox:
         if self._free:
             actions.append(FreeBlocks(ids=tuple(self._free)))
             self._free = []
+        if not actions:
+            return ()
         self._batches, self._messages, self._work, self._reports = [], [], [], []
         return tuple(actions)

@@ -1,12 +1,11 @@
 """The words of the payload directory (core/payloads.py), which peers say beside those of core/peermessages.py."""
 
-from dataclasses import dataclass
-
+from ..frozen import frozen
 from ..graph.formats import Layout
 from ..ids import PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Payload:
     """A block that stays with the peer that made it. checksum: 16 bytes over all its bytes.
 
@@ -20,7 +19,7 @@ class Payload:
     digests: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Places:
     """Where the rows of one field of a Grant are, by position of its tasks: row rows[i] of the payload at payloads[i],
     or, where that is one beyond the last payload, of the column beside the message."""
@@ -30,7 +29,7 @@ class Places:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Fetch:
     """Send me these blocks: to their maker, or to the owner for whom it keeps them."""
 
@@ -38,7 +37,7 @@ class Fetch:
     counters: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Fetched:
     """One block. Beside it: "rows" -> its rows, so many."""
 
@@ -47,7 +46,7 @@ class Fetched:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Gone:
     """The sender has not got these blocks (any more). Said by the owner, it is final."""
 
@@ -55,14 +54,14 @@ class Gone:
     counters: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class FreePayloads:
     """From an owner: it does not need these blocks of the receiver any more."""
 
     counters: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class HeldPayloads:
     """The sender still keeps these blocks for the receiver, which says FreePayloads of those it does not need."""
 

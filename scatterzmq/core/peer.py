@@ -17,6 +17,7 @@ from .actions import Action
 from .asking import Asking
 from .batches import Batches
 from .borrowing import Borrowing
+from .cachemessages import CacheAbort, CacheAsk, CacheFetch, CacheLost, CachePut, CacheRenew, CacheTell
 from .cacheowners import decline
 from .claims import Claims
 from .definitions import Definitions
@@ -79,11 +80,6 @@ from .peermessages import (
     AskQueues,
     AskSync,
     BetweenPeers,
-    CacheAbort,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     Committed,
@@ -448,9 +444,11 @@ class PeerCore:
             cache = {
                 CacheAsk: lambda sender, message, _: owners.asked(sender, message),
                 CacheTell: owners.told,
-                CachePut: lambda _, message, blocks: owners.came(message, blocks),
+                CachePut: owners.came,
                 CacheAbort: lambda sender, message, _: owners.aborted(sender, message),
                 CacheRenew: lambda sender, message, _: owners.renewed(sender, message),
+                CacheFetch: lambda sender, message, _: owners.fetch(sender, message),
+                CacheLost: lambda sender, message, _: owners.lost(sender, message),
             }
         return {
             **cache,
@@ -496,8 +494,9 @@ class PeerCore:
             case AskMembers() as asked:
                 self._state.out.send(sender, self._member_list(asked))
             case ClearCache(mid=mid, origins=origins):
-                cache = self._state.cache
-                self._state.out.send(sender, CacheCleared(mid=mid, values=0 if cache is None else cache.clear(origins)))
+                owners = self._travel.owners
+                values = 0 if owners is None else owners.clear(origins)
+                self._state.out.send(sender, CacheCleared(mid=mid, values=values))
             case _:
                 assert_never(message)
 
@@ -511,6 +510,7 @@ class PeerCore:
             members=members.contacts(),
             suspects=members.suspects(),
             message_bytes=settings.network.message_bytes,
+            doubtful=members.may_lack_some(self._state.now_ms),
         )
 
     def _message(self, event: MessageReceived) -> None:

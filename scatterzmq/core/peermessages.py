@@ -7,21 +7,23 @@ Rules     1. Nothing is answered by remembering replies: every request may come 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
+from ..frozen import frozen
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
-from .messages import ORIGIN_BYTES, Message, TaskStatus
+from .cachemessages import CacheAbort, CacheAsk, CacheFetch, CacheLost, CachePut, CacheRenew, CacheTell
 from .messages import Contact as Contact  # noqa: PLC0414 - a word between peers, too, and read from here
+from .messages import Message, TaskStatus
 from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 
 # ---- membership
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Hello:
     """The first word to a peer; nothing else is accepted before it has been answered.
 
@@ -36,7 +38,7 @@ class Hello:
     proto_max: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Welcome:
     """Answer to Hello: as a Hello, with every member that the sender knows to be alive."""
 
@@ -48,14 +50,14 @@ class Welcome:
     members: tuple[Contact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Unwelcome:
     """Answer to Hello: the sender will not talk, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Heartbeat:
     """Published once per interval. seq: counts them. idle: executors without work.
 
@@ -73,12 +75,12 @@ class Heartbeat:
     pointers: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Bye:
     """The sender has left on purpose; it owns nothing any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class WrongIncarnation:
     """A message was meant for another life of this peer: greet again."""
 
@@ -86,7 +88,7 @@ class WrongIncarnation:
 # ---- hints about queues
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class QueueState:
     """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to.
 
@@ -104,7 +106,7 @@ class QueueState:
     task_us: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class QueueStates:
     """Published on change, at most a few times per second; whole when sent as an answer to AskQueues.
 
@@ -117,12 +119,12 @@ class QueueStates:
     states: tuple[QueueState, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskQueues:
     """The receiver's heartbeat shows a version of its queue states that the sender has missed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Nudge:
     """To a peer with an idle executor: tasks wait here that nobody takes. A hint."""
 
@@ -133,7 +135,7 @@ class Nudge:
 # ---- definitions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Pointer:
     """Which definition a namespace names: the highest (counter, by) wins."""
 
@@ -143,26 +145,26 @@ class Pointer:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Pointers:
     """All (or new) pointers of the sender."""
 
     pointers: tuple[Pointer, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskPointers:
     """The receiver's heartbeat shows pointers that the sender does not have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskPlans:
     """Send me these definitions."""
 
     digests: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PlanText:
     """One definition (JSON text). mid: not 0 if the receiver is to acknowledge it (PlanKept)."""
 
@@ -171,7 +173,7 @@ class PlanText:
     definition: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class PlanKept:
     mid: int
 
@@ -191,7 +193,7 @@ class CopyKind(StrEnum):
     __hash__ = str.__hash__
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Replicate:
     """The sender owns these tasks of one definition in epoch n; keep a copy. The same message may come twice.
 
@@ -224,7 +226,7 @@ class Replicate:
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class VersionInfo:
     """What somebody knows of a task, as it compares: rank (core/versions.py), epoch (n, owner, life of it), seq."""
 
@@ -236,7 +238,7 @@ class VersionInfo:
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Replicated:
     """A write has been kept, but for the tasks named here.
 
@@ -251,7 +253,7 @@ class Replicated:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Inquire:
     """The sender is about to take these tasks over from `owner`: who knows better?
 
@@ -264,7 +266,7 @@ class Inquire:
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Known:
     """Answer to Inquire: what the sender knows of those tasks that it knows anything of."""
 
@@ -272,7 +274,7 @@ class Known:
     versions: tuple[VersionInfo, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Sync:
     """What the sender holds of these tasks, its own or copies. The receiver answers with what it knows better
     (Replicate for its own, SyncBetter otherwise); equal or worse needs no answer."""
@@ -280,14 +282,14 @@ class Sync:
     versions: tuple[VersionInfo, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class SyncBetter:
     """The sender knows these tasks better than the receiver said it does."""
 
     versions: tuple[VersionInfo, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class SyncDigest:
     """From an owner: how many copies of its tasks the receiver should hold, and the sum over their versions."""
 
@@ -295,19 +297,19 @@ class SyncDigest:
     total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class AskSync:
     """The receiver's SyncDigest does not match: say in Sync what should be here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Drop:
     """From an owner: copies of these tasks are not wanted there any more."""
 
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Handover:
     """The owner leaves: the receiver, which has copies, owns these from now on. Answered by HandedOver.
 
@@ -319,7 +321,7 @@ class Handover:
     ids: tuple[TaskId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class HandedOver:
     """lacking: tasks of which the sender has no copy, so it cannot own them; the rest are its own now.
 
@@ -334,7 +336,7 @@ class HandedOver:
 # ---- claims
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Claim:
     """An executor of the sender is free and wants tasks of this queue.
 
@@ -351,7 +353,7 @@ class Claim:
     task_us: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Grant:
     """Answer to Claim: a batch on loan under the number `order`, or nothing (no ids).
 
@@ -375,7 +377,7 @@ class Grant:
     places: tuple[Places, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Part:
     """As core/events.py Emitted. Its fields lie beside the message as columns "place:field", where place counts the
     parts of a message, with one row per row of the part. digests: field -> per row.
@@ -392,7 +394,7 @@ class Part:
     stays: Mapping[str, tuple[Payload, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class FailedPart:
     """As core/events.py RowsFailed."""
 
@@ -404,7 +406,7 @@ class FailedPart:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Commit:
     """The results of a batch. Repeated until it is answered. claim: what the executor wants next, if anything.
 
@@ -421,7 +423,7 @@ class Commit:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Committed:
     """A commit has been applied (or was before); fenced: it came too late and changed nothing."""
 
@@ -431,7 +433,7 @@ class Committed:
     piece: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Renew:
     """The sender's executors are still at work on these batches."""
 
@@ -439,14 +441,14 @@ class Renew:
     executors: tuple[ExecutorId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Renewed:
     """Answer to Renew: these are not lent to the receiver (any more); all others hold."""
 
     fenced: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class RowsRevoked:
     """Tasks of a batch on loan that were cleared, cancelled or taken over."""
 
@@ -455,7 +457,7 @@ class RowsRevoked:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Surrender:
     """A batch comes back undone: its executor is gone. Answered by Committed. crashed: the work may be to blame."""
 
@@ -463,73 +465,6 @@ class Surrender:
     order: int
     reason: str
     crashed: bool
-
-
-# ---- the cache
-
-
-CACHE_KEY_BYTES = ORIGIN_BYTES + 32
-"""The origin, and a digest over closure and inputs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheAsk:
-    """To the owner of these keys, by position: task ids[i] of the sender needs keys[i]. may_wait: by position."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
-    may_wait: tuple[bool, ...]
-
-
-class CacheAnswer(StrEnum):
-    HIT = "hit"
-    LEAD = "lead"
-    WAIT = "wait"
-    COMPUTE = "compute"
-
-    __hash__ = str.__hash__
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheTell:
-    """From a key's owner: what a task is to do about a key (or what its value is). May come unasked (promotion).
-
-    ttl_ms: of a lead, or how long to wait before asking again. output: the node's, for a node's value.
-    Beside it, for a hit: field -> column of one row. digests: field -> its content digest.
-    """
-
-    key: bytes
-    id: TaskId
-    answer: CacheAnswer
-    ttl_ms: int = 0
-    output: str = ""
-    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachePut:
-    """The value of a key, computed by task `id`. Beside it: field -> column of one row."""
-
-    key: bytes
-    id: TaskId
-    output: str
-    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheAbort:
-    """Tasks that will not lead these keys (any more), by position; waiters that wait no more say it this way, too."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRenew:
-    """Tasks still lead (or wait for) these keys, by position."""
-
-    keys: tuple[bytes, ...]
-    ids: tuple[TaskId, ...]
 
 
 BetweenPeers: TypeAlias = (
@@ -571,6 +506,8 @@ BetweenPeers: TypeAlias = (
     | CachePut
     | CacheAbort
     | CacheRenew
+    | CacheFetch
+    | CacheLost
     | Fetch
     | Fetched
     | Gone

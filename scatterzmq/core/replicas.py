@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 from typing import TypeAlias
 
+from ..frozen import frozen
 from ..ids import PeerId, TaskId
 from .blocks import Blocks
 from .copies import version_of
@@ -70,7 +71,7 @@ class _Write:
     moved: tuple[Record, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Lost:
     """A record that somebody else knows better. teller: who says so. barrier: waits until it has been given up."""
 
@@ -421,6 +422,11 @@ class Replicas:
             for record in lonely:
                 self._move(record, rset)
             self._write_moved(lonely, now_ms, is_repair=False)
+
+    def want_heirs(self) -> None:
+        """This peer leaves: where one copy is enough, each record needs another one for somebody to take it."""
+        self._wanted = max(self._wanted, 2)
+        self._short = {record.id: record for record in self._ledger if len(record.rset) < self._wanted}
 
     def _write_moved(self, records: Sequence[Record], now_ms: int, *, is_repair: bool) -> None:
         barrier = self._barrier(records, _nothing)

@@ -8,17 +8,17 @@ Why       A strategy may be foreign code: it sees frozen numbers, decides betwee
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
 
+from ..frozen import frozen
 from .queues import QueueKey
 
 _LOAD_COST_MIN = 1e-9
 """A node that costs nothing to load still needs something to divide by."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NodeView:
     """The numbers of one node and its queue, over all peers that are known.
 

@@ -532,6 +532,8 @@ class Takeover:
             self._compare_ms = self._state.now_ms + int(self._state.settings.timing.sync_s * 1000)
 
     def deadline_ms(self) -> int | None:
+        if not self._inquiries and self._patience_ms is None:
+            return self._compare_ms  # most of the time, and this is asked after every event
         times = [inquiry.until_ms for inquiry in self._inquiries.values()]
         times += [time for time in (self._patience_ms, self._compare_ms) if time is not None]
         return min(times, default=None)

@@ -16,6 +16,8 @@ from contextlib import suppress
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
 
 from ..errors import ScatterError
 
@@ -27,6 +29,8 @@ DIGEST_BYTES = 32
 PACKAGE_SUFFIXES = (".safetensors", ".json", ".txt", ".bin")
 NAME_BYTES_MAX = 255
 READ_BYTES = 4 << 20
+KNOWN_MAX = 4096
+"""Files whose digests are remembered."""
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -136,6 +140,57 @@ def file_digest(handle: int, go_on: Callable[[], bool] = lambda: True) -> bytes:
         made.update(data)
         offset += len(data)
     return made.digest()
+
+
+class KnownFile(NamedTuple):
+    """A file as it was when its digest was made."""
+
+    size: int
+    changed_ns: int
+    inode: int
+    digest: bytes
+
+
+class FileDigests:
+    """Digests of files: each is made once, and again when its file has changed. From any thread.
+
+    go_on: whether it is worth going on with a long file.
+    """
+
+    def __init__(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        self._go_on = go_on
+        self._known: dict[str, KnownFile] = {}
+        self._lock = Lock()
+
+    def known(self, place: str) -> bytes | None:
+        """What the file at that place had when it was looked at last; None if it never was."""
+        known = self._known.get(place)
+        return None if known is None else known.digest
+
+    def of(self, place: str, handle: int) -> KnownFile:
+        """Of an open file. Raises as `file_digest`."""
+        found = os.fstat(handle)
+        known = self._known.get(place)
+        if known is None or known[:3] != (found.st_size, found.st_mtime_ns, found.st_ino):
+            known = self._note(place, found, self.made(handle))
+        return known
+
+    def made(self, handle: int) -> bytes:
+        """As `file_digest`."""
+        return file_digest(handle, self._go_on)
+
+    def note(self, place: str, handle: int, digest: bytes) -> None:
+        """It was made already."""
+        self._note(place, os.fstat(handle), digest)
+
+    def _note(self, place: str, found: os.stat_result, digest: bytes) -> KnownFile:
+        known = KnownFile(found.st_size, found.st_mtime_ns, found.st_ino, digest)
+        with self._lock:
+            self._known.pop(place, None)
+            self._known[place] = known
+            while len(self._known) > KNOWN_MAX:
+                del self._known[next(iter(self._known))]
+        return known
 
 
 def _own_parts(name: str) -> tuple[str, ...]:

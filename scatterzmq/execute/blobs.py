@@ -22,9 +22,9 @@ from .blobfiles import (
     PACKAGE_PREFIX,
     SCRATCH,
     BlobError,
+    FileDigests,
     MissingBlob,
     create_file,
-    file_digest,
     open_file,
     open_place,
 )
@@ -130,7 +130,7 @@ class BlobStore:
         self._fetch = fetch
         self._maps: dict[tuple[str, bytes], mmap] = {}
         self._places: dict[tuple[str, bytes], str] = {}
-        self._digests: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+        self._digests = FileDigests()
         self._open: set[str] = set()
         self._lock = Lock()
 
@@ -163,8 +163,8 @@ class BlobStore:
             raise BlobError(f"blob {name!r} is still being written; load the graph when it is closed")
         handle = open_file(name, self._root, self._packages)
         try:
-            state, digest = self._read(name, handle)
-            return state[0], digest
+            known = self._digests.of(name, handle)
+            return known.size, known.digest
         finally:
             os.close(handle)
 
@@ -209,13 +209,6 @@ class BlobStore:
         finally:
             os.close(handle)
 
-    def tensor_by_name(self, name: str, key: str) -> "torch.Tensor":
-        """One tensor of a safetensors file, mapped. Raises MissingBlob if file or tensor are not there."""
-        tensors = self.safetensors(name)
-        if key not in tensors:
-            raise MissingBlob(f"blob {name!r} has no tensor {key!r} among its {len(tensors)}")
-        return tensors[key]
-
     def scratch(self, node: NodeId) -> Path:
         """A folder for this node alone. It is kept as long as the store's root; nothing in it can be read as a blob."""
         folder = self.folder() / SCRATCH / NodeId.parse(node)
@@ -254,7 +247,7 @@ class BlobStore:
             self._places.pop((name, digest), None)  # another thread may have found out as well
         handle = open_file(name, self._root, self._packages)
         try:
-            if digest and self._read(name, handle)[1] != digest:
+            if digest and self._digests.of(name, handle).digest != digest:
                 raise MissingBlob(
                     f"blob {name!r} has other bytes here than where its graph was loaded; put the same file here, or "
                     "load the graph again with replace=True"
@@ -263,15 +256,6 @@ class BlobStore:
             os.close(handle)
             raise
         return handle
-
-    def _read(self, name: str, handle: int) -> tuple[tuple[int, int, int], bytes]:
-        """(size, when it was changed, inode) and digest of an open file."""
-        found = os.fstat(handle)
-        state = found.st_size, found.st_mtime_ns, found.st_ino
-        known = self._digests.get(name)
-        if known is None or known[0] != state:
-            known = self._digests[name] = state, file_digest(handle)
-        return known
 
     def _map(self, name: str, digest: bytes, end: int | None) -> memoryview:
         """The blob up to `end` at least, else all there is by now: it may have grown since it was mapped."""

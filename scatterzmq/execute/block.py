@@ -9,11 +9,12 @@ Rules   1. Rows stay columnar: rows that took the same way through a frame form 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..core.events import RowsFailed
 from ..errors import ErrorCode
+from ..frozen import frozen
 from ..graph.plan import GraphPlan, NodePlan, Plan
 from ..ids import GraphId, NodeId, QueueId
 from ..wire.tensors import Column, gather, join
@@ -30,7 +31,7 @@ RunNode: TypeAlias = Callable[[NodePlan, str, tuple[int, ...], Columns], Outcome
 """(node, its name for failures, positions, field -> column with a row per position) -> what became of the positions"""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class _Segment:
     """Rows that have the same names in their frame. columns: name in the frame -> one row per position."""
 
@@ -49,7 +50,7 @@ class _Segment:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False, kw_only=False)
 class _Frame:
     """A graph that runs, on behalf of a caller's `output` (None, None, "" for the block itself).
 

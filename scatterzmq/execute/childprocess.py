@@ -106,7 +106,7 @@ class ChildProcess:
 
     def tell(self, word: ToChild, columns: Sequence[tuple[str, Column | Apart]] = NO_COLUMNS) -> bool:
         """Say something on `work`; False if that is known to be in vain. Raises OSError without memory for it."""
-        return self._work.send(wrapped(word, columns, self._scratch))
+        return self._work.is_open and self._work.send(wrapped(word, columns, self._scratch))
 
     def tell_aside(self, word: ToChild) -> bool:
         """As `tell`, past the batches."""

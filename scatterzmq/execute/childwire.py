@@ -13,12 +13,12 @@ Rules   1. Two channels. On `work` everything about batches, in order; on `aside
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from ..core.events import RowsFailed
+from ..frozen import frozen
 from ..graph.nodeinfo import NodeInfo
 from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
@@ -48,7 +48,7 @@ _LIMITS = Limits(items=1 << 26, rows=1 << 24, rank=64, name_chars=1 << 16)
 # ---- to a child
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Begin:
     """The first word on `work`. path: sys.path. threads: of torch; None for as many as it likes."""
 
@@ -59,7 +59,7 @@ class Begin:
     threads: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class UsePlan:
     """Batches of this definition will come."""
 
@@ -67,7 +67,7 @@ class UsePlan:
     definition: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class DropPlan:
     """No more of them."""
 
@@ -88,7 +88,7 @@ class Run(NamedTuple):
     joined: tuple[tuple[int, Token], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class CancelRows:
     """On `aside`. Nobody wants these positions of a batch any more."""
 
@@ -96,7 +96,7 @@ class CancelRows:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Describe:
     """On `aside`. Say what the nodes of a definition are."""
 
@@ -104,7 +104,7 @@ class Describe:
     definition: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobFetched:
     """On `aside`. Answer to FetchBlob. problem: why it is not there; else "". place: path below the folder of blobs."""
 
@@ -116,12 +116,12 @@ class BlobFetched:
 # ---- from a child
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Ready:
     """torch is there, and so is the device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Unfit:
     """It cannot be an executor, and ends. for_good: no other one could, with these settings on this machine."""
 
@@ -129,13 +129,13 @@ class Unfit:
     for_good: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Guess:
     weight: float
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Expected:
     """As core/events.py BatchExpected."""
 
@@ -152,7 +152,7 @@ class Part(NamedTuple):
     call: GraphId | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class LoadedNode:
     digest: bytes
     queue: QueueId
@@ -167,7 +167,7 @@ class Finished(NamedTuple):
     loaded: tuple[LoadedNode, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Printed:
     """A node at this place ("ns:graph:node") has printed a line."""
 
@@ -175,7 +175,7 @@ class Printed:
     line: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Told:
     """Something worth telling listeners, as core/actions.py Report; texts and figures of its context apart."""
 
@@ -184,7 +184,7 @@ class Told:
     figures: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Described:
     """One node. error: why it is none (then without info). unknown: there is no such kind."""
 
@@ -194,7 +194,7 @@ class Described:
     unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Manifest:
     """On `aside`. All nodes of a definition that anybody asks for. problem: why there is no answer; else ""."""
 
@@ -203,7 +203,7 @@ class Manifest:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class FetchBlob:
     """On `aside`. A node needs a blob. digest: of its bytes; b"" if that is not settled."""
 

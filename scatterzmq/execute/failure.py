@@ -6,11 +6,11 @@ ValueError, and an executor has to outlive all of them.
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import ErrorCode
+from ..frozen import frozen
 from .blobs import MissingBlob
 
 _OURS = str(Path(__file__).parent)
@@ -19,7 +19,7 @@ _TRACEBACK_CHARS_MAX = 16_000  # a traceback travels with every row that failed
 _MEMORY_WORDS = ("not enough memory", "DefaultCPUAllocator", "out of memory")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Failure:
     """Why something did not work.
 

@@ -19,6 +19,7 @@ from threading import TIMEOUT_MAX, Condition, Lock, RLock
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ErrorCode, ScatterError
+from ..frozen import frozen
 from ..graph.formats import Format
 from ..graph.plan import NodePlan, Plan
 from ..ids import ExecutorId, NodeId, QueueId
@@ -45,7 +46,7 @@ class LoadFailed(ScatterError):  # noqa: N818 -- says what happened
         self.failure = failure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Loaded:
     """A loaded node with what it stated, asked once: a node may take its time to say it.
 

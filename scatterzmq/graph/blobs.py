@@ -8,16 +8,16 @@ Rules   1. A definition says of each blob its nodes name which digest its bytes 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..frozen import frozen
 from .plan import Plan
 
 if TYPE_CHECKING:
     from .check import Checked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobFound:
     """What is there under a name. digest: of its bytes; b"" if `problem` says why there is nothing to settle.
 
@@ -31,7 +31,7 @@ class BlobFound:
     fatal: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Settled:
     """A definition (JSON text) with all digests that are known; what is wrong with its blobs, and what is missing."""
 

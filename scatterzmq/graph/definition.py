@@ -6,17 +6,18 @@ its form; `graph/check.py` checks whether it can run.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 
 from ..errors import GraphError
+from ..frozen import frozen
 from ..ids import OUTPUT_QUEUE, GraphId, NodeId, QueueId
 from .formats import Format
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NodeDef:
     """One node.
 
@@ -39,7 +40,7 @@ class NodeDef:
     batch_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GraphDef:
     """One graph.
 
@@ -65,7 +66,7 @@ class GraphDef:
         return next((node for node in self.nodes if node.name == name), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class GraphSetDef:
     """A namespace. entry: name of the graph that gets the tasks.
 

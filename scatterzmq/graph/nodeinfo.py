@@ -1,14 +1,14 @@
 """What a checker must know of a node besides its definition. Asking for it may import torch; the answer needs none."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..errors import GraphError
+from ..frozen import frozen
 from .formats import Format
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class CallInfo:
     """A node may run another graph: its name, the fields it passes, and the output by which tasks come back."""
 
@@ -17,7 +17,7 @@ class CallInfo:
     output: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class BlobUse:
     """A node reads a blob. end_bytes: how long it must be at least; 0 if that is not known."""
 
@@ -25,7 +25,7 @@ class BlobUse:
     end_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class NodeInfo:
     """A node kind with its arguments applied.
 

@@ -1,13 +1,14 @@
 """The plan: a checked definition in the form in which it runs. Immutable, no torch; made by graph/check.py."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ..frozen import frozen
 from ..ids import GraphId, NodeId, QueueId
 from .formats import Format
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class OutputPlan:
     """One way out of a node.
 
@@ -22,7 +23,7 @@ class OutputPlan:
     drop: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class NodePlan:
     """One node with its input queue.
 
@@ -59,7 +60,7 @@ class NodePlan:
     padded_dim: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class GraphPlan:
     """One graph of a namespace.
 
@@ -85,7 +86,7 @@ class GraphPlan:
     payload_copies: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Plan:
     """One namespace: a set of graphs with one entry.
 

@@ -38,11 +38,10 @@ class _Run:
     number: int
     began_s: float
     heard_s: float
-    nbytes: int = 0
 
     def dawdles(self, now_s: float) -> bool:
         took_s = now_s - self.began_s
-        return took_s > PATIENCE_S and self.nbytes < took_s * PACE_BYTES_PER_S
+        return took_s > PATIENCE_S and self.assembler.nbytes < took_s * PACE_BYTES_PER_S
 
 
 class Partial:
@@ -80,13 +79,12 @@ class Partial:
             if not parts or not is_piece(parts[0]):
                 return parts  # nearly always
             run = self._begin(origin)
-        self.nbytes -= run.nbytes
+        self.nbytes -= run.assembler.nbytes
         frames = run.assembler.take(parts)
         if run.assembler.is_open:
-            run.nbytes = run.assembler.nbytes
             run.heard_s = self._reactor.clock()
             self._runs[routing_id] = run
-            self.nbytes += run.nbytes
+            self.nbytes += run.assembler.nbytes
             while self.nbytes > self._bytes_max:
                 self._drop(self._victim(), "crowded")
         return frames
@@ -111,7 +109,7 @@ class Partial:
 
     def _drop(self, routing_id: bytes, why: str) -> None:
         run = self._runs.pop(routing_id)
-        self.nbytes -= run.nbytes
+        self.nbytes -= run.assembler.nbytes
         run.assembler.interrupt()
         self._counters[why] += 1
 

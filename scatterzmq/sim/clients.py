@@ -122,9 +122,9 @@ class SimClient:
         self, world: "World", number: int, handles: dict[TaskId, Handle] | None = None, first: str = ""
     ) -> None:
         self.world = world
-        self.id = ClientId(f"C{number:032x}")
         self.name = f"c{number}"
-        self.address: str = self.id
+        self.number = number
+        self._connections = 0
         self.first = first or world.addresses[(number - 1) % len(world.addresses)]
         self.handles = handles or {}
         self.is_dead = False
@@ -132,14 +132,23 @@ class SimClient:
         self._events: deque[ClientEvent] = deque()
         self._count = 0
         self._timer_us: int | None = None
-        self._places: dict[str, _Place] = {}
-        self._links: dict[PeerId, str] = {}
+        self._connect()
         self._parcels: dict[int, Mapping[str, Column]] = {}
         self._batches: dict[int, Batch] = {}
         self._asked: dict[int, Clear | Cancel] = {}
         self._postponed: list[tuple[tuple[TaskId, ...], Callable[[tuple[TaskId, ...]], None]]] = []
         self._mids = 0
         self._seq = 0
+
+    def _connect(self) -> None:
+        """Be somebody whom nobody knows, with no link to anybody."""
+        self._connections += 1
+        self.id = ClientId(f"C{self._connections:016x}{self.number:016x}")
+        self.address: str = self.id
+        self.world.trace.names[self.id] = self.name
+        self._places: dict[str, _Place] = {}
+        self._links: dict[PeerId, str] = {}
+        self.world.network.settle(self)
 
     # ---- what its user does
 
@@ -299,7 +308,6 @@ class SimClient:
     # ---- the core
 
     def start(self) -> None:
-        self.world.network.settle(self)
         self._look(self.first)
         self.world.at(self.world.now_us + LOOK_US, self._look_around)
         self.watch()
@@ -361,8 +369,10 @@ class SimClient:
                 assert_never(action)
 
     def _begin_again(self) -> None:
-        """The cluster was out of reach: a user connects again and goes on with what is open."""
+        """The cluster was out of reach: a user connects again, as somebody new, and goes on with what is open."""
         self.world.counters["clients that gave up"] += 1
+        self.world.network.vanish(self)
+        self._connect()
         self.core = ClientCore(self.world.settings.timing)
         self._timer_us = None
         self._parcels.clear()

@@ -24,7 +24,8 @@ Frames: TypeAlias = Sequence[Frame]
 Way: TypeAlias = tuple[str, str]
 """(from, to): addresses."""
 
-DELAY_US = (100, 1500)
+DELAY_US = (100, 1501)
+"""From ... to, and not quite so much."""
 TAIL_US = 400_000
 """Mean of the tail of slow messages."""
 FORGED = 0.7
@@ -47,9 +48,13 @@ class Station(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One direction. last_us: arrival of the last message. parked: on its way to an address where nobody is."""
+    """One direction. may_mix: it keeps no order when a fault says so. last_us: arrival of the last message.
+
+    parked: on its way to an address where nobody is.
+    """
 
     way: Way
+    may_mix: bool = False
     is_open: bool = True
     resets: int = 0
     last_us: int = 0
@@ -75,7 +80,7 @@ class Network:
 
     def link(self, source: str, target: str) -> Link:
         """A new link."""
-        made = Link((source, target))
+        made = _link(source, target)
         self._links.setdefault(made.way, []).append(made)
         return made
 
@@ -92,11 +97,14 @@ class Network:
         """One message; it may arrive once, twice or never."""
         self.counters["sent"] += 1
         self._world.trace.frames(link.way, frames)
+        if not self.rates:
+            self._on_its_way(link, frames)
+            return
         if self._happens("loss"):
             self.counters["lost"] += 1
             return
         self._on_its_way(link, frames)
-        if self._may_mix(link) and self._happens("dup"):
+        if link.may_mix and self._happens("dup"):
             self._on_its_way(link, frames)
         if self._happens("garbage"):
             dice = self._dice["garbage"]
@@ -104,21 +112,16 @@ class Network:
             self._on_its_way(link, forged or garble(dice, [bytes(frame) for frame in frames]))
 
     def _on_its_way(self, link: Link, frames: Frames) -> None:
-        now_us = self._world.now_us
-        arrival_us = now_us + self._chance.randint(*DELAY_US)
+        arrival_us = self._soon()
         if self._happens("delay"):
             arrival_us += int(self._dice["delay"].expovariate(1.0 / TAIL_US))
-        if self._may_mix(link) and self._happens("reorder"):
+        if link.may_mix and self._happens("reorder"):
             arrival_us += self._dice["reorder"].randint(0, 50_000)
         else:
             arrival_us = max(arrival_us, link.last_us + 1)
             link.last_us = arrival_us
         target = self.stations.get(link.way[1])
         self._world.at(arrival_us, self._arrive, link, frames, target, link.resets)
-
-    def _may_mix(self, link: Link) -> bool:
-        """Requests of clients keep their order: a client repeats them itself, and says what it regrets after them."""
-        return link.way[0].startswith("peer")
 
     def _happens(self, kind: str) -> bool:
         rate = self.rates.get(kind, 0.0)
@@ -180,7 +183,7 @@ class Network:
 
     def dial(self, source: str, target: str, frames: Frames) -> None:
         """A message to whoever is at an address; a caller hears if nobody is."""
-        link = Link((source, target))
+        link = _link(source, target)
         if target not in self.stations and not self._deaf((source, target)):
             self._world.at(self._soon(), self._broken, link.way, True)
         else:
@@ -208,7 +211,7 @@ class Network:
         return bool(self.cuts[way] or self.cuts[way[1], way[0]] or way in self.clogged)
 
     def _soon(self) -> int:
-        return self._world.now_us + self._chance.randint(*DELAY_US)
+        return self._world.now_us + self._chance.randrange(*DELAY_US)
 
     # ---- what is wrong with ways
 
@@ -231,6 +234,11 @@ class Network:
         self.cuts.clear()
         for way in list(self.clogged):
             self.unclog(*way)
+
+
+def _link(source: str, target: str) -> Link:
+    """Requests of clients keep their order: a client repeats them itself, and says what it regrets after them."""
+    return Link((source, target), may_mix=source.startswith("peer"))
 
 
 def garble(chance: Random, frames: list[bytes]) -> list[bytes]:

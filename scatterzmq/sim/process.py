@@ -27,6 +27,7 @@ from ..core.actions import (
     Send,
     Tell,
 )
+from ..core.cachemessages import CachePut, CacheTell
 from ..core.events import (
     BatchExpected,
     BatchFinished,
@@ -50,7 +51,7 @@ from ..core.ledger import Cause, Ledger, Phase, Record
 from ..core.messages import Submit, ToPeer
 from ..core.payloadmessages import Fetched
 from ..core.peer import PeerCore
-from ..core.peermessages import KEPT_BESIDE, BetweenPeers, CachePut, CacheTell, Commit, Contact, Grant, Replicate
+from ..core.peermessages import KEPT_BESIDE, BetweenPeers, Commit, Contact, Grant, Replicate
 from ..core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from ..core.values import Block, Value
 from ..errors import ErrorCode
@@ -305,8 +306,10 @@ class Process:
 
     def _arm(self) -> None:
         """After whatever the core has handled: its deadline changes only then."""
-        self._deadline_ms = self.core.deadline_ms()
-        self._schedule()
+        deadline_ms = self.core.deadline_ms()
+        if deadline_ms != self._deadline_ms or self._timer_us is None:
+            self._deadline_ms = deadline_ms
+            self._schedule()
 
     def _schedule(self) -> None:
         if self._deadline_ms is None or self.is_dead:

@@ -9,6 +9,8 @@ from ..wire.frames import Frame
 _LONG_ID = re.compile(r"'?([A-Z])([0-9a-f]{32})'?")
 _BYTES = re.compile(r"(?<!\w)b'(?:[^'\\]|\\.)*'|(?<!\w)b\"(?:[^\"\\]|\\.)*\"")
 LINES_MAX = 200_000
+CHUNK_BYTES = 1 << 16
+"""The digest is fed with so much at once: most of what happens is a few bytes."""
 WIDTH = 400
 
 
@@ -20,21 +22,25 @@ class Trace:
         self.names: dict[str, str] = {}
         self.events = 0
         self._digest = blake2b(digest_size=16)
+        self._undigested = bytearray()
 
     def digest(self) -> str:
+        self._feed()
         return self._digest.hexdigest()
 
     def frames(self, way: tuple[str, str], frames: Iterable[Frame]) -> None:
         """A message was sent."""
-        self._digest.update(f"{way[0]}>{way[1]}".encode())
+        self._undigested += f"{way[0]}>{way[1]}".encode()
         for frame in frames:
-            self._digest.update(frame)
+            self._undigested += frame
+        if len(self._undigested) > CHUNK_BYTES:
+            self._feed()
 
     def event(self, now_us: int, who: str, event: object, actions: tuple[object, ...]) -> None:
         """A core handled an event."""
         self.events += 1
         names = [type(action).__name__ for action in actions]
-        self._digest.update(f"{now_us} {who} {type(event).__name__} {names}".encode())
+        self._undigested += f"{now_us} {who} {type(event).__name__} {names}".encode()
         if self.texts is not None:
             self._line(now_us, who, f"{self.told(event)}")
             for action in actions:
@@ -42,7 +48,7 @@ class Trace:
 
     def note(self, now_us: int, who: str, text: str) -> None:
         """Something happened to the world."""
-        self._digest.update(f"{now_us} {who} {text}".encode())
+        self._undigested += f"{now_us} {who} {text}".encode()
         if self.texts is not None:
             self._line(now_us, who, text)
 
@@ -56,6 +62,10 @@ class Trace:
 
     def _short(self, match: re.Match[str]) -> str:
         return self.name(match[1] + match[2])
+
+    def _feed(self) -> None:
+        self._digest.update(self._undigested)
+        self._undigested.clear()
 
     def _line(self, now_us: int, who: str, text: str) -> None:
         assert self.texts is not None

@@ -241,7 +241,6 @@ class World:
     def add_client(self, first: str = "") -> SimClient:
         self._client_count += 1
         client = SimClient(self, self._client_count, first=first)
-        self.trace.names[client.id] = client.name
         self.clients.append(client)
         client.start()
         return client
@@ -266,7 +265,6 @@ class World:
         self._client_count += 1
         handles = {task: handle for task, handle in client.handles.items() if handle.is_accepted}
         heir = SimClient(self, self._client_count, handles, client.first)
-        self.trace.names[heir.id] = heir.name
         self.clients[self.clients.index(client)] = heir
         heir.start()
 

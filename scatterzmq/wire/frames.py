@@ -14,13 +14,13 @@ Rules   1. Every check comes before the memory it protects: counts and sizes of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
 import msgpack
 
 from ..core.peermessages import AnyMessage
+from ..frozen import frozen
 from ..graph.formats import Layout
 from ..ids import ClientId, PeerId
 from .columns import Column
@@ -41,7 +41,7 @@ ENVELOPE_BYTES = 256
 _NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Envelope:
     """From whom to whom. An incarnation tells apart the lives of a peer; `seq` counts the messages of a link.
 

@@ -1,7 +1,8 @@
 """What is refused on receipt, and why: the limits of a message and the closed list of reasons."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from ..frozen import frozen
 
 MIB = 1 << 20
 
@@ -41,7 +42,7 @@ class WireError(ValueError):
         super().__init__(f"{reason}: {detail}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen()
 class Limits:
     """What one message may hold; more is refused before anything is made of it.
 

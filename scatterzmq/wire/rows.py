@@ -4,7 +4,7 @@ One function per kind that has such things says what it has (`Shape`); one funct
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -18,6 +18,17 @@ from ..core.blobmessages import (
     KeepBlobs,
     NoBlob,
     WriteBlob,
+)
+from ..core.cachemessages import (
+    CACHE_KEY_BYTES,
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
 )
 from ..core.messages import (
     ORIGIN_BYTES,
@@ -33,15 +44,8 @@ from ..core.messages import (
 )
 from ..core.payloadmessages import Fetched, Payload
 from ..core.peermessages import (
-    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
-    CacheAbort,
-    CacheAnswer,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     CopyKind,
@@ -56,6 +60,7 @@ from ..core.peermessages import (
     Replicate,
     Welcome,
 )
+from ..frozen import frozen
 from .refusal import Reject, WireError
 
 NONCE, SUBMIT_DIGEST, DIGEST, CLUSTER, BOOT_NONCE, POINTERS, CHECKSUM, WRITER = 8, 16, 32, 8, 16, 8, 16, 16
@@ -65,7 +70,7 @@ Lists: TypeAlias = dict[str, tuple[int, int]]
 Sizes: TypeAlias = list[tuple[Iterable[bytes], int]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Shape:
     """lists: name -> its length, and what that must be. sizes: byte strings, and the length each must have.
     columns: how many rows each column has, or name -> rows of exactly these columns; None: there may be none.
@@ -196,7 +201,7 @@ def _commit(message: Commit) -> Shape:
 
 
 def _value(message: CacheTell | CachePut) -> Shape:
-    hit = not isinstance(message, CacheTell) or message.answer is CacheAnswer.HIT
+    hit = message.answer is CacheAnswer.HIT if isinstance(message, CacheTell) else not message.held
     lists, sizes = _digests(message.digests, 1)
     return Shape(lists, [*sizes, ((message.key,), CACHE_KEY_BYTES)], 1 if hit else None, digested=message.digests)
 
@@ -266,6 +271,10 @@ _SHAPES: Mapping[type[Any], Callable[[Any], Shape]] = MappingProxyType(
         CachePut: _value,
         CacheAbort: _keys,
         CacheRenew: _keys,
+        CacheFetch: lambda message: Shape(sizes=[((message.key,), CACHE_KEY_BYTES)]),
+        CacheLost: lambda message: Shape(
+            _lengths(message, len(message.holders), "keys"), [(message.keys, CACHE_KEY_BYTES)]
+        ),
         AskBlob: lambda message: _blobs(message.digest),
         BlobNamed: lambda message: _blobs(*filter(None, [message.digest])),
         NoBlob: lambda message: _blobs(message.digest),

@@ -10,7 +10,7 @@ Why     The checks are made once from the annotations of our own classes. Text f
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -25,6 +25,15 @@ from ..core.blobmessages import (
     KeepBlobs,
     NoBlob,
     WriteBlob,
+)
+from ..core.cachemessages import (
+    CacheAbort,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
 )
 from ..core.messages import (
     Accepted,
@@ -65,11 +74,6 @@ from ..core.peermessages import (
     AskQueues,
     AskSync,
     Bye,
-    CacheAbort,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     Committed,
@@ -99,6 +103,7 @@ from ..core.peermessages import (
     Welcome,
     WrongIncarnation,
 )
+from ..frozen import frozen
 from ..graph.formats import FieldFormat, Layout
 from ..ids import Id
 from .layouts import pack_layout, read_layout
@@ -190,13 +195,15 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     112: BlobsKept,
     113: AskBlobName,
     114: BlobNamed,
+    115: CacheFetch,
+    116: CacheLost,
 }
 
 Pack: TypeAlias = Callable[[Any], object]
 Unpack: TypeAlias = Callable[[object, Limits], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Codec:
     """pack: value -> what msgpack takes. unpack: what msgpack gives -> checked value; raises WireError."""
 

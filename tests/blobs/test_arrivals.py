@@ -118,11 +118,22 @@ def test_it_is_given_up(world: World) -> None:
 
 def test_a_writer_that_is_gone_is_forgotten(world: World) -> None:
     peer = begun(world)
+    world.run(arrivals.FORGET_S / 2)
     peer.write(*pieces()[0])
     world.run(arrivals.FORGET_S - 1)
     assert peer.left_over()
     world.run(2.0)
     assert not peer.left_over()
+    assert not peer.arrivals._writings
+
+
+def test_one_alarm_is_enough_for_all_words_of_a_writer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = begun(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(peer, "later", lambda *_: pytest.fail("another one"))
+        for piece, data in pieces():
+            peer.write(piece, data)
+    world.run(arrivals.FORGET_S + 1)
     assert not peer.arrivals._writings
 
 

@@ -181,14 +181,14 @@ def test_a_hostile_name_means_nothing(world: World, name: str, tmp_path: Path) -
 
 def test_a_file_that_grows_is_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     me = world.peer(a=DATA)
-    digest = me.files._digest
+    digest = me.files._digests.made
 
     def grow(handle: int) -> bytes:
         made = digest(handle)
         me.put("a", DATA + DATA)
         return made
 
-    monkeypatch.setattr(me.files, "_digest", grow)
+    monkeypatch.setattr(me.files._digests, "made", grow)
     (meaning,) = looked(world, me.look("a"))
     assert meaning.problem == "blob 'a' is still being written; load the graph when it is closed"
 

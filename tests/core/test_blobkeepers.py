@@ -78,7 +78,7 @@ class Cluster:
 def test_a_new_blob_gets_its_copies() -> None:
     cluster = Cluster(5)
     first = cluster.peers[peer_id(0)]
-    first.holds(blob(1), None, cluster.now_ms)
+    first.holds(blob(1), cluster.now_ms)
     assert not first.is_settled(blob(1).digest)
     cluster.run()
     assert first.is_settled(blob(1).digest)
@@ -88,7 +88,7 @@ def test_a_new_blob_gets_its_copies() -> None:
 def test_nothing_is_said_while_there_are_enough() -> None:
     cluster = Cluster(5)
     for number in range(300):
-        cluster.peers[peer_id(number % 5)].holds(blob(number), None, cluster.now_ms)
+        cluster.peers[peer_id(number % 5)].holds(blob(number), cluster.now_ms)
     cluster.run()
     # A question and its answers: 60 blobs of each peer, in as many messages as there are others to ask.
     assert cluster.said <= 5 * 4 + 300
@@ -104,7 +104,7 @@ def test_nothing_is_said_while_there_are_enough() -> None:
 def test_copies_are_made_again_when_holders_die(copies: int) -> None:
     cluster = Cluster(6, copies)
     for number in range(200):
-        cluster.peers[peer_id(0)].holds(blob(number), None, cluster.now_ms)
+        cluster.peers[peer_id(0)].holds(blob(number), cluster.now_ms)
     cluster.run()
     for victim in (1, 0, 4):
         cluster.kill(peer_id(victim))
@@ -115,7 +115,7 @@ def test_copies_are_made_again_when_holders_die(copies: int) -> None:
 def test_those_who_find_a_copy_missing_ask_the_same_one() -> None:
     cluster = Cluster(8, 3)
     for number in range(50):
-        cluster.peers[peer_id(0)].holds(blob(number), None, cluster.now_ms)
+        cluster.peers[peer_id(0)].holds(blob(number), cluster.now_ms)
     cluster.run()
     fetched = len(cluster.fetched)
     lost = sum(peer_id(0) in cluster.holders(number) for number in range(50))
@@ -127,7 +127,7 @@ def test_those_who_find_a_copy_missing_ask_the_same_one() -> None:
 
 def test_with_fewer_peers_than_copies_all_have_it_and_who_comes_gets_it() -> None:
     cluster = Cluster(2, 4)
-    cluster.peers[peer_id(0)].holds(blob(1), None, cluster.now_ms)
+    cluster.peers[peer_id(0)].holds(blob(1), cluster.now_ms)
     cluster.run()
     assert len(cluster.holders(1)) == 2
     for keepers in cluster.peers.values():
@@ -142,7 +142,7 @@ def test_with_fewer_peers_than_copies_all_have_it_and_who_comes_gets_it() -> Non
 
 def test_a_repair_waits_until_nobody_comes_or_goes() -> None:
     one = BlobKeepers(peer_id(0), 2)
-    one.holds(blob(1), None, 0)
+    one.holds(blob(1), 0)
     one.joined(peer_id(1), 5)
     one.joined(peer_id(2), 1000)
     assert one.asks(1000 + SETTLE_MS - 1) == []
@@ -155,7 +155,7 @@ def two_others(copies: int = 2) -> tuple[BlobKeepers, PeerId, PeerId]:
     one = BlobKeepers(peer_id(0), copies)
     for number in (1, 2):
         one.joined(peer_id(number), 0)
-    one.holds(blob(1), None, 0)
+    one.holds(blob(1), 0)
     one.check_invariants()
     first, second = one._order(blob(1).digest)
     return one, first, second
@@ -198,10 +198,10 @@ def test_who_refuses_is_passed_over_for_a_while() -> None:
 def test_a_member_has_one_question_at_a_time() -> None:
     one = BlobKeepers(peer_id(0), 2)
     one.joined(peer_id(1), 0)
-    one.holds(blob(0), None, 0)
+    one.holds(blob(0), 0)
     assert one.asks(0) == [(peer_id(1), KeepBlobs(blobs=(blob(0),)))]
     for number in range(1, BATCH + 3):
-        one.holds(blob(number), None, 1)
+        one.holds(blob(number), 1)
     assert one.asks(1) == []
     assert not one.is_settled(blob(1).digest)
     one.told(peer_id(1), kept(0), 2)
@@ -216,9 +216,9 @@ def test_a_member_has_one_question_at_a_time() -> None:
 def test_a_question_that_is_repeated_takes_more_with_it() -> None:
     one = BlobKeepers(peer_id(0), 2)
     one.joined(peer_id(1), 0)
-    one.holds(blob(0), None, 0)
+    one.holds(blob(0), 0)
     one.asks(0)
-    one.holds(blob(1), None, 1)
+    one.holds(blob(1), 1)
     assert one.asks(AGAIN_MS) == [(peer_id(1), KeepBlobs(blobs=(blob(0), blob(1))))]
 
 
@@ -227,7 +227,7 @@ def test_many_are_looked_at_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     one = BlobKeepers(peer_id(0), 2)
     one.joined(peer_id(1), 0)
     for number in range(7):
-        one.holds(blob(number), None, 0)
+        one.holds(blob(number), 0)
     ((_, word),) = one.asks(0)
     assert len(word.blobs) == 3
     assert one.deadline_ms() == 0
@@ -273,7 +273,7 @@ def test_what_is_asked_for_is_fetched_and_told(monkeypatch: pytest.MonkeyPatch) 
     assert one.fetched(blob(3), is_here=False, now_ms=0) == [(first, BlobsKept(kept=(), refused=(blob(3).digest,)))]
     # It has come in another way.
     assert one.next_fetch() == blob(4)
-    one.holds(blob(4), first, 0)
+    one.holds(blob(4), 0)
     one.check_invariants()
     assert one.fetched(blob(4), is_here=True, now_ms=0) == []
     assert one.next_fetch() is None
@@ -293,14 +293,12 @@ def test_what_nobody_wants_any_more_is_not_fetched() -> None:
     assert one.next_fetch() is None
 
 
-def test_where_it_came_from_there_is_one() -> None:
+def test_nothing_is_known_of_a_new_life() -> None:
     one = BlobKeepers(peer_id(0), 2)
     one.joined(peer_id(1), 0)
-    one.holds(blob(1), peer_id(1), 0)
+    one.holds(blob(1), 0)
+    one.told(peer_id(1), kept(1), 0)
     assert one.is_settled(blob(1).digest)
-    one.holds(blob(2), peer_id(9), 0)
-    one.holds(blob(2), None, 0)
-    assert not one.is_settled(blob(2).digest)
     one.joined(peer_id(1), 0)
     assert not one.is_settled(blob(1).digest)
     one.gone(peer_id(7), 0)
@@ -334,7 +332,7 @@ def test_who_leaves_gives_what_only_it_has_to_another() -> None:
     cluster = Cluster(3, copies=1)
     one = cluster.peers[peer_id(0)]
     for number in (1, 2):
-        one.holds(blob(number), None, cluster.now_ms)
+        one.holds(blob(number), cluster.now_ms)
     one.asked(peer_id(1), KeepBlobs(blobs=(blob(2),)))
     cluster.run()
     assert len(cluster.holders(1)) == 1
@@ -346,7 +344,7 @@ def test_who_leaves_gives_what_only_it_has_to_another() -> None:
     assert one.short_count == 0
     assert len(cluster.holders(1)) == 2
     alone = BlobKeepers(peer_id(0), 1)
-    alone.holds(blob(1), None, 0)
+    alone.holds(blob(1), 0)
     alone.leave(0)
     assert alone.short_count == 1
     assert alone.asks(0) == []

@@ -7,9 +7,9 @@ import pytest
 
 from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.cache import ENTRIES_MIN, ENTRY_NBYTES, Aborted, Ask, Cache, Cached, cache_key
+from scatterzmq.core.cachemessages import CACHE_KEY_BYTES
 from scatterzmq.core.messages import ORIGIN_BYTES, AskStats, Stats, TaskStatus
 from scatterzmq.core.outbox import Outbox
-from scatterzmq.core.peermessages import CACHE_KEY_BYTES
 from scatterzmq.core.values import Block
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, Layout
@@ -96,7 +96,11 @@ def test_who_is_not_asked_any_more_keeps_its_own_tasks_only(blocks: Blocks) -> N
         cache.ask(led, task, may_wait=True)
     for task in ((other, T1), (other, T2)):
         cache.ask(foreign, task, may_wait=True)
-    assert [cache.disown(key) for key in (own, led, foreign)] == [T1, T3, None]
+    assert [cache.disown(key) for key in (own, led, foreign)] == [
+        (T1, [(other, T2)]),
+        (T3, [(other, T2)]),
+        (None, [(other, T2)]),
+    ]
     assert cache.leaders() == {own: T1, led: T3}
     assert cache.waiters() == {T3: own, T4: led}
     assert cache.abort(own, T1) == Aborted(T3, ())

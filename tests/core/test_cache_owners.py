@@ -10,6 +10,15 @@ import pytest
 from scatterzmq.core import cacheowners
 from scatterzmq.core.actions import Tell
 from scatterzmq.core.cache import cache_key
+from scatterzmq.core.cachemessages import (
+    CACHE_KEY_BYTES,
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+)
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.events import TimerFired
 from scatterzmq.core.messages import (
@@ -24,16 +33,7 @@ from scatterzmq.core.messages import (
     TaskStatus,
 )
 from scatterzmq.core.outbox import PER_TASK
-from scatterzmq.core.peermessages import (
-    CACHE_KEY_BYTES,
-    BetweenPeers,
-    CacheAbort,
-    CacheAnswer,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
-)
+from scatterzmq.core.peermessages import BetweenPeers
 from scatterzmq.core.values import Block
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, Layout

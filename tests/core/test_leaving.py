@@ -3,6 +3,7 @@
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
 from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
+from scatterzmq.ids import TaskId
 from tests.core.conftest import BOB, chain
 from tests.core.mesh import Mesh
 from tests.core.test_replicas import accepted, copies, holder
@@ -99,6 +100,26 @@ def test_who_is_handed_something_dies() -> None:
     assert mesh.peers[0].left is not None
 
 
+def test_of_two_who_are_handed_something_one_dies() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    tasks: list[TaskId] = []
+    while len(heirs := {record.rset[1] for record in records(mesh, 0).values()}) < 2:
+        tasks += mesh.submit(0, len(tasks))
+        mesh.deliver()
+    mesh.drop(Handover)
+    mesh.leave(0)
+    mesh.deliver()
+    assert len(mesh.said(Handover)) == len(heirs)
+    mesh.kill(1)
+    handed = [task for word in mesh.said(Handover, dst=2) for task in word.ids]
+    assert len(handed) == len(set(handed)), "the other one has been told"
+    mesh.heal()
+    mesh.wait(3000)
+    assert records(mesh, 2).keys() == set(tasks)
+    assert mesh.peers[0].left is not None
+
+
 def test_a_task_without_a_copy_gets_one_first() -> None:
     mesh = Mesh(2, executors=0, static=False, cluster={"replicas": 2})
     mesh.load(chain(1))
@@ -113,6 +134,26 @@ def test_a_task_without_a_copy_gets_one_first() -> None:
     assert left is not None
     assert left.lost == 0
     assert records(mesh, 1).keys() == {task}
+
+
+def test_with_one_copy_of_each_task_there_is_an_heir_all_the_same() -> None:
+    """Found by simulation: a leaver waited for half a minute, and took its tasks along."""
+    mesh = Mesh(3, executors=0, static=False, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    tasks = mesh.submit(0, 1, 2)
+    mesh.deliver()
+    mesh.drop(Handover)
+    mesh.leave(0)
+    mesh.deliver()
+    heir = holder(mesh)
+    mesh.heal()
+    mesh.kill(heir)  # with the only copy of what it was to take
+    mesh.wait(3000)
+    left = mesh.peers[0].left
+    assert left is not None
+    assert left.lost == 0
+    assert records(mesh, 3 - heir).keys() == set(tasks)
+    assert not copies(mesh.peers[3 - heir])
 
 
 def test_the_last_one_says_what_is_lost() -> None:

@@ -530,6 +530,34 @@ def test_of_two_the_other_is_dead_after_two_dials_without_an_answer() -> None:
     assert dials(both[0], 1)[:2] == [last - 2500, last - 1500]
 
 
+def test_whom_it_gave_up_for_silence_may_be_there_for_a_while() -> None:
+    both = circle(2, timing={"grace_s": 60.0})
+    one = both[0]
+    assert not one.members.may_lack_some(one.now_ms)
+    both.kill(1, refused=False)
+    both.run(20_000)
+    assert one.status(1) is DEAD
+    assert one.members.may_lack_some(one.now_ms)
+    both.run(60_000)
+    assert not one.members.may_lack_some(one.now_ms)
+
+
+def test_who_has_just_started_may_lack_everybody() -> None:
+    one = Circle(1)[0]
+    one.do(lambda: one.members.awake(0))
+    assert one.members.may_lack_some(0)
+    assert not one.members.may_lack_some(members_module.ELECTED_AFTER_MS)
+    one.members.expect(stranger())
+    assert one.members.may_lack_some(members_module.ELECTED_AFTER_MS)
+
+
+def test_whom_nobody_lacks_who_listens_nowhere() -> None:
+    three = circle(3)
+    three.kill(2)
+    assert three[0].status(2) is DEAD
+    assert not three[0].members.may_lack_some(three.now_ms)
+
+
 def test_of_two_silence_without_two_dials_is_not_enough() -> None:
     both = circle(2, timing={"ask_s": 4.0})
     both.run(3000)

@@ -772,6 +772,16 @@ def test_a_lost_client_is_told_nothing_and_its_tasks_go_on(make_world: MakeWorld
     assert world.outcome(task, BOB).value == 2
 
 
+def test_a_client_that_goes_without_tasks_is_not_remembered(make_world: MakeWorld, build: Any) -> None:
+    world = make_world()
+    world.load(build.chain(1))
+    world.leave()
+    assert not world.core._desk.left
+    (task,) = world.submit(1)
+    world.drain()
+    assert world.results([task]) == [2]
+
+
 def test_results_go_when_their_time_is_over(make_world: MakeWorld, build: Any) -> None:
     world = make_world(tasks={"result_ttl_s": 60.0})
     world.load(build.chain(1))

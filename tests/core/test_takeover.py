@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.events import Event
+from scatterzmq.core.events import Event, TimerFired
 from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
-from scatterzmq.core.peermessages import Drop, Handover, Inquire, Known, Replicate, Sync, SyncBetter
+from scatterzmq.core.peermessages import Drop, Handover, Inquire, Known, Replicate, Sync, SyncBetter, SyncDigest
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain, graph, node
@@ -344,6 +344,20 @@ def test_what_was_given_up_to_somebody_who_lost_it_is_owned_by_who_still_has_a_c
     assert records(mesh, held)[task].restarts == 0
     assert not records(mesh, 0)
     assert not records(mesh, other)
+
+
+def test_who_was_halted_compares_with_others_what_it_has() -> None:
+    """They may have held it to be dead, and own its tasks."""
+    mesh = Mesh(2, executors=0, static=False)
+    mesh.load(chain(1))
+    mesh.submit(0, 1)
+    mesh.deliver()
+    mesh.now_ms += 1000
+    mesh.peers[0].tell(TimerFired())
+    assert not mesh.said(SyncDigest)
+    mesh.now_ms += 5000
+    mesh.peers[0].tell(TimerFired())
+    assert [digest.count for digest in mesh.said(SyncDigest, src=0, dst=1)] == [1]
 
 
 def test_old_copies_of_what_was_given_up_go() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import scatterzmq
 from scatterzmq import ClusterError
+from scatterzmq.eventstream import EventStream
 
 ONE = {"value": ["float", [1]]}
 several = pytest.mark.parametrize("peers", [2, 3, 5])
@@ -37,6 +38,13 @@ def test_everybody_is_there(start: Any, peers: int) -> None:
     members = start().peers()
     assert [(member.name, member.status) for member in members] == [(f"local-{n}", "alive") for n in range(peers)]
     assert len({member.id for member in members}) == peers
+
+
+@several
+def test_events_that_nobody_was_told_of_are_counted_once(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EventStream, "dropped", lambda _: 7)
+    client = start()
+    assert client._run(client._calls.stats()).counters["events_dropped"] == 7
 
 
 def test_one_peer_is_what_it_always_was(start: Any) -> None:

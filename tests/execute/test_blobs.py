@@ -322,9 +322,6 @@ def test_tensors_of_a_safetensors_file_are_found_by_name(store: BlobStore, root:
     assert "c" not in tensors
     assert torch.equal(tensors["b"], torch.arange(3.0))
     assert tensors["a"].dtype == torch.bfloat16
-    assert store.tensor_by_name("model.safetensors", "b").tolist() == [0, 1, 2]
-    with pytest.raises(MissingBlob, match="no tensor 'c' among its 2"):
-        store.tensor_by_name("model.safetensors", "c")
     with pytest.raises(KeyError):
         tensors["c"]
 

@@ -13,7 +13,9 @@ import pytest
 import scatterzmq.execute.children
 from scatterzmq.core.events import BatchExpected, ExecutorLost, ExecutorStarted
 from scatterzmq.errors import ErrorCode
+from scatterzmq.execute import childprocess
 from scatterzmq.execute.blobs import BlobStore
+from scatterzmq.execute.childwire import DropPlan
 from scatterzmq.execute.pool import Pool
 from scatterzmq.execute.work import Done, Work
 from scatterzmq.ids import ExecutorId
@@ -385,13 +387,19 @@ def test_a_batch_that_kills_its_child_costs_the_child(children: World, do: str, 
         assert any("Segmentation fault" in line for _, line in children.lines)
 
 
-def test_a_busy_child_that_is_killed_takes_with_it_what_its_node_has_started(children: World) -> None:
+@pytest.mark.parametrize(("oom_kills", "why"), [(0, ""), (1, "out of memory: ")])
+def test_a_busy_child_that_is_killed_takes_with_it_what_its_node_has_started(
+    children: World, monkeypatch: pytest.MonkeyPatch, oom_kills: int, why: str
+) -> None:
+    """By the system or by somebody: only the system counts when it does so because memory has run out."""
+    before = children.pool._oom_kills
+    monkeypatch.setattr(scatterzmq.execute.children, "oom_kills", lambda: before + oom_kills)
     work, executor = children.act("start_another"), children.executor()
     children.reserve()
     children.pool.run(executor, work)
     children.loop.until(lambda: children.lines)
     os.kill(children.child(executor).pid, signal.SIGKILL)
-    assert lost(children, executor, crashed=True) == "killed by signal 9 (SIGKILL)"
+    assert lost(children, executor, crashed=True) == f"{why}killed by signal 9 (SIGKILL)"
     ((_, pid),) = children.lines
     children.loop.until(lambda: not is_running(int(pid)))
 
@@ -409,6 +417,15 @@ def test_an_idle_child_that_is_killed_and_a_check_in_a_busy_one(children: World)
     assert children.child(executor).work is work
     children.pool.cancel(executor, work.order.order, (0,))
     children.take(Done)
+
+
+def test_nothing_is_copied_for_a_child_that_hears_nothing(children: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = children.child(children.executor())
+    child.kill("for a test")
+    with monkeypatch.context() as patch:
+        patch.setattr(childprocess, "wrapped", lambda *_: pytest.fail("copied"))
+        assert not child.tell(DropPlan(digest=b""))
+    children.take(ExecutorLost)
 
 
 def test_a_polite_signal_is_for_the_peer(children: World) -> None:

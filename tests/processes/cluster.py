@@ -180,6 +180,15 @@ def real_cluster(count: int, *args: str) -> Iterator[RealCluster]:
         cluster.close()
 
 
+def begun_in(diary: Path) -> list[tuple[float, int, int]]:
+    """(when, task, pid) of each begin that naps have written down; a line that is just being written is left out."""
+    lines = diary.read_text().splitlines(keepends=True) if diary.exists() else []
+    return [
+        (float(time_s), int(number), int(pid))
+        for time_s, number, pid in [line.split() for line in lines if line.endswith("\n")]
+    ]
+
+
 def chain(kind: str, args: Json | None = None, *, ns: str = "main", steps: int = 1, **keys: Any) -> Json:
     """Nodes of one kind one after another, on one whole number."""
     value = {"value": ["long", []]}

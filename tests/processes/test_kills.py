@@ -12,13 +12,15 @@ import pytest
 import scatterzmq
 from scatterzmq.core.messages import AskStats, Stats
 from scatterzmq.questions import Questions
-from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, chain
+from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, begun_in, chain
 from tests.processes.conftest import Connect
 
 TASKS = 2000
 NAP_MS = 4.0
 RERUN_S = 3.0
 HALT_S = 20.0
+HALT_RERUN_S = 8.0
+"""Silence alone says that the peer is gone: nobody hears its sockets close."""
 
 
 def tasks_of(cluster: RealCluster) -> dict[str, int]:
@@ -79,15 +81,6 @@ def until_ready(cluster: RealCluster) -> None:
             time.sleep(0.01)
 
 
-def begun_in(diary: Path) -> list[tuple[float, int, int]]:
-    """(when, task, pid) of each begin; a line that is just being written is left out."""
-    lines = diary.read_text().splitlines(keepends=True)
-    return [
-        (float(time_s), int(number), int(pid))
-        for time_s, number, pid in [line.split() for line in lines if line.endswith("\n")]
-    ]
-
-
 def until_begun(diary: Path, pids: Sequence[int]) -> None:
     """One of these processes has just begun a batch: then it is in the middle of it."""
     known = len(begun_in(diary))
@@ -138,7 +131,18 @@ def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
     until_ready(cluster)
     halted: list[RealPeer] = []
 
-    happened_s, _ = run_through(client, diary, lambda: halted[0].halt(), lambda: halted.append(by_tasks(cluster)[0]))
+    pids: list[int] = []
+
+    def submitted() -> None:
+        halted.append(by_tasks(cluster)[0])
+        pids.extend(halted[0].children())
+
+    def accident() -> None:
+        until_begun(diary, pids)
+        halted[0].halt()
+
+    happened_s, _ = run_through(client, diary, accident, submitted)
+    assert rerun_after_s(diary, happened_s, pids) <= HALT_RERUN_S
     while time.monotonic() < happened_s + HALT_S:
         run_through(client, diary)
     run_through(client, diary, halted[0].go_on)

@@ -1,28 +1,36 @@
 """Peers that come back: one after the other, and all of them at once with a journal."""
 
+import itertools
+import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import scatterzmq
-from tests.processes.cluster import NAP, TIMEOUT_S, chain, real_cluster
+from scatterzmq.errors import ClusterError
+from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, begun_in, chain, real_cluster
 from tests.processes.conftest import Connect
 
 TASKS = 2000
+ACCEPTED, WINDOW = 300, 512
+ORDERS = {"sync": [(2, 0, 1), (0, 1, 2), (1, 2, 0)], "batch": [(2, 1, 0)]}
+Tasks = dict[str, int]
+"""By id: what they are of."""
 
 
-def submit(client: "scatterzmq.Client", tasks: int, nap_ms: float) -> dict[str, int]:
+def submit(client: "scatterzmq.Client", tasks: int, nap_ms: float) -> Tasks:
     ns = client.load_graph(chain(NAP, {"nap_ms": nap_ms}), replace=True)
     ids = {str(client.enqueue_task(ns, {"value": number})): number for number in range(tasks)}
     client.flush(timeout=TIMEOUT_S)
     return ids
 
 
-def collect(client: "scatterzmq.Client", tasks: dict[str, int]) -> Iterator[int]:
+def collect(client: "scatterzmq.Client", tasks: Tasks) -> Iterator[int]:
     """The values of the tasks as they end, each checked."""
-    ended: dict[str, int] = {}
+    ended: Tasks = {}
     for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
         response.ok()
         assert response.result is not None, f"{task} is {response.status} after {len(ended)} others"
@@ -59,29 +67,96 @@ def test_rolling_kills_under_load(connect: Connect) -> None:
         assert in_time == 3, "the job was over before the third one was back"
 
 
-@pytest.mark.parametrize("mode", ["sync", "batch"])
-def test_all_are_killed_and_come_back_with_their_journals(connect: Connect, tmp_path: Path, mode: str) -> None:
-    def arguments(number: int) -> list[str]:
-        return ["--data-dir", str(tmp_path / str(number)), "--journal", mode]
+class Journaled:
+    """Three peers with journals, which are killed together and started again where they were, in any order."""
 
-    with real_cluster(0) as cluster:
-        peers = [cluster.add(*arguments(number)) for number in range(3)]
-        client = connect(cluster.addresses)
-        tasks = submit(client, 300, 10.0)
-        done = next(count for count in collect(client, tasks) if count == 50)
-        assert done == 50
-        for peer in peers:
+    def __init__(self, cluster: RealCluster, folder: Path, mode: str) -> None:
+        self._cluster = cluster
+        self._args = [["--data-dir", str(folder / str(number)), "--journal", mode] for number in range(3)]
+        self._peers = [cluster.add(*args) for args in self._args]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [peer.address for peer in self._peers]
+
+    def kill(self) -> None:
+        """At once: none of them sees another one go."""
+        for peer in self._peers:
+            os.kill(peer.pid, signal.SIGKILL)
+        for peer in self._peers:
             peer.kill()
-        ports = [peer.port for peer in peers]
-        for number in (2, 0, 1):
-            others = [word for port in ports for word in ("--join", f"tcp://127.0.0.1:{port}")]
-            cluster.add(*arguments(number), *others, port=ports[number])
-        again = connect(cluster.addresses)
-        for _ in collect(again, tasks):
+
+    def start(self, order: Sequence[int]) -> None:
+        joins = [word for address in self.addresses for word in ("--join", address)]
+        ports = [peer.port for peer in self._peers]
+        for number in order:
+            self._peers[number] = self._cluster.add(*self._args[number], *joins, port=ports[number])
+
+
+def killed_in_mid_submission(client: "scatterzmq.Client", ns: str, peers: Journaled) -> tuple[Tasks, Tasks]:
+    """What the client knows to be accepted after all that they ever said, and what it had enqueued besides."""
+    tasks: Tasks = {}
+    for number in itertools.count(1000):
+        tasks[str(client.enqueue_task(ns, {"value": number}))] = number
+        if len(tasks) - client._session.pending_count >= ACCEPTED:
+            break
+    peers.kill()
+    pending = {str(task) for task in client._session._pending}
+    assert pending, "they were killed when all was accepted"
+    accepted = {task: number for task, number in tasks.items() if task not in pending}
+    return accepted, {task: tasks[task] for task in pending}
+
+
+def forget(client: "scatterzmq.Client") -> None:
+    """As if its process had been killed: it never says anything again."""
+    client._session.end(ClusterError("it is gone"))
+    with pytest.raises(ClusterError, match="it is gone"):
+        client.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "batch"])
+def test_all_are_killed_while_tasks_come_and_started_again_in_any_order(
+    connect: Connect, tmp_path: Path, diary: Path, mode: str
+) -> None:
+    """Who enqueued is gone as well, so all that is there has been on disk. What had ended is not run again."""
+    with real_cluster(0) as cluster:
+        peers = Journaled(cluster, tmp_path, mode)
+        for order in ORDERS[mode]:
+            client = connect(peers.addresses, window=WINDOW)
+            ns = client.load_graph(chain(NAP, {"nap_ms": 2.0, "diary": str(diary)}), replace=True)
+            ended = {str(client.enqueue_task(ns, {"value": number})): number for number in range(50)}
+            for _ in collect(client, ended):
+                pass
+            assert {client.get_response(task).durable for task in ended} == {mode == "sync"}
+            accepted, _ = killed_in_mid_submission(client, ns, peers)
+            forget(client)
+            runs = len(begun_in(diary))
+            peers.start(order)
+            again = connect(peers.addresses)
+            tasks = ended | accepted
+            for _ in collect(again, tasks):
+                pass
+            # A holder that answers in the place of an owner does not know what is on the disk of that one.
+            assert any(again.get_response(task).durable for task in tasks) == (mode == "sync")
+            assert not {number for _, number, _ in begun_in(diary)[runs:]} & {*ended.values()}
+            assert {number for _, number, _ in begun_in(diary)[runs:]} & {*accepted.values()}, "there was nothing to do"
+            for task in tasks:
+                again.clear_task(task)
+
+
+def test_who_enqueues_while_all_are_killed_and_started_again_goes_on(connect: Connect, tmp_path: Path) -> None:
+    """It says again what nobody had accepted, and its tasks end once."""
+    with real_cluster(0) as cluster:
+        peers = Journaled(cluster, tmp_path, "sync")
+        client = connect(peers.addresses, window=WINDOW)
+        ns = client.load_graph(chain(NAP, {"nap_ms": 2.0}))
+        accepted, others = killed_in_mid_submission(client, ns, peers)
+        peers.start((1, 0, 2))
+        for _ in collect(client, accepted | others):
             pass
 
 
-def test_a_peer_alone_says_so_and_another_takes_half_of_the_work(connect: Connect) -> None:
+def test_a_peer_alone_says_so_and_two_keep_a_copy_each(connect: Connect) -> None:
     with real_cluster(1) as cluster:
         client = connect(cluster.addresses)
         first = submit(client, 20, 1.0)

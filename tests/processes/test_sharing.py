@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, chain, real_cluster
+from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, begun_in, chain, real_cluster
 from tests.processes.conftest import Connect
 
 LOAD_S = 60.0
@@ -18,20 +18,15 @@ JOINS_WITHIN_S = 2.0
 WINDOW_S = 4.0
 
 
-def begun(diary: Path) -> list[tuple[float, int]]:
-    """(when, in which process) of every task that was begun until now."""
-    lines = [line.split() for line in diary.read_text().splitlines()] if diary.exists() else []
-    return [(float(at_s), int(pid)) for at_s, _, pid in lines]
-
-
 def share_of(peer: RealPeer, diary: Path, from_s: float, to_s: float) -> float:
     """How much of all that was begun between two times its executors have begun."""
-    by_pid = Counter(pid for at_s, pid in begun(diary) if from_s <= at_s < to_s)
+    by_pid = Counter(pid for at_s, _, pid in begun_in(diary) if from_s <= at_s < to_s)
     return sum(by_pid[pid] for pid in peer.children()) / by_pid.total()
 
 
 @pytest.mark.parametrize("nap_ms", [5.0, 20.0])
 def test_a_second_peer_takes_half_the_work_within_two_seconds(connect: Connect, diary: Path, nap_ms: float) -> None:
+    """Of joining: of being a member, as the first one says, with an executor. (Before that its child imports torch.)"""
     tasks = int(1000 * LOAD_S / nap_ms)
     with real_cluster(1, "--executors", "1") as cluster:
         client = connect(cluster.addresses)
@@ -40,13 +35,14 @@ def test_a_second_peer_takes_half_the_work_within_two_seconds(connect: Connect, 
             client.enqueue_task(ns, {"value": number})
         client.flush(timeout=TIMEOUT_S)
         second = cluster.add()
+        cluster.peers[0].wait_for_event("peer.join")
         second.wait_for_event("tally.executor.start")
         started_s = time.monotonic()
         pause = threading.Event()
         until_s = started_s + JOINS_WITHIN_S + WINDOW_S
         pause.wait(max(0.0, until_s - time.monotonic()))
         share = share_of(second, diary, started_s + JOINS_WITHIN_S, until_s)
-        assert len(begun(diary)) < tasks, "there was nothing left to share"
+        assert len(begun_in(diary)) < tasks, "there was nothing left to share"
         client.close()
         for peer in cluster.peers:
             peer.kill()

@@ -249,7 +249,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_a_client_that_lost_its_link_is_told,
     ),
     # saved work
-    "who comes and goes is on probation": (instead(member, "TURNS", 10**6), rows.test_row_30_a_peer_comes_and_goes),
+    "who comes and goes is on probation": (
+        instead(member, "TURNS", 10**6),
+        lambda: rows.test_row_30_a_peer_comes_and_goes(1),
+    ),
 }
 
 

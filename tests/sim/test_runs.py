@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
+from scatterzmq.core.cachemessages import CACHE_KEY_BYTES, CachePut
 from scatterzmq.core.leases import Leases
 from scatterzmq.core.messages import Attach
-from scatterzmq.core.peermessages import CACHE_KEY_BYTES, AnyMessage, CachePut, Heartbeat
+from scatterzmq.core.peermessages import AnyMessage, Heartbeat
 from scatterzmq.ids import TaskId
 from scatterzmq.sim.checkers import ALL_EVERY, Violation
 from scatterzmq.sim.forge import forge

@@ -85,6 +85,22 @@ def test_a_split_ends_in_one_outcome_per_handle(make: Make) -> None:
     owner(world, tasks[0])  # just one
 
 
+def test_a_client_that_gave_up_connects_anew(make: Make) -> None:
+    """Found by simulation: it kept its links, of which its new core knew nothing."""
+    world = make(1)
+    client = world.clients[0].address
+    for way in (("peer0", client), (client, "peer0")):
+        world.network.cut(*way)
+    tasks = world.submit("chain", 1, at=0)
+    world.crash(world.peer(0))
+    world.start(0)
+    world.run(60_000)
+    assert world.counters["clients that gave up"]
+    world.network.heal_all()
+    world.run(10_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+
+
 def test_an_executor_that_slept_through_its_lease_changes_nothing(make: Make) -> None:
     world = make(2, executors=(0, 1), exec_ms=1_000.0)
     tasks = world.submit("chain", 1, at=0)

@@ -22,6 +22,17 @@ from scatterzmq.core.blobmessages import (
     NoBlob,
     WriteBlob,
 )
+from scatterzmq.core.cachemessages import (
+    CACHE_KEY_BYTES,
+    CacheAbort,
+    CacheAnswer,
+    CacheAsk,
+    CacheFetch,
+    CacheLost,
+    CachePut,
+    CacheRenew,
+    CacheTell,
+)
 from scatterzmq.core.messages import (
     Accepted,
     AskDefinition,
@@ -60,19 +71,12 @@ from scatterzmq.core.messages import (
 )
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 from scatterzmq.core.peermessages import (
-    CACHE_KEY_BYTES,
     AnyMessage,
     AskPlans,
     AskPointers,
     AskQueues,
     AskSync,
     Bye,
-    CacheAbort,
-    CacheAnswer,
-    CacheAsk,
-    CachePut,
-    CacheRenew,
-    CacheTell,
     Claim,
     Commit,
     Committed,
@@ -170,7 +174,7 @@ def _members() -> list[Example]:
     return [
         (AskMembers(mid=19, cluster=b"c" * 8), {}),
         (AskMembers(mid=20), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28, doubtful=True), {}),
         (MemberList(mid=19, members=(), refusal="another cluster"), {}),
     ]
 
@@ -418,9 +422,13 @@ def _cache() -> list[Example]:
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.LEAD, ttl_ms=10000), {}),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.WAIT, ttl_ms=10000), {}),
         (CacheTell(key=key, id=ONE, answer=CacheAnswer.COMPUTE), {}),
+        (CacheTell(key=key, id=ONE, answer=CacheAnswer.HELD, holders=(HERE, THERE), copy=True), {}),
         (CachePut(key=key, id=ONE, output="o", digests=digests), _one_row()),
+        (CachePut(key=key, id=ONE, output="o", held=True), {}),
         (CacheAbort(keys=keys, ids=ids), {}),
         (CacheRenew(keys=keys, ids=ids), {}),
+        (CacheFetch(key=key, id=ONE), {}),
+        (CacheLost(keys=keys, holders=(HERE, THERE)), {}),
     ]
 
 
@@ -457,6 +465,8 @@ def _shape(message: AnyMessage) -> str:
             return message.kind
         case CacheTell():
             return message.answer
+        case CachePut(held=True):
+            return "held"
         case AskMembers() | MemberList():
             return "of any cluster" if isinstance(message, AskMembers) else "of a refusal"
         case Grant(ids=()):
@@ -490,7 +500,7 @@ def label(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forged() -> Callable[..., list[bytes]]:
     """The frames of an example after edits: `envelope` and `body` change the decoded lists, `frames` the raw ones."""
 

@@ -405,6 +405,12 @@ OTHERS: dict[str, tuple[str, Reject, str, Change]] = {
     "format with nine dimensions": ("GraphLoaded", Reject.FIELD, "expected .dtype, shape", form(["float", [1] * 9])),
     "format with a fraction": ("GraphLoaded", Reject.FIELD, "expected a whole number", form(["float", [1.0]])),
     "format with a negative dimension": ("GraphLoaded", Reject.FIELD, "expected a whole number", form(["float", [-1]])),
+    "layout without a shape": (
+        "Grant by name",
+        Reject.FIELD,
+        "Payload.layout: expected .dtype, rows, shape",
+        {"body": lambda body: body[0][10][0].__setitem__(2, [2, 1])},
+    ),
     "format with a list as dtype": ("GraphLoaded", Reject.FIELD, "expected .dtype, shape", form([[], [1]])),
 }
 

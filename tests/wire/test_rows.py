@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scatterzmq.core.cachemessages import CacheAnswer
 from scatterzmq.core.messages import TaskStatus
-from scatterzmq.core.peermessages import CacheAnswer, CopyKind, Grant, Part
+from scatterzmq.core.peermessages import CopyKind, Grant, Part
 from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.ids import PeerId, TaskId
@@ -56,6 +57,7 @@ BY_POSITION = {
     "CacheAsk": ("keys", "may_wait"),
     "CacheAbort": ("keys",),
     "CacheRenew": ("keys",),
+    "CacheLost": ("keys",),
 }
 
 

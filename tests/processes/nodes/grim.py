@@ -1,26 +1,41 @@
-"""Ends its process, or hangs, or reports out of turn, for tasks with certain values; adds one for all others."""
+"""Ends its process, or hangs, for tasks with certain values; adds one for all others."""
 
 import ctypes
 import os
 import signal
-import time
+from collections.abc import Callable
+from pathlib import Path
 
 from scatterzmq.nodes import Batch, FieldFormat, Node, NodeArgs
 
 VALUE = {"value": FieldFormat("long", ())}
 
 
+def hang() -> None:
+    """For an hour, and with Python's lock held, so that no thread of the process does anything any more."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "exit": lambda: os._exit(3),
+    "segfault": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": hang,
+}
+"""Killed: what the system does when memory runs out."""
+
+
 class Grim(Node):
-    """Add one, unless the value asks for the end."""
+    """Add one, unless a value is named under one of the ways: then the process ends that way. With `once` only the
+    first time, whichever process it is in. `diary`: gets a line "way value pid" before each end.
+    """
 
     pure = True
 
     def __init__(self, args: NodeArgs) -> None:
-        self._exit = args.int("exit", default=-1)
-        self._segfault = args.int("segfault", default=-1)
-        self._kill = args.int("kill", default=-1)
-        self._hang = args.int("hang", default=-1)
-        self._once = args.str("once", default="")
+        self._ways = {value: way for way in WAYS for value in args.list_int(way, default=[])}
+        self._once = set(args.list_int("once", default=[]))
+        self._diary = Path(args.str("diary"))
 
     def inputs(self) -> dict[str, FieldFormat]:
         return VALUE
@@ -30,23 +45,11 @@ class Grim(Node):
 
     def execute(self, batch: Batch) -> None:
         value = batch.uniform("value")
-        numbers = value.tolist()
-        if self._exit in numbers and self._first("exit"):
-            os._exit(3)
-        if self._segfault in numbers and self._first("segfault"):
-            ctypes.string_at(0)
-        if self._kill in numbers and self._first("kill"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._hang in numbers and self._first("hang"):
-            time.sleep(3600)
+        for number in self._ways.keys() & set(value.tolist()):
+            way = self._ways[number]
+            begins = f"{way} {number} "
+            if number not in self._once or begins not in self._diary.read_text():
+                with open(self._diary, "a") as diary:  # in one write: several processes do so
+                    diary.write(f"{begins}{os.getpid()}\n")
+                WAYS[way]()
         batch.emit("out", value=value + 1)
-
-    def _first(self, what: str) -> bool:
-        """With a folder `once`: only the first time, whichever process it was in."""
-        if not self._once:
-            return True
-        try:
-            os.close(os.open(os.path.join(self._once, what), os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
