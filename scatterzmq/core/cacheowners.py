@@ -376,7 +376,7 @@ class CacheOwners:
     def renewed(self, sender: PeerId, message: CacheRenew) -> None:
         """Tasks of another peer are still at it, or have been told so by another owner."""
         for key, task in zip(message.keys, message.ids, strict=True):
-            if not self._places.holders(key) and self._cache.lead(key, (sender, task)):
+            if not self._places.is_held(key) and self._cache.lead(key, (sender, task)):
                 self._lease(key)
 
     def _lend(self, asker: tuple[PeerId, TaskId], key: CacheKey) -> None:

@@ -55,6 +55,11 @@ class CachePlaces:
         place.holders = (*named[1:], *named[:1])
         return named
 
+    def is_held(self, key: CacheKey) -> bool:
+        """Whether there is somebody to ask for the value; nobody is named by this."""
+        place = self._places.get(key)
+        return place is not None and any(map(self._is_heard, place.holders))
+
     def hit(self, key: CacheKey, *, is_here: bool) -> bool:
         """Somebody gets the value. Whether it is to become the second holder. is_here: this peer is one."""
         place = self._used(key)

@@ -669,12 +669,7 @@ def test_an_owner_that_dies_is_replaced_at_once() -> None:
     """Row 20: waiters ask the new owner, the leader says that it leads."""
     mesh, plan = make_mesh(4, static=False)
     mesh.wait(1000)
-    value = next(
-        value
-        for value in range(1000)
-        if winner(key_of(plan, value), [peer.me for peer in mesh.peers]) == mesh.peers[3].me
-        and winner(key_of(plan, value), [peer.me for peer in mesh.peers[:3]]) == mesh.peers[2].me
-    )
+    value = moving(mesh, plan, before=3, after=2)
     tasks = []
     for at in (0, 1):
         tasks.append(mesh.submit(at, value, value))
@@ -736,12 +731,7 @@ def test_who_computes_for_itself_tells_no_new_owner() -> None:
 def test_who_owns_a_key_after_a_death_knows_its_own_tasks(waiting: bool) -> None:
     mesh, plan = make_mesh(3, static=False)
     mesh.wait(1000)
-    peers = [peer.me for peer in mesh.peers]
-    value = next(
-        value
-        for value in range(1000)
-        if winner(key_of(plan, value), peers) == peers[2] and winner(key_of(plan, value), peers[:2]) == peers[0]
-    )
+    value = moving(mesh, plan, before=2, after=0)
     if waiting:
         mesh.drop(CacheTell, dst=0)
     tasks = mesh.submit(0, value, value)
@@ -762,11 +752,6 @@ def test_when_the_peer_of_a_leader_dies_the_next_one_leads() -> None:
     mesh, plan = make_mesh(4, static=False)
     mesh.wait(1000)
     value = owned_by(mesh, plan, 3)
-    value = next(
-        value
-        for value in range(1000)
-        if winner(key_of(plan, value), [peer.me for peer in mesh.peers]) == mesh.peers[3].me
-    )
     tasks = []
     for at in (0, 1, 2):
         tasks.append(mesh.submit(at, value))

@@ -27,6 +27,7 @@ from tests.core.test_cache_owners import (
     counted,
     key_of,
     make_mesh,
+    moving,
     owned_by,
     owners_of,
     ran,
@@ -269,7 +270,7 @@ def test_whoever_asks_does_not_have_it() -> None:
     tasks = {0: mesh.submit(0, value)}
     mesh.run()
     check_ended(mesh, tasks, value + 1)
-    assert mesh.said(CacheFetch) == []
+    assert (mesh.said(CacheFetch), mesh.said(CacheLost), fetches(mesh, 0)) == ([], [], (0, 0))
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -471,12 +472,7 @@ def test_a_fetch_goes_on_when_the_key_gets_another_owner(at: int) -> None:
 def test_who_owns_a_key_after_a_death_goes_on_fetching() -> None:
     mesh, plan = made(3, static=False)
     mesh.wait(1000)
-    peers = [peer.me for peer in mesh.peers]
-    value = next(
-        value
-        for value in range(1000)
-        if winner(key_of(plan, value), peers) == peers[2] and winner(key_of(plan, value), peers[:2]) == peers[1]
-    )
+    value = moving(mesh, plan, before=2, after=1)
     mesh.submit(0, value)
     mesh.run()
     mesh.hold(CacheFetch)
@@ -537,6 +533,7 @@ def test_holders_take_turns_and_the_newest_come_first() -> None:
     known = places()
     for holder in (ONE, TWO, TWO):
         known.add(b"a", holder)
+    assert known.is_held(b"a")
     assert [known.holders(b"a") for _ in range(3)] == [(TWO, ONE), (ONE, TWO), (TWO, ONE)]
     known.add(b"a", THREE)
     known.check_invariants()
@@ -550,7 +547,10 @@ def test_holders_that_are_gone_are_none() -> None:
     known.add(b"a", ONE)
     known.add(b"a", TWO)
     alive.remove(ONE)
+    assert known.is_held(b"a")
     assert known.holders(b"a") == (TWO,)
     known.lost(b"a", TWO)
+    assert not known.is_held(b"a")
+    assert not known.is_held(b"b")
     known.lost(b"b", TWO)
     assert known.holders(b"a") == ()

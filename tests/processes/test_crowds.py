@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 import scatterzmq
-from scatterzmq.core.messages import AskMembers, AskStats, Attach, Contact, Stats, ToPeer
+from scatterzmq.core.messages import AskMembers, AskStats, Attach, Contact, Stats
 from scatterzmq.core.peermessages import Hello
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net.routing import of_client, of_peer
 from scatterzmq.questions import Questions
 from scatterzmq.wire.frames import Envelope, encode
+from tests.processes.bare import bare
 from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, chain, real_cluster
 from tests.processes.conftest import Connect
 
@@ -219,7 +219,7 @@ def test_who_asks_and_asks_and_does_not_read_costs_little_memory(crowded: RealCl
         response.ok()
     for peer in crowded.peers:
         before = rss_bytes(peer)
-        with stranger(peer, is_slow=True) as rude:
+        with bare(peer.address, is_slow=True) as rude:
             for turn in range(100):
                 rude.say(Attach(ids=(*tasks[turn % 20 :: 2], *tasks[: turn % 20 : 2])))  # nothing that lies together
             asked = counters(peer)["network_received"]
@@ -231,41 +231,9 @@ def test_who_asks_and_asks_and_does_not_read_costs_little_memory(crowded: RealCl
 # ---- strangers
 
 
-class Stranger:
-    """A bare DEALER that says whatever it likes."""
-
-    def __init__(self, context: "zmq.Context[Any]", peer: RealPeer, name: bytes, *, is_slow: bool) -> None:
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.routing_id = name
-        if is_slow:
-            self._socket.rcvhwm = 1
-            self._socket.set(zmq.RCVBUF, 1 << 17)
-        self._socket.connect(peer.address)
-
-    def send(self, *frames: bytes) -> None:
-        assert self._socket.poll(int(TIMEOUT_S * 1000), zmq.POLLOUT), "waited too long"
-        self._socket.send_multipart(frames)
-
-    def say(self, message: ToPeer | Hello, src: ClientId | PeerId | None = None, incarnation: int = 0) -> None:
-        self.send(*map(bytes, encode(message, {}, Envelope(src=src or STRANGER, src_incarnation=incarnation))))
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 STRANGER = ClientId("C" + "5" * 32)
+AS_STRANGER = of_client(STRANGER) + b"c"
 FOREIGNER = PeerId("P" + "6" * 32)
-
-
-@contextmanager
-def stranger(peer: RealPeer, name: bytes = of_client(STRANGER) + b"c", *, is_slow: bool = False) -> Iterator[Stranger]:
-    with zmq.Context() as context:
-        made = Stranger(context, peer, name, is_slow=is_slow)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def refused(peer: RealPeer, say: Callable[[], None], reason: str) -> None:
@@ -294,7 +262,7 @@ OTHER_VERSION = WELL[0].replace(b"szmq\x01", b"szmq\x63")
 )
 def test_bad_frames_are_counted_and_dropped(crowded: RealCluster, frames: Sequence[bytes], reason: str) -> None:
     peer = crowded.peers[0]
-    with stranger(peer) as rude:
+    with bare(peer.address, AS_STRANGER) as rude:
         refused(peer, lambda: rude.send(*frames), f"rejected_{reason}")
     assert peer.running
 
@@ -303,7 +271,7 @@ def test_a_foreign_cluster_is_refused_and_told_of(crowded: RealCluster) -> None:
     peer = crowded.peers[0]
     me = Contact(id=FOREIGNER, incarnation=7, address="tcp://127.0.0.1:9", name="foreigner")
     hello = Hello(me=me, nonce=b"n" * 16, cluster=b"foreign!", proto_min=1, proto_max=1)
-    with stranger(peer, of_peer(FOREIGNER, 7) + b"d1") as rude:
+    with bare(peer.address, of_peer(FOREIGNER, 7) + b"d1") as rude:
         refused(peer, lambda: rude.say(hello, FOREIGNER, 7), "peers_refused")
     event = peer.wait_for_event("warning.peer.refused")
     assert event["context"]["peer"] == FOREIGNER
