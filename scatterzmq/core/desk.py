@@ -4,7 +4,8 @@ Purpose   Submissions, waiting, reading, clearing, cancelling, questions.
 Rules     1. The same id with the same content is the same task, from whichever client; other content is a conflict
              and leaves the first task alone.
           2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
-             turn, and after `refuse_after_s` is refused. Nothing is dropped silently.
+             turn, and after `refuse_after_s` is refused. Nothing is dropped silently. What comes while the definition
+             that it needs is on its way or being checked, as after a start, waits for that, and lets others pass.
           3. Whoever attached to a task is told once how it ended; a task that is cleared ends as unknown.
           4. Results go `result_ttl_s` after the end unless they are cleared before.
 """
@@ -20,6 +21,7 @@ from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
 from .copies import Copy, info
+from .definitions import Definitions
 from .finals import final_of_copy, final_of_records
 from .ledger import RECORD_NBYTES, Record
 from .messages import (
@@ -78,11 +80,12 @@ class Desk:
     record names them.
     """
 
-    def __init__(self, state: State, travel: Travel, claims: Claims) -> None:
+    def __init__(self, state: State, definitions: Definitions, travel: Travel, claims: Claims) -> None:
         self._state = state
         self._settings = state.settings.tasks
         self._ledger = state.ledger
         self._plans = state.plans
+        self._definitions = definitions
         self._blocks = state.blocks
         self._out = state.out
         self._travel = travel
@@ -146,8 +149,12 @@ class Desk:
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
         bytes_max = self._state.settings.store.record_bytes
+        early: list[_Waiting] = []
         while self.waiting and not self._state.restoring:
             first = self.waiting[0]
+            if self._is_early(first):
+                early.append(self.waiting.popleft())
+                continue
             rows = len(first.message.ids)
             stop = self._fitting(first)
             if stop > first.start or stop == rows:
@@ -157,10 +164,15 @@ class Desk:
             elif first.row_nbytes(first.start) > bytes_max:
                 self._refuse(first, first.start + 1, self._full(first.row_nbytes(first.start)))
             else:
-                return
+                break
             if first.start == rows:
                 self.waiting.popleft()
                 self._blocks.settle(first.blocks.values())
+        self.waiting.extendleft(reversed(early))
+
+    def _is_early(self, entry: _Waiting) -> bool:
+        """Whether it will be known only in a while if these tasks can be accepted."""
+        return self._definitions.is_coming(entry.message.ns, entry.message.digest)
 
     def _fitting(self, entry: _Waiting) -> int:
         """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
@@ -501,8 +513,8 @@ class Desk:
         expiry_ms = next(iter(self._expiring.values()), None)
         if not self.waiting or self._state.restoring:
             return expiry_ms
-        refusal_ms = self.waiting[0].until_ms
-        return refusal_ms if expiry_ms is None else min(expiry_ms, refusal_ms)
+        refusal_ms = next((entry.until_ms for entry in self.waiting if not self._is_early(entry)), None)
+        return refusal_ms if expiry_ms is None else expiry_ms if refusal_ms is None else min(expiry_ms, refusal_ms)
 
     def heard(self, client: ClientId) -> None:
         """A client says something, so it is there (again): a link broke, and it has made another."""

@@ -149,7 +149,7 @@ class PeerCore:
         self._asking = Asking(self._state, self._executors, self._batches, self._claims)
         self._borrowing = Borrowing(self._state, self._executors, self._asking, self._payloads, self._fetches)
         self._definitions = Definitions(self._state)
-        self._desk = Desk(self._state, self._travel, self._claims)
+        self._desk = Desk(self._state, self._definitions, self._travel, self._claims)
         self._takeover = Takeover(self._state, self._travel, self._claims, self._desk, self._definitions)
         self._leaving = Leaving(self._state, self._claims, self._borrowing, self._desk)
         ask_ms = int(settings.timing.ask_s * 1000)

@@ -6,10 +6,22 @@ from itertools import permutations
 
 import pytest
 
+from scatterzmq.core.actions import Action
 from scatterzmq.core.copies import info
-from scatterzmq.core.events import ExecutorStarted, Restored
+from scatterzmq.core.events import Event, ExecutorStarted, GraphChecked, Restored
 from scatterzmq.core.members import Status
-from scatterzmq.core.messages import AskTasks, Attach, Clear, Cleared, Final, Moved, ResultRead, TaskReports, TaskStatus
+from scatterzmq.core.messages import (
+    AskTasks,
+    Attach,
+    Clear,
+    Cleared,
+    Final,
+    Moved,
+    Refused,
+    ResultRead,
+    TaskReports,
+    TaskStatus,
+)
 from scatterzmq.core.peermessages import Handover, Inquire, Known, Replicate, Replicated, Sync, VersionInfo
 from scatterzmq.core.replicas import record_version
 from scatterzmq.core.state import LIFE_BITS
@@ -37,6 +49,53 @@ def restoring(mesh: Mesh) -> list[bool]:
 
 
 # ---- alone
+
+
+def rebooted(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> tuple[Peer, GraphChecked]:
+    """A lone peer that has just started again, and the check of its only definition, which is not through yet."""
+    held: list[GraphChecked] = []
+    hear = Peer.tell
+
+    def hear_later(peer: Peer, event: Event) -> tuple[Action, ...]:
+        if isinstance(event, GraphChecked):
+            held.append(event)
+            return ()
+        return hear(peer, event)
+
+    mesh.crash(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Peer, "tell", hear_later)
+        peer = mesh.reboot(0)
+    assert not peer.core.state.restoring
+    (checked,) = held
+    return peer, checked
+
+
+def test_who_submits_before_a_definition_has_been_checked_again_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor checks it, which has just been started, too. Tasks of other namespaces need not wait for that."""
+    mesh = Mesh(1, executors=0, static=False, journal=SYNC, tasks={"refuse_after_s": 1.0})
+    mesh.load(chain(1))
+    peer, checked = rebooted(mesh, monkeypatch)
+    early = mesh.submit(0, 7)
+    mesh.load(chain(1), ns="other")
+    others = mesh.submit(0, 8, ns="other")
+    mesh.wait(2000)
+    deadline_ms = peer.core.deadline_ms()
+    assert deadline_ms is None or deadline_ms > peer.now_ms
+    assert records(mesh, 0).keys() == {*others}
+    peer.tell(checked)
+    mesh.run()
+    assert mesh.results(0, [*early, *others]) == [8, 9]
+
+
+def test_who_submits_is_refused_once_a_definition_turns_out_to_be_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(1, executors=0, static=False, journal=SYNC)
+    mesh.load(chain(1))
+    peer, checked = rebooted(mesh, monkeypatch)
+    tasks = mesh.submit(0, 7)
+    peer.tell(replace(checked, plan=None, problems=("no such kind here",)))
+    refused = peer.last(Refused)
+    assert (refused.ids, refused.message) == (tasks, "stale: namespace 'main' is not loaded")
 
 
 def test_a_lone_peer_goes_on_with_what_it_had() -> None:
