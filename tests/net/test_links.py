@@ -138,8 +138,9 @@ here.meet(other)
 here.posted.clear()
 for seq in range(3):
     one.links.publish(Heartbeat(seq=seq, idle=0))
+assert here.links._subscriber.poll(20_000)  # by that, its first frame is at hand
+for seq in range(3):
     other.links.publish(Heartbeat(seq=seq, idle=0))
-assert here.links._subscriber.poll(20_000)  # by that, the first frame of one is at hand
 here.links.close(one.me.id)
 here.links.publish(Bye())
 world.until(lambda: len([message for message in here.heard() if isinstance(message, Heartbeat)]) == 3)
