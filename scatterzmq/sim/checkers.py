@@ -255,7 +255,7 @@ class Checkers:
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
-        """Rule 7: what is said to be on disk is there now, and safe, also if it has had no room for anything else since."""
+        """Rule 7: what is said to be on disk is there, and safe, even if there has been no room for anything since."""
         if process.disk is None or self.world.settings.journal.mode != "sync":
             raise Violation(f"{process.name}: durable, without a disk", *message.ids)
         for task in message.ids:
