@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from scatterzmq.core.messages import AskMembers, AskStats, MemberList, Stats, ToPeer
+from scatterzmq.core.messages import AskMembers, AskNamespaces, AskStats, MemberList, Namespaces, Stats, ToPeer
 from scatterzmq.core.peermessages import AnyMessage, Hello
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net.routing import of_client
@@ -73,6 +73,15 @@ def stats(address: str) -> Stats:
         said = client.hear()
     assert isinstance(said, Stats)
     return said
+
+
+def namespaces(address: str) -> set[str]:
+    """What this peer can run."""
+    with bare(address) as client:
+        client.say(AskNamespaces(mid=1))
+        said = client.hear()
+    assert isinstance(said, Namespaces)
+    return {info.ns for info in said.infos}
 
 
 def counters(address: str) -> Mapping[str, int]:
