@@ -255,13 +255,23 @@ class Checkers:
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
-        """Rule 7: what is said to be on disk is there now, and safe, also if it has had no room for anything else since."""
+        """Rule 7: what is said to be on disk is there now, and safe, also if it has had no room for more since.
+        And it has been on as many disks as peers are said to have it.
+        """
         if process.disk is None or self.world.settings.journal.mode != "sync":
             raise Violation(f"{process.name}: durable, without a disk", *message.ids)
+        is_final = isinstance(message, Final)
         for task in message.ids:
             kept = process.disk.task(task)
-            if kept is None or (isinstance(message, Final) and kept.status is None):
+            if kept is None or (is_final and kept.status is None):
                 raise Violation(f"{process.name}: said to be durable, and is not: {task}", task)
+            disks = sum(
+                disk.was_safe.get(task, False) or (not is_final and task in disk.was_safe) for disk in self.world.disks
+            )
+            if disks < message.copies:
+                raise Violation(
+                    f"{process.name}: said to be durable at {message.copies} peers, and is on {disks} disks", task
+                )
 
     def accepted(self, task: TaskId, copies: int, *, durable: bool) -> None:
         facts = self.facts[task]
