@@ -196,8 +196,10 @@ class Checkers:
     def _poison(self, owner: PeerId, task: TaskId) -> None:
         """A task that kills executors does so 1 + 3 times at most each time that a peer owns it, as far as it hears."""
         there = next((process for process in self.world.alive() if process.id == owner), None)
-        buried = set() if there is None else there.buried  # whose last words the owner may not have heard
-        killed = sum(peer not in buried for peer in self.killed.get((owner, task), ()))
+        if there is None:
+            return  # an owner that is gone lends to nobody, and what it had heard is not known
+        # Of those that it has buried it may not have heard the last words.
+        killed = sum(peer not in there.buried for peer in self.killed.get((owner, task), ()))
         limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
         if killed > limit and "jump" not in self.world.options.faults:
             name = self.world.trace.name(owner)
