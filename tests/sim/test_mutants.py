@@ -15,6 +15,7 @@ from scatterzmq.core import copies, member
 from scatterzmq.core.batches import Batches
 from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.cacheowners import CacheOwners
+from scatterzmq.core.cacheplaces import CachePlaces
 from scatterzmq.core.copies import Copies, version_in
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.fetches import Fetches
@@ -145,6 +146,12 @@ def _take_anything(self: Fetches, _: Any, message: Any, block: Any) -> None:
         self._end(fetch, block)
 
 
+def _keep_silent_without(self: CacheOwners, sender: Any, message: Any) -> None:
+    if self._cache.find(message.key) is not None:
+        fetch(self, sender, message)
+
+
+fetch = CacheOwners.fetch
 write, take_back, from_member = Replicas.write, Batches.take_back, Members._from_member
 
 BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
@@ -228,6 +235,19 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "the owner is asked where the maker does not help": (
         instead(Fetches, "_whom", lambda _, fetch: fetch.block.id.maker),
         payloads.test_a_maker_that_only_its_owner_reaches_stops_nobody,
+    ),
+    # 9: what a cache has lost
+    "a peer that does not have a cached value says so": (
+        instead(CacheOwners, "fetch", _keep_silent_without),
+        lambda: payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss("it has forgotten it"),
+    ),
+    "who has lost a cached value is not named again": (
+        instead(CachePlaces, "lost"),
+        lambda: payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss("it has forgotten it"),
+    ),
+    "nobody waits for ever for a cached value": (
+        instead(CacheOwners, "_not_fetched"),
+        lambda: payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss("it is out of reach"),
     ),
     # 11: crashes
     "who kills executors is poison": (
