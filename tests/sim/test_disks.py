@@ -2,28 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from scatterzmq.core.actions import Persist
-from scatterzmq.core.desk import Desk
 from scatterzmq.core.entries import DefinitionText, Deleted, Lapsed
-from scatterzmq.core.journal import Journal
-from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.ledger import Cause, Phase
-from scatterzmq.core.peermessages import Replicated
-from scatterzmq.core.replicas import Replicas
-from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId, TaskId
-from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import Store
-from scatterzmq.sim.runs import Result, run
+from scatterzmq.sim.runs import run
 from scatterzmq.sim.world import World
-from tests.sim.test_mutants import show_at_once
 
 ME = PeerId("P" + "1" * 32)
 TASK = TaskId("T" + "2" * 32)
@@ -41,10 +32,6 @@ def options(seed: int, mode: str, **faults: float) -> Options:
         faults=faults,
         sections={"journal": {"mode": mode}, "timing": {"grace_s": 10.0}},
     )
-
-
-def lives(seed: int) -> Result:
-    return run(options(seed, "sync", power=5.0))
 
 
 def test_an_entry_takes_away_what_was_there() -> None:
@@ -161,62 +148,3 @@ def test_a_disk_that_was_full_is_not_relied_on() -> None:
     world.run(5_000)
     facts = world.checkers.facts[task]
     assert (facts.copies, facts.durable) == (2, False)
-
-
-def _as_if_kept(self: Takeover, sender: PeerId, answer: Replicated) -> None:
-    self._members.tell(sender, replace(answer, durable=True))
-
-
-BY_SCENARIO: dict[str, tuple[type, str, Callable[..., Any], Callable[[], None]]] = {
-    "nothing waits for the disk": (
-        Journal,
-        "when_kept",
-        lambda self, then: then(self._is_sync),
-        lambda: test_the_power_fails_in_the_moment_of_acceptance(2),
-    ),
-    "a peer that is alone does not wait for it": (
-        JournaledReplicas,
-        "write",
-        Replicas.write,
-        lambda: test_the_power_fails_in_the_moment_of_acceptance(1),
-    ),
-    "a holder answers before it has it on disk": (
-        Takeover,
-        "_answer",
-        _as_if_kept,
-        lambda: test_the_power_fails_in_the_moment_of_acceptance(2),
-    ),
-    "an end is shown before it is on disk": (
-        Desk,
-        "ended",
-        show_at_once,
-        test_the_power_fails_in_the_moment_of_the_end,
-    ),
-    "a disk that has failed is relied on": (
-        Desk,
-        "_are_durable",
-        lambda *_: True,
-        test_a_disk_that_was_full_is_not_relied_on,
-    ),
-}
-"""What is broken, and where that is seen."""
-
-
-@pytest.mark.parametrize("name", BY_SCENARIO)
-def test_what_is_said_before_it_is_on_disk_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    where, attribute, broken, scenario = BY_SCENARIO[name]
-    monkeypatch.setattr(where, attribute, broken)
-    with pytest.raises((AssertionError, Violation)):
-        scenario()
-
-
-MUTANTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
-    "deleted, but not on disk": (JournaledReplicas, "dismiss", Replicas.dismiss),
-    "never owned again": (Takeover, "reclaim", lambda _: None),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_journal_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(*MUTANTS[name])
-    assert any(lives(seed).wrong for seed in range(4))
