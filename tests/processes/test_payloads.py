@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scatterzmq
+from tests.processes.bare import counters
 from tests.processes.cluster import NAP, RealCluster, RealPeer, chain, real_cluster
 from tests.processes.conftest import Connect
 
@@ -25,8 +26,9 @@ def cluster() -> Iterator[RealCluster]:
 def test_results_are_right_wherever_their_inputs_lie(
     cluster: RealCluster, connect: Connect, accident: Callable[[RealPeer], None] | None
 ) -> None:
-    client = connect(cluster.addresses)
-    home = client.peers()[0].id
+    cluster.until_joined()
+    home = next(peer for peer in cluster.peers if peer.running)  # owns the tasks, and counts what it grants
+    client = connect(home.address)
     ns = client.load_graph(chain(NAP, {"nap_ms": 1.0}, steps=STEPS), replace=True)
     tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     ended: dict[scatterzmq.TaskId, int] = {}
@@ -35,10 +37,10 @@ def test_results_are_right_wherever_their_inputs_lie(
         assert response.result is not None
         ended[task] = int(response.result["value"])
         if accident is not None and len(ended) == TASKS // 4:
-            accident(next(peer for peer in cluster.peers if peer.running and peer.id != home))
+            accident(next(peer for peer in cluster.peers if peer.running and peer is not home))
     assert ended == {task: number + STEPS for task, number in tasks.items()}
-    counters = client._run(client._calls.stats()).counters
-    assert counters["rows_granted_by_name"] > 0
-    assert counters.get("payloads_wrong", 0) == 0
+    counted = counters(home.address)
+    assert counted["rows_granted_by_name"] > 0
+    assert counted.get("payloads_wrong", 0) == 0
     if accident is not None:
         cluster.add()

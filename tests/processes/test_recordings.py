@@ -19,7 +19,7 @@ def test_a_killed_peer_is_replayed_up_to_its_end(connect: Connect, tmp_path: Pat
     file = tmp_path / "killed.rec"
     with real_cluster(1) as cluster:
         killed = cluster.add("--record", str(file))
-        client = connect(cluster.addresses)
+        client = connect(killed.address)  # so that it owns the tasks
         ns = client.load_graph(chain("benchmarks.demo_nap", {"nap_ms": 1.0}))
         tasks = [client.enqueue_task(ns, {"value": number}) for number in range(TASKS)]
         for _, response in client.wait_for(tasks, timeout=TIMEOUT_S):

@@ -1,23 +1,29 @@
 """Peers with journals lose power, all at once, and their disks get full."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from scatterzmq.core.actions import Persist
+from scatterzmq.core.desk import Desk
 from scatterzmq.core.entries import DefinitionText, Deleted, Lapsed
 from scatterzmq.core.journal import Journal
 from scatterzmq.core.journaled import JournaledReplicas
+from scatterzmq.core.ledger import Cause, Phase
+from scatterzmq.core.peermessages import Replicated
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId, TaskId
+from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import Store
 from scatterzmq.sim.runs import Result, run
 from scatterzmq.sim.world import World
+from tests.sim.test_mutants import show_at_once
 
 ME = PeerId("P" + "1" * 32)
 TASK = TaskId("T" + "2" * 32)
@@ -94,8 +100,117 @@ def test_everything_comes_back_after_a_power_failure() -> None:
     assert {process.me.incarnation for process in world.alive()} == {2}
 
 
+def until(world: World, is_so: Callable[[], bool]) -> None:
+    """Until it is so, to the millisecond."""
+    for _ in range(20_000):
+        if is_so():
+            return
+        world.run(1)
+    raise AssertionError("it never comes to that")
+
+
+def dark(world: World) -> None:
+    """The power fails, everywhere at once, and comes back."""
+    for process in world.alive():
+        world.crash(process, power=True)
+    world.run(1_000)
+    for place in range(world.options.peers):
+        world.start(place)
+    world.run(30_000)
+
+
+def begun(peers: int = 2) -> World:
+    """Peers that sync, and know each other."""
+    world = World(replace(options(1, "sync"), peers=peers))
+    world.begin()
+    world.run(3_000)
+    return world
+
+
+@pytest.mark.parametrize("peers", [1, 2])
+def test_the_power_fails_in_the_moment_of_acceptance(peers: int) -> None:
+    world = begun(peers)
+    (task,) = world.submit("chain", 1)
+    facts, handle = world.checkers.facts[task], world.handle(task)
+    until(world, lambda: facts.copies > 0)
+    assert (facts.copies, facts.durable) == (peers, True)
+    dark(world)
+    assert handle.outcome is not None
+    assert not facts.lost
+
+
+def test_the_power_fails_in_the_moment_of_the_end() -> None:
+    """It has ended, and nothing of it is done again."""
+    world = begun()
+    (task,) = world.submit("chain", 1)
+    handle = world.handle(task)
+    until(world, lambda: handle.outcome is not None)
+    claims = world.checkers.rows[Phase.WAIT, Cause.CLAIM]
+    dark(world)
+    (record,) = [record for process in world.alive() if (record := process.state.ledger.record(task)) is not None]
+    assert record.phase is Phase.READY
+    assert world.checkers.rows[Phase.WAIT, Cause.CLAIM] == claims
+
+
+def test_a_disk_that_was_full_is_not_relied_on() -> None:
+    world = begun()
+    for process in world.alive():
+        assert process.disk is not None
+        process.disk.is_full = True
+    (task,) = world.submit("chain", 1)
+    world.run(5_000)
+    facts = world.checkers.facts[task]
+    assert (facts.copies, facts.durable) == (2, False)
+
+
+def _as_if_kept(self: Takeover, sender: PeerId, answer: Replicated) -> None:
+    self._members.tell(sender, replace(answer, durable=True))
+
+
+BY_SCENARIO: dict[str, tuple[type, str, Callable[..., Any], Callable[[], None]]] = {
+    "nothing waits for the disk": (
+        Journal,
+        "when_kept",
+        lambda self, then: then(self._is_sync),
+        lambda: test_the_power_fails_in_the_moment_of_acceptance(2),
+    ),
+    "a peer that is alone does not wait for it": (
+        JournaledReplicas,
+        "write",
+        Replicas.write,
+        lambda: test_the_power_fails_in_the_moment_of_acceptance(1),
+    ),
+    "a holder answers before it has it on disk": (
+        Takeover,
+        "_answer",
+        _as_if_kept,
+        lambda: test_the_power_fails_in_the_moment_of_acceptance(2),
+    ),
+    "an end is shown before it is on disk": (
+        Desk,
+        "ended",
+        show_at_once,
+        test_the_power_fails_in_the_moment_of_the_end,
+    ),
+    "a disk that has failed is relied on": (
+        Desk,
+        "_are_durable",
+        lambda *_: True,
+        test_a_disk_that_was_full_is_not_relied_on,
+    ),
+}
+"""What is broken, and where that is seen."""
+
+
+@pytest.mark.parametrize("name", BY_SCENARIO)
+def test_what_is_said_before_it_is_on_disk_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, attribute, broken, scenario = BY_SCENARIO[name]
+    monkeypatch.setattr(where, attribute, broken)
+    with pytest.raises((AssertionError, Violation)):
+        scenario()
+
+
 MUTANTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
-    "said before it is on disk": (Journal, "when_kept", lambda self, then: then(self._is_sync)),
     "deleted, but not on disk": (JournaledReplicas, "dismiss", Replicas.dismiss),
     "never owned again": (Takeover, "reclaim", lambda _: None),
 }

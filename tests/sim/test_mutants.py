@@ -72,7 +72,7 @@ def _mark_nobody(_: State, record: Any, go_on: Callable[[], None]) -> None:
     go_on()
 
 
-def _show_at_once(self: Any, records: Any) -> None:
+def show_at_once(self: Any, records: Any) -> None:
     for record in records:
         self._expiring[record.id] = self._state.now_ms + 10**7
     self._show(records)
@@ -154,7 +154,7 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
     ),
     "an end is shown when the copies have it": (
-        instead(Desk, "ended", _show_at_once),
+        instead(Desk, "ended", show_at_once),
         rows.test_row_05_an_owner_dies_before_the_client_knows_the_end,
     ),
     "a silent holder is replaced": (instead(Replicas, "_replace"), rows.test_row_10_a_third_peer_hears_both),
