@@ -77,7 +77,7 @@ class _Waiting:
 
 class Desk:
     """One peer's clients. waiting: submissions that are not accepted yet. left: clients that are gone, as far as any
-    record names them.
+    record names them. counters: tasks "accepted" and "refused", and "clients_refused" that mean another cluster.
     """
 
     def __init__(self, state: State, definitions: Definitions, travel: Travel, claims: Claims) -> None:
@@ -102,7 +102,7 @@ class Desk:
         # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
         self._accepting: dict[TaskId, None] = {}
         self.left: set[ClientId] = set()
-        self.counters = {"accepted": 0, "refused": 0}
+        self.counters = {"accepted": 0, "refused": 0, "clients_refused": 0}
 
     # ---- submissions
 
