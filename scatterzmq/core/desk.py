@@ -12,12 +12,10 @@ Rules     1. The same id with the same content is the same task, from whichever 
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
 from ..errors import ErrorCode
-from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
 from .copies import Copy, info
@@ -39,6 +37,7 @@ from .messages import (
 from .peermessages import CopyKind, SyncBetter
 from .sizes import row_too_large, shortened
 from .state import State
+from .submissions import Waiting, misfit, uneven
 from .travel import Travel
 from .values import Block
 from .versions import Rank, Version
@@ -49,30 +48,6 @@ RECORDS_MIN = 1024
 
 STALE = "stale:"
 """How the message of a refusal begins if the client should look the namespace up again."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A submission for which there is no room yet.
-
-    columns: the blocks with their names in the frame of the graph.
-    start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
-    """
-
-    sender: ClientId
-    message: Submit
-    blocks: Mapping[str, Block]
-    columns: list[tuple[str, Block]]
-    nbytes: int
-    until_ms: int
-    start: int = 0
-
-    def row_nbytes(self, row: int) -> int:
-        return sum([block.row_nbytes(row) for block in self.blocks.values()])
-
-    def is_repeated(self, sender: ClientId, message: Submit) -> bool:
-        """Whether the client just says it again: then it must not take room twice."""
-        return self.sender == sender and self.message.nonce == message.nonce and self.message.ids == message.ids
 
 
 class Desk:
@@ -93,7 +68,7 @@ class Desk:
         self._members = state.members
         self._copies = state.copies
         self._replicas = state.replicas
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: deque[Waiting] = deque()
         # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
         # first when those before it have been taken out.
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
@@ -121,8 +96,8 @@ class Desk:
         for name, block in blocks.items():
             columns.append((f":{name}", block))
             nbytes += block.nbytes
-        entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
-        wrong = _uneven(message, blocks)
+        entry = Waiting(sender, message, blocks, columns, nbytes, until_ms)
+        wrong = uneven(message, blocks)
         if not wrong:
             wrong = row_too_large(blocks.values(), len(message.ids), self._state.row_bytes_max)
         if self._state.leaving:
@@ -149,7 +124,7 @@ class Desk:
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
         bytes_max = self._state.settings.store.record_bytes
-        early: list[_Waiting] = []
+        early: list[Waiting] = []
         while self.waiting and not self._state.restoring:
             first = self.waiting[0]
             if self._is_early(first):
@@ -170,11 +145,11 @@ class Desk:
                 self._blocks.settle(first.blocks.values())
         self.waiting.extendleft(reversed(early))
 
-    def _is_early(self, entry: _Waiting) -> bool:
+    def _is_early(self, entry: Waiting) -> bool:
         """Whether it will be known only in a while if these tasks can be accepted."""
         return self._definitions.is_coming(entry.message.ns, entry.message.digest)
 
-    def _fitting(self, entry: _Waiting) -> int:
+    def _fitting(self, entry: Waiting) -> int:
         """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
         bytes_max = self._state.settings.store.record_bytes
         room_nbytes = bytes_max - self._ledger.kept_nbytes - self._copies.nbytes
@@ -198,7 +173,7 @@ class Desk:
             "each with some memory of its own; clear finished tasks or raise the setting"
         )
 
-    def _accept(self, entry: _Waiting, stop: int) -> None:
+    def _accept(self, entry: Waiting, stop: int) -> None:
         """Accept the rows up to `stop`."""
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
@@ -206,7 +181,7 @@ class Desk:
             what = "is not loaded" if plan is None else "has another definition now"
             self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
             return
-        wrong = _misfit(plan.graphs[plan.entry].input_format, blocks)
+        wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
@@ -338,14 +313,14 @@ class Desk:
         is_first = len(record.rset) == 1 and record.epoch_n == self._state.first_n
         return is_first and record.id not in self._ledger.heard_of
 
-    def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
+    def _refuse(self, entry: Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
         refused = range(entry.start, stop)
         entry.nbytes -= sum([entry.row_nbytes(row) for row in refused])
         entry.start = stop
         self._reject(entry, [entry.message.ids[row] for row in refused], ErrorCode.REFUSED, reason)
 
-    def _reject(self, entry: _Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
+    def _reject(self, entry: Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
         rejected = tuple(ids)
         if rejected:
             self.counters["refused"] += len(rejected)
@@ -378,9 +353,18 @@ class Desk:
         if copy.status is None or copy.stands_in:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
+        elif self._state.journal is None:
+            self._show_copy(client, copy, durable=False)
         else:
-            self._out.send(client, *final_of_copy(copy, self._known_copies(copy)))
+            self._state.journal.when_kept(lambda durable: self._show_copy(client, copy, durable=durable))
         return True
+
+    def _show_copy(self, client: ClientId, copy: Copy, *, durable: bool) -> None:
+        """Tell how a task of another owner ended, which is on this peer's disk if it has one."""
+        if self._copies.copy(copy.id) is copy:
+            self._out.send(client, *final_of_copy(copy, self._known_copies(copy), durable=durable))
+        else:  # it has changed hands meanwhile
+            self.attach(client, (copy.id,))
 
     def unknown(self, clients: Iterable[ClientId], task: TaskId) -> None:
         """Tell clients that a task is not known any more."""
@@ -570,30 +554,3 @@ def _nothing() -> None:
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
-
-
-def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
-    """What is wrong with the numbers of a submission; "" if everything is there once per task."""
-    tasks = len(message.ids)
-    wrong = []
-    if len(message.submit_digests) != tasks:
-        wrong.append(f"{len(message.submit_digests)} submit_digests")
-    for name, digests in message.digests.items():
-        if len(digests) != tasks:
-            wrong.append(f"{len(digests)} digests of {name!r}")
-    for name, block in blocks.items():
-        if block.layout.rows != tasks:
-            wrong.append(f"{block.layout.rows} rows of {name!r}")
-    return f"a submission of {tasks} tasks has {', '.join(wrong)}" if wrong else ""
-
-
-def _misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
-    """What is wrong with the inputs of a submission; "" if they fit. Clients check it too; not all need be ours."""
-    if blocks.keys() != formats.keys():
-        return f"expected the fields {sorted(formats)}, got {sorted(blocks)}"
-    for name, wanted in formats.items():
-        layout = blocks[name].layout
-        for shape in set(layout.shapes) if layout.shape is None else (layout.shape,):
-            if not wanted.accepts(layout.dtype, shape):
-                return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
-    return ""
