@@ -53,7 +53,7 @@ STALE = "stale:"
 
 class Desk:
     """One peer's clients. waiting: submissions that are not accepted yet. left: clients that are gone, as far as any
-    record names them.
+    record names them. counters: tasks "accepted" and "refused", and "clients_refused" that mean another cluster.
     """
 
     def __init__(self, state: State, definitions: Definitions, travel: Travel, claims: Claims) -> None:
@@ -78,7 +78,7 @@ class Desk:
         # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
         self._accepting: dict[TaskId, None] = {}
         self.left: set[ClientId] = set()
-        self.counters = {"accepted": 0, "refused": 0}
+        self.counters = {"accepted": 0, "refused": 0, "clients_refused": 0}
 
     # ---- submissions
 
@@ -180,11 +180,7 @@ class Desk:
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            if entry.lookup is None:
-                entry.lookup = self._definitions.look_up()
-                return
-            what = "is not loaded" if plan is None else "has another definition now"
-            self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
+            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
             return
         wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
@@ -195,8 +191,8 @@ class Desk:
             few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
             return
-        if len(rset) == 1 and self._state.journal is not None and self._is_disk_gone:
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {self._disk_gone()}")
+        if len(rset) == 1 and (gone := self._disk_gone()):
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {gone}")
             return
         conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
@@ -248,15 +244,20 @@ class Desk:
         if attached:
             self.attach(entry.sender, attached)
 
+    def _stale(self, entry: Waiting, what: str) -> None:
+        """Refuse it, but ask all members first whether they know better."""
+        if entry.lookup is None:
+            entry.lookup = self._definitions.look_up()
+        else:
+            self._refuse(entry, len(entry.message.ids), f"{STALE} namespace {entry.message.ns!r} {what}")
+
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it. Of what was handed off meanwhile `rset` says where it is."""
-        durable = False
-        if self._state.journal is not None and self._is_disk_gone:
-            created = self._undo(sender, mid, created)
+        if gone := self._disk_gone():
+            created = self._undo(sender, mid, created, gone)
         for record in created:
             self._accepting.pop(record.id, None)
-        if self._state.journal is not None:
-            durable = self._are_durable([*created, *[self._ledger.record(task) for task in attached]])
+        durable = self._are_durable([*created, *[self._ledger.record(task) for task in attached]])
         groups: dict[tuple[tuple[PeerId, ...], int], list[TaskId]] = {}
         for record in created:
             groups.setdefault((record.rset, len(record.rset)), []).append(record.id)
@@ -285,23 +286,24 @@ class Desk:
             return True
         return len(record.rset) > 1 and not record.barriers
 
-    @property
-    def _is_disk_gone(self) -> bool:
-        return self._state.journal is not None and bool(self._state.journal.failed)
-
     def _disk_gone(self) -> str:
-        assert self._state.journal is not None
+        """Why this peer cannot keep what nobody else does; "" if it can, or has no disk."""
+        journal = self._state.journal
+        if journal is None or not journal.failed:
+            return ""
         return (
-            f"this peer cannot write its journal any more ({self._state.journal.failed}), and no other peer is there "
-            "to keep copies; make room and start it again"
+            f"this peer cannot write its journal any more ({journal.failed}), and no other peer is there to keep "
+            "copies; make room and start it again"
         )
 
     def _are_durable(self, records: Sequence[Record | None]) -> bool:
         """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
+        if self._state.journal is None or self._state.journal.failed:
+            return False
         there = [record for record in records if record is not None and self._ledger.record(record.id) is record]
-        return not self._is_disk_gone and len(there) == len(records) and all(record.durable for record in there)
+        return len(there) == len(records) and all(record.durable for record in there)
 
-    def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...]) -> tuple[Record, ...]:
+    def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...], gone: str) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that nobody else has heard of. Returns those that
         may be accepted; what had copies and is alone now is that as soon as it has some again.
         """
@@ -309,14 +311,15 @@ class Desk:
         refused = tuple([record.id for record in alone if self._is_unheard_of(record)])
         if refused:
             self.counters["refused"] += len(refused)
-            self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=self._disk_gone()))
+            self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=gone))
             self.clear(refused, _nothing)
-        gone = frozenset([record.id for record in alone])
-        return tuple([record for record in created if record.id not in gone])
+        not_now = frozenset([record.id for record in alone])
+        return tuple([record for record in created if record.id not in not_now])
 
     def _is_unheard_of(self, record: Record) -> bool:
         """Whether nobody but this peer knows of a record, or ever did."""
-        return len(record.rset) == 1 and record.epoch_n == self._state.first_n and not record.heard_of
+        is_first = len(record.rset) == 1 and record.epoch_n == self._state.first_n
+        return is_first and record.id not in self._ledger.heard_of
 
     def _refuse(self, entry: Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
@@ -423,8 +426,9 @@ class Desk:
                     told.setdefault(client, []).append(record.id)
             if not record.phase.ended:
                 self._out.report("error.task.ghost", task=record.id, node=record.place)
+            is_unheard_of = self._is_unheard_of(record)
             self.release(record)
-            if not self._is_unheard_of(record):
+            if not is_unheard_of:
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)

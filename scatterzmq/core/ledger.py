@@ -9,7 +9,7 @@ Why       The input stays with the record until the task has ended, so any step 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
@@ -102,13 +102,14 @@ CacheKey: TypeAlias = bytes
 class Frame:
     """One running graph of a task.
 
-    values: name in the frame (":field" or "node:field") -> value; each counts as one use of its block.
+    values: name in the frame (":field" or "node:field") -> value; each counts as one use of its block. Never changed in
+    place, only replaced: at first it is the task's input itself, so that one that waits to begin has it once.
     caller / output: the node that called this graph and the output on which it comes back; None for the entry graph.
     graph_key / node_key: cache keys that get this graph's result when it ends (of the graph, of the calling node).
     """
 
     graph: GraphPlan
-    values: dict[str, Value]
+    values: Mapping[str, Value]
     caller: NodePlan | None = None
     output: str = ""
     graph_key: CacheKey | None = None
@@ -133,7 +134,6 @@ class Record:
     nbytes: of its newest fields. kept_nbytes: of its input, or of its result once it has ended.
     rset, epoch_n, change: who has copies, and which of its versions this is (core/versions.py).
     shown: it has ended and everybody may know, because the copies do. durable: what was written last is on disk, too.
-    heard_of: by others who have no copy, and may keep something in its place.
     barriers: what waits for its copies (core/replicas.py). moving: writes under way to holders that may be new.
     errors / restarts / crashes: causes counted apart; users see the sum.
     """
@@ -170,7 +170,6 @@ class Record:
     change: int = 0
     shown: bool = False
     durable: bool = False
-    heard_of: bool = False
     barriers: tuple["Barrier", ...] = ()
     moving: int = 0
     story: tuple[str, ...] = ()
@@ -233,6 +232,7 @@ _STATUS = {
 class Ledger:
     """All records of one owner. kept_nbytes: of all their inputs and results. out: told of every change; None: not.
 
+    heard_of: those without a copy of which others have been told all the same, and may keep something in its place.
     record: the record of a task, or None if there is no such task (any more). next_seq: the age of the next record.
     Both are built-ins, as they are called several times per task.
     """
@@ -245,6 +245,7 @@ class Ledger:
         self.record: Callable[[TaskId], Record | None] = self._records.get
         self.next_seq: Callable[[], int] = count(1).__next__
         self.kept_nbytes = 0
+        self.heard_of: set[TaskId] = set()  # not a field of the record: there are few of these, and very many records
 
     def __len__(self) -> int:
         return len(self._records)
@@ -264,6 +265,7 @@ class Ledger:
         self.kept_nbytes -= record.kept_nbytes
         if record.read:
             self._read -= 1
+        self.heard_of.discard(record.id)
 
     def keeps(self, record: Record, nbytes: int) -> None:
         """The record holds so many bytes from now on."""
@@ -305,6 +307,7 @@ class Ledger:
         assert all(by_phase[phase] == self._counts[phase] for phase in Phase)
         assert self._read == sum(record.read for record in self)
         assert self.kept_nbytes == sum(record.kept_nbytes for record in self)
+        assert self.heard_of <= self._records.keys()
         for record in self:
             check_record(record)
 

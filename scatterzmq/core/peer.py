@@ -504,6 +504,7 @@ class PeerCore:
         members, settings = self._state.members, self._state.settings
         refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
         if refusal:
+            self._desk.counters["clients_refused"] += 1
             return MemberList(mid=message.mid, members=(), refusal=refusal)
         return MemberList(
             mid=message.mid,

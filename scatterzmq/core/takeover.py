@@ -392,7 +392,8 @@ class Takeover:
 
     def _mine(self, record: Record) -> Version:
         """What is said of a record to somebody who may know of another one."""
-        record.heard_of = True
+        if len(record.rset) == 1:
+            self._ledger.heard_of.add(record.id)
         return record_version(record, self._members.me)
 
     # ---- after a split

@@ -110,7 +110,7 @@ class Travel:
             self._blocks.hold(value)
         record.weight = 1.0
         record.nbytes = record.kept_nbytes
-        self._open(record, Frame(entry, dict(record.input)), hits=0)
+        self._open(record, Frame(entry, record.input), hits=0)
 
     def _open(self, record: Record, frame: Frame, hits: int) -> None:
         """Begin a graph whose input lies in `frame`."""
@@ -314,7 +314,7 @@ class Travel:
         """Put fields (held already) on the frame and go where `output` leads."""
         record.node = node
         frame = record.stack[-1]
-        values = frame.values
+        values = dict(frame.values)
         way = node.outputs[output]
         for name, value in fields.items():
             qualified = f"{node.name}:{name}"
@@ -326,6 +326,7 @@ class Travel:
             dropped = values.pop(name, None)
             if dropped is not None:
                 self._blocks.release((dropped,))
+        frame.values = values
         self.counters["hops"] += 1
         if way.next is not None:
             if fields:

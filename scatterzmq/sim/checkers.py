@@ -196,8 +196,10 @@ class Checkers:
     def _poison(self, owner: PeerId, task: TaskId) -> None:
         """A task that kills executors does so 1 + 3 times at most each time that a peer owns it, as far as it hears."""
         there = next((process for process in self.world.alive() if process.id == owner), None)
-        buried = set() if there is None else there.buried  # whose last words the owner may not have heard
-        killed = sum(peer not in buried for peer in self.killed.get((owner, task), ()))
+        if there is None:
+            return  # an owner that is gone lends to nobody, and what it had heard is not known
+        # Of those that it has buried it may not have heard the last words.
+        killed = sum(peer not in there.buried for peer in self.killed.get((owner, task), ()))
         limit = (1 + self.world.settings.tasks.poison_limit) * self.lives[owner, task]
         if killed > limit and "jump" not in self.world.options.faults:
             name = self.world.trace.name(owner)
@@ -255,13 +257,23 @@ class Checkers:
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
-        """Rule 7: what is said to be on disk is there, and safe, even if there has been no room for anything since."""
+        """Rule 7: what is said to be on disk is there, and safe, even if there has been no room for anything since.
+        And it has been on as many disks as peers are said to have it.
+        """
         if process.disk is None or self.world.settings.journal.mode != "sync":
             raise Violation(f"{process.name}: durable, without a disk", *message.ids)
+        is_final = isinstance(message, Final)
         for task in message.ids:
             kept = process.disk.task(task)
-            if kept is None or (isinstance(message, Final) and kept.status is None):
+            if kept is None or (is_final and kept.status is None):
                 raise Violation(f"{process.name}: said to be durable, and is not: {task}", task)
+            disks = sum(
+                disk.was_safe.get(task, False) or (not is_final and task in disk.was_safe) for disk in self.world.disks
+            )
+            if disks < message.copies:
+                raise Violation(
+                    f"{process.name}: said to be durable at {message.copies} peers, and is on {disks} disks", task
+                )
 
     def accepted(self, task: TaskId, copies: int, *, durable: bool) -> None:
         facts = self.facts[task]

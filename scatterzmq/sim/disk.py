@@ -28,11 +28,12 @@ class _Written:
 
 
 class Disk:
-    """is_full: writes fail."""
+    """is_full: writes fail. was_safe: tasks that have been on it for good, and whether with their end."""
 
     def __init__(self) -> None:
         self.tables: dict[tuple[Kind, bytes], _Written] = {}
         self.is_full = False
+        self.was_safe: dict[TaskId, bool] = {}
         self._tail: list[_Written] = []
 
     def write(self, action: Persist, store: Store) -> None:
@@ -62,6 +63,8 @@ class Disk:
         if isinstance(entry, Kept) and entry.values is None:
             written = replace(written, rows=self.tables[place].rows)
         self.tables[place] = written
+        if isinstance(entry, Kept):
+            self.was_safe[entry.id] = entry.status is not None or self.was_safe.get(entry.id, False)
 
     # ---- reading
 

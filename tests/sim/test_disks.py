@@ -1,22 +1,19 @@
 """Peers with journals lose power, all at once, and their disks get full."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from scatterzmq.core.actions import Persist
 from scatterzmq.core.entries import DefinitionText, Deleted, Lapsed
-from scatterzmq.core.journal import Journal
-from scatterzmq.core.journaled import JournaledReplicas
-from scatterzmq.core.replicas import Replicas
-from scatterzmq.core.takeover import Takeover
+from scatterzmq.core.ledger import Cause, Phase
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.ids import PeerId, TaskId
 from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import Store
-from scatterzmq.sim.runs import Result, run
+from scatterzmq.sim.runs import run
 from scatterzmq.sim.world import World
 
 ME = PeerId("P" + "1" * 32)
@@ -35,10 +32,6 @@ def options(seed: int, mode: str, **faults: float) -> Options:
         faults=faults,
         sections={"journal": {"mode": mode}, "timing": {"grace_s": 10.0}},
     )
-
-
-def lives(seed: int) -> Result:
-    return run(options(seed, "sync", power=5.0))
 
 
 def test_an_entry_takes_away_what_was_there() -> None:
@@ -94,14 +87,64 @@ def test_everything_comes_back_after_a_power_failure() -> None:
     assert {process.me.incarnation for process in world.alive()} == {2}
 
 
-MUTANTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
-    "said before it is on disk": (Journal, "when_kept", lambda self, then: then(self._is_sync)),
-    "deleted, but not on disk": (JournaledReplicas, "dismiss", Replicas.dismiss),
-    "never owned again": (Takeover, "reclaim", lambda _: None),
-}
+def until(world: World, is_so: Callable[[], bool]) -> None:
+    """Until it is so, to the millisecond."""
+    for _ in range(20_000):
+        if is_so():
+            return
+        world.run(1)
+    raise AssertionError("it never comes to that")
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_journal_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(*MUTANTS[name])
-    assert any(lives(seed).wrong for seed in range(4))
+def dark(world: World) -> None:
+    """The power fails, everywhere at once, and comes back."""
+    for process in world.alive():
+        world.crash(process, power=True)
+    world.run(1_000)
+    for place in range(world.options.peers):
+        world.start(place)
+    world.run(30_000)
+
+
+def begun(peers: int = 2) -> World:
+    """Peers that sync, and know each other."""
+    world = World(replace(options(1, "sync"), peers=peers))
+    world.begin()
+    world.run(3_000)
+    return world
+
+
+@pytest.mark.parametrize("peers", [1, 2])
+def test_the_power_fails_in_the_moment_of_acceptance(peers: int) -> None:
+    world = begun(peers)
+    (task,) = world.submit("chain", 1)
+    facts, handle = world.checkers.facts[task], world.handle(task)
+    until(world, lambda: facts.copies > 0)
+    assert (facts.copies, facts.durable) == (peers, True)
+    dark(world)
+    assert handle.outcome is not None
+    assert not facts.lost
+
+
+def test_the_power_fails_in_the_moment_of_the_end() -> None:
+    """It has ended, and nothing of it is done again."""
+    world = begun()
+    (task,) = world.submit("chain", 1)
+    handle = world.handle(task)
+    until(world, lambda: handle.outcome is not None)
+    claims = world.checkers.rows[Phase.WAIT, Cause.CLAIM]
+    dark(world)
+    (record,) = [record for process in world.alive() if (record := process.state.ledger.record(task)) is not None]
+    assert record.phase is Phase.READY
+    assert world.checkers.rows[Phase.WAIT, Cause.CLAIM] == claims
+
+
+def test_a_disk_that_was_full_is_not_relied_on() -> None:
+    world = begun()
+    for process in world.alive():
+        assert process.disk is not None
+        process.disk.is_full = True
+    (task,) = world.submit("chain", 1)
+    world.run(5_000)
+    facts = world.checkers.facts[task]
+    assert (facts.copies, facts.durable) == (2, False)

@@ -2,37 +2,109 @@
 
 Rules on which safety stands break something that is checked. Those that only save work are found by counting it.
 Whoever changes a rule so that its mutant lives looks for another scenario or seed, or for a check that is missing.
-"""
 
-from collections.abc import Callable
+    rule, and what is taken away                                   what notices it
+     1  Nothing is shown before copies and disks have it
+         a write is over when it is answered                       sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
+         an end is shown when the copies have it                   sim.test_rows:test_row_05_an_owner_dies_before_the_client_knows_the_end
+         nothing is said before it is on disk                      sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
+         a peer that is alone waits for its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
+         a holder answers when it is on its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
+         an end is shown when it is on disk                        sim.test_disks:test_the_power_fails_in_the_moment_of_the_end
+         a disk that has failed is not relied on                   sim.test_disks:test_a_disk_that_was_full_is_not_relied_on
+         what is deleted is deleted on the disk                    the run of its options, seed 1
+     2  There are as many copies as are said
+         a silent holder is replaced                               sim.test_rows:test_row_10_a_third_peer_hears_both
+         too few copies are repaired                               sim.test_scenarios:test_a_holder_of_copies_dies_and_another_one_gets_them
+     3  What is not answered is said again, and its second coming changes nothing
+         a write is repeated                                       sim.test_scenarios:test_an_answer_to_an_earlier_life_counts_for_nothing
+         what is meant for another life is dropped                 sim.test_scenarios:test_an_answer_to_an_earlier_life_counts_for_nothing
+         a claim that comes again gets the same batch              core.test_borrowing:test_a_lost_grant_is_given_again
+         a commit is repeated                                      core.test_borrowing:test_a_lost_commit_is_said_again_and_the_executor_does_not_wait_for_it
+         a client that comes back is there again                   sim.test_scenarios:test_a_client_that_lost_its_link_is_told
+     4  Leases end
+         a lease ends                                              the run of its options, seed 0
+         what a dead peer has is lent again                        sim.test_rows:test_row_19_the_tensors_of_half_the_tasks_die_with_a_peer
+     5  Only the current lease commits
+         only the current lease commits                            sim.test_scenarios:test_an_executor_that_slept_through_its_lease_changes_nothing
+     6  Who is overtaken gives up
+         a later epoch is given way to                             sim.test_rows:test_row_12_an_owner_wakes_up_that_was_taken_for_dead
+     7  Who has a copy takes over, in the order of the stored set, and asks first
+         tasks of a dead owner are adopted                         sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
+         who starts again owns again what it owned                 the run of its options, seed 1
+         who adopts is next in the stored set                      test_without_their_order_every_holder_takes_over
+         who adopts has asked everybody                            test_without_asking_first_what_is_deleted_is_taken_over
+     8  The better account holds
+         what has ended beats what has not                         sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
+         deleted tasks are remembered                              sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
+         no epoch is used again by who has forgotten it            core.test_restoring:test_two_lives_that_come_to_one_epoch_are_not_taken_for_one
+         what a peer has forgotten is owned by who remembers it    core.test_restoring:test_an_epoch_of_an_earlier_life_may_be_above_all_of_this_one_and_is_told_from_it
+         who gives way keeps what it has                           sim.test_scenarios:test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies
+     9  No wait for a cached value needs somebody else's word to end
+         who leads a key says when it gives up                     the run of its options, seed 2
+         who waits for a key asks again                            the run of its options, seed 0
+         a peer that does not have a cached value says so          sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
+         who has lost a cached value is not named again            sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
+         nobody waits for ever for a cached value                  sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
+    10  What is missing is found out, and its task starts over
+         who keeps something does not free it                      sim.test_payloads:test_what_is_large_stays_where_it_was_made
+         an owner frees what it does not need                      sim.test_payloads:test_what_is_large_stays_where_it_was_made
+         what a dead peer kept is lost                             sim.test_payloads:test_row_19_half_of_what_is_under_way_dies_with_a_peer
+         what is fetched is compared with what its owner was told  sim.test_payloads:test_row_29_what_is_fetched_comes_with_wrong_bits
+         the owner is asked where the maker does not help          sim.test_payloads:test_a_maker_that_only_its_owner_reaches_stops_nobody
+         what was evicted is known to be gone                      the run of its options, seed 4
+    11  A task that kills executors ends
+         who kills executors is poison                             sim.test_scenarios:test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not
+         the copies know of crashes                                sim.test_scenarios:test_whom_a_task_has_killed_is_known_to_the_next_owner
+         an owner counts the executors that a task has killed      test_an_owner_that_does_not_count_is_found_out
+    12  Nodes run in processes of their own
+        Told by tests/e2e/test_hangs.py and tests/processes/test_kills.py, with real processes.
+    13  What a peer slept through is nobody's silence
+         what a peer slept through is nobody's silence             sim.test_rows:test_row_15_clocks_jump
+     0  Besides: work that is saved
+         who comes and goes is on probation                        sim.test_rows:test_row_30_a_peer_comes_and_goes
+"""
+# ruff: noqa: E501 -- the table
+
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any, TypeAlias
 
 import pytest
 
-from scatterzmq.core import copies, member
+from scatterzmq.core import copies, lending, member, takeover
 from scatterzmq.core.batches import Batches
 from scatterzmq.core.blocks import Blocks
+from scatterzmq.core.borrowing import Borrowing
 from scatterzmq.core.cacheowners import CacheOwners
-from scatterzmq.core.copies import Copies, version_in
+from scatterzmq.core.cacheplaces import CachePlaces
+from scatterzmq.core.copies import Copies, Copy, version_in
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.fetches import Fetches
+from scatterzmq.core.journal import Journal
+from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.leases import Lease, Leases
 from scatterzmq.core.lending import Lending
 from scatterzmq.core.members import Members
 from scatterzmq.core.payloads import Payloads
+from scatterzmq.core.peermessages import Replicated
 from scatterzmq.core.punctual import Punctual
 from scatterzmq.core.replicas import Replicas
 from scatterzmq.core.state import State
 from scatterzmq.core.takeover import Takeover
 from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
-from scatterzmq.ids import BlockId
+from scatterzmq.ids import BlockId, PeerId, TaskId
 from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.runs import run
+from tests.core import test_borrowing as borrowing
 from tests.core import test_restoring as restoring
+from tests.core import test_takeover as takeovers_of
+from tests.sim import test_disks as disks
 from tests.sim import test_payloads as payloads
 from tests.sim import test_rows as rows
 from tests.sim import test_scenarios as scenarios
@@ -123,6 +195,15 @@ def _for_whom_it_may_concern(self: Members, member_: Any, message: Any, now_ms: 
     return from_member(self, member_, message, now_ms, is_ours=True)
 
 
+def _answer_at_once(self: Takeover, sender: PeerId, answer: Replicated) -> None:
+    self._members.tell(sender, replace(answer, durable=True))
+
+
+def _say_commits_once(made: pytest.MonkeyPatch) -> None:
+    made.setattr(Borrowing, "expire", nothing)
+    made.setattr(Borrowing, "deadline_ms", nothing)
+
+
 def _never_again(self: Any, _: int, write: Any, __: int) -> None:
     self._due(write.since_ms + self._copy_ms)
 
@@ -145,10 +226,16 @@ def _take_anything(self: Fetches, _: Any, message: Any, block: Any) -> None:
         self._end(fetch, block)
 
 
+def _keep_silent_without(self: CacheOwners, sender: Any, message: Any) -> None:
+    if self._cache.find(message.key) is not None:
+        fetch(self, sender, message)
+
+
+fetch = CacheOwners.fetch
+adopt = Takeover._adopt
 write, take_back, from_member = Replicas.write, Batches.take_back, Members._from_member
 
 BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
-    # 1, 2: copies
     "a write is over when it is answered": (
         instead(Replicas, "write", _write_without_waiting),
         scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
@@ -157,12 +244,31 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Desk, "ended", _show_at_once),
         rows.test_row_05_an_owner_dies_before_the_client_knows_the_end,
     ),
+    "nothing is said before it is on disk": (
+        instead(Journal, "when_kept", lambda self, then: then(self._is_sync)),
+        partial(disks.test_the_power_fails_in_the_moment_of_acceptance, 2),
+    ),
+    "a peer that is alone waits for its disk": (
+        instead(JournaledReplicas, "write", write),
+        partial(disks.test_the_power_fails_in_the_moment_of_acceptance, 1),
+    ),
+    "a holder answers when it is on its disk": (
+        instead(Takeover, "_answer", _answer_at_once),
+        partial(disks.test_the_power_fails_in_the_moment_of_acceptance, 2),
+    ),
+    "an end is shown when it is on disk": (
+        instead(Desk, "ended", _show_at_once),
+        disks.test_the_power_fails_in_the_moment_of_the_end,
+    ),
+    "a disk that has failed is not relied on": (
+        instead(Desk, "_are_durable", lambda *_: True),
+        disks.test_a_disk_that_was_full_is_not_relied_on,
+    ),
     "a silent holder is replaced": (instead(Replicas, "_replace"), rows.test_row_10_a_third_peer_hears_both),
     "too few copies are repaired": (
         instead(Replicas, "_repair"),
         scenarios.test_a_holder_of_copies_dies_and_another_one_gets_them,
     ),
-    # 3: what is said is said again, and an answer is to what was asked
     "a write is repeated": (
         instead(Replicas, "_repeat", _never_again),
         scenarios.test_an_answer_to_an_earlier_life_counts_for_nothing,
@@ -171,7 +277,14 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Members, "_from_member", _for_whom_it_may_concern),
         scenarios.test_an_answer_to_an_earlier_life_counts_for_nothing,
     ),
-    # 4, 5: leases and tokens
+    "a claim that comes again gets the same batch": (
+        instead(Lending, "_borrower", lambda *_: lending._Borrower()),
+        borrowing.test_a_lost_grant_is_given_again,
+    ),
+    "a commit is repeated": (
+        _say_commits_once,
+        borrowing.test_a_lost_commit_is_said_again_and_the_executor_does_not_wait_for_it,
+    ),
     "only the current lease commits": (
         _any_lease_commits,
         scenarios.test_an_executor_that_slept_through_its_lease_changes_nothing,
@@ -180,17 +293,14 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Lending, "gone"),
         rows.test_row_19_the_tensors_of_half_the_tasks_die_with_a_peer,
     ),
-    # 6: who is overtaken gives up
     "a later epoch is given way to": (
         instead(Takeover, "hand_off"),
         rows.test_row_12_an_owner_wakes_up_that_was_taken_for_dead,
     ),
-    # 7: takeover
     "tasks of a dead owner are adopted": (
         instead(Takeover, "reconsider"),
         scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
     ),
-    # 8: merge
     "what has ended beats what has not": (
         _last_owner_wins,
         scenarios.test_what_is_deleted_on_one_side_of_a_split_stays_deleted,
@@ -211,7 +321,6 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Takeover, "_stand_in", lambda self, copy, *_: self._copies.drop(copy.id)),
         scenarios.test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies,
     ),
-    # 10: payloads
     "who keeps something does not free it": (
         instead(Payloads, "answered", _free_when_answered),
         payloads.test_what_is_large_stays_where_it_was_made,
@@ -229,7 +338,18 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Fetches, "_whom", lambda _, fetch: fetch.block.id.maker),
         payloads.test_a_maker_that_only_its_owner_reaches_stops_nobody,
     ),
-    # 11: crashes
+    "a peer that does not have a cached value says so": (
+        instead(CacheOwners, "fetch", _keep_silent_without),
+        partial(payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss, "it has forgotten it"),
+    ),
+    "who has lost a cached value is not named again": (
+        instead(CachePlaces, "lost"),
+        partial(payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss, "it has forgotten it"),
+    ),
+    "nobody waits for ever for a cached value": (
+        instead(CacheOwners, "_not_fetched"),
+        partial(payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss, "it is out of reach"),
+    ),
     "who kills executors is poison": (
         instead(Batches, "take_back", _take_back_as_if_innocent),
         scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not,
@@ -238,20 +358,17 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(State, "crash_marked", _mark_nobody),
         scenarios.test_whom_a_task_has_killed_is_known_to_the_next_owner,
     ),
-    # 13: pauses
     "what a peer slept through is nobody's silence": (
         instead(Punctual, "slept_ms", lambda *_: 0),
         rows.test_row_15_clocks_jump,
     ),
-    # clients
     "a client that comes back is there again": (
         instead(Desk, "heard"),
         scenarios.test_a_client_that_lost_its_link_is_told,
     ),
-    # saved work
     "who comes and goes is on probation": (
         instead(member, "TURNS", 10**6),
-        lambda: rows.test_row_30_a_peer_comes_and_goes(1),
+        partial(rows.test_row_30_a_peer_comes_and_goes, 1),
     ),
 }
 
@@ -262,6 +379,7 @@ def _do_not_ask_again(made: pytest.MonkeyPatch) -> None:
 
 
 SMALL = Options(seed=0, peers=3, tasks=30, load_s=5.0, safety_s=15.0)
+POWER = disks.options(1, "sync", power=5.0)
 BY_SEED: dict[str, tuple[Patch, Options]] = {
     "a lease ends": (
         instead(Leases, "expire", lambda *_: []),
@@ -275,6 +393,8 @@ BY_SEED: dict[str, tuple[Patch, Options]] = {
         _do_not_ask_again,
         replace(SMALL, namespaces=("cached",), domain=4, faults={"loss": 0.3}),
     ),
+    "what is deleted is deleted on the disk": (instead(JournaledReplicas, "dismiss", Replicas.dismiss), POWER),
+    "who starts again owns again what it owned": (instead(Takeover, "reclaim"), POWER),
     "what was evicted is known to be gone": (
         instead(Blocks, "evicted"),
         replace(
@@ -305,7 +425,7 @@ def test_a_rule_taken_away_breaks_its_seed(name: str, monkeypatch: pytest.Monkey
     assert run(options).wrong
 
 
-def test_an_owner_that_does_not_stop_a_task_that_kills_executors_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_does_not_count_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Batches, "_crashed", lambda self, record, failure: self._travel.reclaimed(record, failure))
     with pytest.raises(Violation, match="killed 5 executors, allowed are 4"):
         scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not(scenarios.new_world)
@@ -332,8 +452,58 @@ def takeovers() -> int:
     return sum(process.core._takeover.counters["takeovers"] for process in world.alive())
 
 
-def test_without_its_place_in_the_stored_set_every_holder_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_their_order_every_holder_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = takeovers()
     assert with_it == 8
     instead(Takeover, "_is_next", lambda *_: True)(monkeypatch)
     assert takeovers() >= 2 * with_it
+
+
+def adopted(made: pytest.MonkeyPatch) -> int:
+    """How many tasks are taken over when an owner dies that had two, of which somebody knows that one is deleted."""
+    tasks: list[TaskId] = []
+
+    def noted(self: Takeover, found: Sequence[Copy], **how: Any) -> None:
+        tasks.extend([copy.id for copy in found])
+        adopt(self, found, **how)
+
+    made.setattr(Takeover, "_adopt", noted)
+    takeovers_of.test_a_deletion_that_somebody_knows_of_stops_the_takeover()
+    return len(tasks)
+
+
+def test_without_asking_first_what_is_deleted_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = adopted(monkeypatch)
+    assert with_it == 1
+    monkeypatch.setattr(takeover, "INQUIRY_MS", 0)
+    assert adopted(monkeypatch) >= 2 * with_it
+
+
+BY_COUNTING: dict[str, Callable[..., None]] = {
+    "who adopts is next in the stored set": test_without_their_order_every_holder_takes_over,
+    "who adopts has asked everybody": test_without_asking_first_what_is_deleted_is_taken_over,
+    "an owner counts the executors that a task has killed": test_an_owner_that_does_not_count_is_found_out,
+}
+
+# ---- the table
+
+
+def killers() -> dict[str, str]:
+    """What is taken away -> what notices it."""
+    found = {name: getattr(scenario, "func", scenario) for name, (_, scenario) in BY_SCENARIO.items()}
+    tests = {name: f"{test.__module__.removeprefix('tests.')}:{test.__name__}" for name, test in found.items()}
+    seeds = {name: f"the run of its options, seed {options.seed}" for name, (_, options) in BY_SEED.items()}
+    return tests | seeds | {name: test.__name__ for name, test in BY_COUNTING.items()}
+
+
+def test_each_rule_has_mutants_and_each_mutant_is_told_of() -> None:
+    rules: dict[str, list[str]] = {}
+    told = {}
+    for line in (__doc__ or "").splitlines():
+        if rule := re.fullmatch(r" {4,5}(\d+)  \S.*", line):
+            rules[rule[1]] = []
+        elif mutant := re.fullmatch(r" {9}(\S.*?) {2,}(\S.*)", line):
+            rules[next(reversed(rules))].append(mutant[1])
+            told[mutant[1]] = mutant[2]
+    assert told == killers()
+    assert [rule for rule in map(str, range(1, 14)) if not rules[rule]] == ["12"], "which only real processes can show"

@@ -2,14 +2,17 @@
 costs a task anything. A number is large here.
 """
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
+
+import pytest
 
 from scatterzmq.core.ledger import Record
 from scatterzmq.core.messages import TaskStatus
 from scatterzmq.ids import TaskId
 from scatterzmq.sim.world import World
-from tests.sim.test_scenarios import ends, new_world
+from tests.sim.test_scenarios import claims, ends, new_world, owned_elsewhere
 
 READY = TaskStatus.READY
 
@@ -133,3 +136,56 @@ def test_words_of_payloads_that_get_lost_cost_time_only() -> None:
     assert ends(world, tasks) == [READY] * 20
     assert not any(record.errors for record in records(world, tasks))
     forget(world, tasks)
+
+
+# ---- cached values
+
+
+def forgets(world: World) -> None:
+    """Others have taken the room of its values."""
+    owners = world.peer(0).core._travel.owners
+    assert owners is not None
+    owners._cache.clear()
+
+
+def dies(world: World) -> None:
+    world.crash(world.peer(0))
+
+
+def is_out_of_reach(world: World) -> None:
+    """For whoever needs the values; the third peer hears both, so that nobody is held to be dead."""
+    for other in ("peer1", "peer2"):
+        if other != world.peer(owned_elsewhere(world)[1]).address:
+            world.network.cut("peer0", other)
+            world.network.cut(other, "peer0")
+
+
+LOSSES: dict[str, tuple[Callable[[World], None], int]] = {
+    "it has forgotten it": (forgets, 500),
+    "it dies": (dies, 500),
+    "it is out of reach": (is_out_of_reach, 20_000),
+}
+"""How a value is lost, and within how many milliseconds the tasks that need it have ended all the same."""
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_a_cached_value_that_its_holder_has_lost_is_a_miss(how: str) -> None:
+    """It is computed once more, for all that need it; that costs no retry, and its new holder is found from then on."""
+    lose, within_ms = LOSSES[how]
+    sections = {"store": {"inline_bytes": 0}}
+    world = new_world(3, namespaces=("cached",), sections=sections, exec_ms=20.0)
+    value, place = owned_elsewhere(world)
+    world.submit("cached", value, at=0)
+    world.run(3_000)
+    lose(world)
+    tasks = world.submit("cached", value, value, at=3 - place)
+    world.run(within_ms)
+    assert ends(world, tasks) == [READY] * 2
+    assert claims(world) <= 2 * 6, "the steps of one task, before and after"
+    assert counted(world, "cache_lost") <= 2, "a graph and another one in it, once each"
+    found = [process.state.ledger.record(task) for process in world.alive() for task in tasks]
+    assert not any(record.errors or record.restarts for record in found if record is not None)
+    steps = claims(world)
+    tasks = world.submit("cached", value, at=place)
+    world.run(500)
+    assert (ends(world, tasks), claims(world)) == ([READY], steps)
