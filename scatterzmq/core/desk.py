@@ -496,7 +496,7 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
         """is_on_disk: at this peer; that is enough as long as it is the only one that has them for sure."""
-        is_sound = not self._is_disk_gone
+        is_sound = self._state.journal is not None and not self._state.journal.failed
         for client, records in by_client.items():
             if client in self.left:
                 continue
