@@ -495,14 +495,14 @@ class Desk:
             self.attach(client, [record.id for record in records if record not in there])
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
-        """is_on_disk: at this peer; that is enough as long as it is the only one that has them for sure."""
+        """is_on_disk: at this peer, where they have been before; that is enough while others become the holders."""
         is_sound = self._state.journal is not None and not self._state.journal.failed
         for client, records in by_client.items():
             if client in self.left:
                 continue
             groups: dict[tuple[bytes, int, bool], list[Record]] = {}
             for record in records:
-                durable = is_sound and (record.durable or (is_on_disk and record.copies == 1))
+                durable = is_sound and (record.durable or is_on_disk)
                 groups.setdefault((record.plan.digest, record.copies, durable), []).append(record)
             for (_, _, durable), group in groups.items():
                 for chunk in chunks(group):  # what is too long for one message would never arrive
