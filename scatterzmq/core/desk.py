@@ -5,7 +5,8 @@ Rules     1. The same id with the same content is the same task, from whichever 
              and leaves the first task alone.
           2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
              turn, and after `refuse_after_s` is refused. Nothing is dropped silently. What comes while the definition
-             that it needs is on its way or being checked, as after a start, waits for that, and lets others pass.
+             that it needs is on its way or being checked, as after a start, waits for that, and lets others pass; so
+             does what needs one that is not here, until all members have been asked for it.
           3. Whoever attached to a task is told once how it ended; a task that is cleared ends as unknown.
           4. Results go `result_ttl_s` after the end unless they are cleared before.
 """
@@ -147,7 +148,8 @@ class Desk:
 
     def _is_early(self, entry: Waiting) -> bool:
         """Whether it will be known only in a while if these tasks can be accepted."""
-        return self._definitions.is_coming(entry.message.ns, entry.message.digest)
+        is_coming = self._definitions.is_coming(entry.message.ns, entry.message.digest)
+        return is_coming or (entry.lookup is not None and self._definitions.is_looking(entry.lookup))
 
     def _fitting(self, entry: Waiting) -> int:
         """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
@@ -174,10 +176,13 @@ class Desk:
         )
 
     def _accept(self, entry: Waiting, stop: int) -> None:
-        """Accept the rows up to `stop`."""
+        """Accept the rows up to `stop`, or none of them as long as it may turn out that their definition is loaded."""
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
+            if entry.lookup is None:
+                entry.lookup = self._definitions.look_up()
+                return
             what = "is not loaded" if plan is None else "has another definition now"
             self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
             return
@@ -290,10 +295,12 @@ class Desk:
 
     def _are_durable(self, records: Sequence[Record | None]) -> bool:
         """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
-        if self._state.journal is None or self._state.journal.failed:
-            return False
         there = [record for record in records if record is not None and self._ledger.record(record.id) is record]
-        return len(there) == len(records) and all(record.durable for record in there)
+        return self._has_disk and len(there) == len(records) and all(record.durable for record in there)
+
+    @property
+    def _has_disk(self) -> bool:
+        return self._state.journal is not None and not self._state.journal.failed
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...], gone: str) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that nobody else has heard of. Returns those that
@@ -341,7 +348,10 @@ class Desk:
             elif client not in record.clients:
                 record.clients = (*record.clients, client)
                 self._attached[client] += 1
-        self._tell({client: ended})
+        if self._state.journal is None:
+            self._tell({client: ended})
+        elif ended:
+            self._state.journal.when_kept(lambda durable: self._tell_again(client, ended, is_on_disk=durable))
         if unknown:
             self._out.send(client, Final.unknown(unknown))
 
@@ -476,15 +486,24 @@ class Desk:
                 by_client.setdefault(client, []).append(record)
         self._tell(by_client)
 
-    def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
+    def _tell_again(self, client: ClientId, records: Sequence[Record], *, is_on_disk: bool) -> None:
+        """Tell what is on this peer's disk by now. Nobody may have to wait for copies that replace others."""
+        there = [record for record in records if self._ledger.record(record.id) is record]
+        self._tell({client: there}, is_on_disk=is_on_disk)
+        if len(there) < len(records):
+            self.attach(client, [record.id for record in records if record not in there])
+
+    def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
+        """is_on_disk: at this peer; that is enough as long as it is the only one that has them for sure."""
+        is_sound = self._has_disk
         for client, records in by_client.items():
             if client in self.left:
                 continue
-            groups: dict[tuple[bytes, int], list[Record]] = {}
+            groups: dict[tuple[bytes, int, bool], list[Record]] = {}
             for record in records:
-                groups.setdefault((record.plan.digest, record.copies), []).append(record)
-            for group in groups.values():
-                durable = self._are_durable(group)
+                durable = is_sound and (record.durable or (is_on_disk and record.copies == 1))
+                groups.setdefault((record.plan.digest, record.copies, durable), []).append(record)
+            for (_, _, durable), group in groups.items():
                 for chunk in chunks(group):  # what is too long for one message would never arrive
                     self._out.send(client, *final_of_records(chunk, durable=durable))
 

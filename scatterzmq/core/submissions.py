@@ -15,6 +15,7 @@ class Waiting:
 
     columns: the blocks with their names in the frame of the graph.
     start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
+    lookup: of its definition, which was not here (core/lookups.py).
     """
 
     sender: ClientId
@@ -24,6 +25,7 @@ class Waiting:
     nbytes: int
     until_ms: int
     start: int = 0
+    lookup: int | None = None
 
     def row_nbytes(self, row: int) -> int:
         return sum([block.row_nbytes(row) for block in self.blocks.values()])

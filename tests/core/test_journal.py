@@ -143,6 +143,39 @@ def test_what_is_deleted_before_a_holder_has_told_of_it_is_unknown() -> None:
     assert [final.statuses for final in finals(keeper)] == [(TaskStatus.UNKNOWN,)]
 
 
+def test_an_end_stays_durable_while_another_one_becomes_its_holder() -> None:
+    """As after a start, when every record gets new copies."""
+    mesh = Mesh(3, executors=[1, 0, 0], static=False, journal=SYNC)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    owner, gone = mesh.peers[0], holder(mesh)
+    hold(mesh, 3 - gone)
+    mesh.kill(gone)
+    mesh.deliver()
+    owner.say(Attach(ids=(task,)), BOB)
+    mesh.peers[3 - gone].write_all()
+    mesh.deliver()
+    owner.say(Attach(ids=(task,)), BOB)
+    assert [(final.copies, final.durable) for final in finals(owner)] == [(2, True), (1, True), (2, True)]
+
+
+def test_what_is_deleted_before_an_owner_has_told_of_it_again_is_unknown() -> None:
+    mesh = lone(executors=1)
+    peer = mesh.peers[0]
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    hold(mesh, 0)
+    mesh.submit(0, 8)
+    peer.say(Attach(ids=(task,)), BOB)
+    peer.clear(task)
+    assert len(finals(peer)) == 1
+    peer.write_all()
+    assert {send.to: send.message.statuses for send in peer.sent if isinstance(send.message, Final)}[BOB] == (
+        TaskStatus.UNKNOWN,
+    )
+
+
 def test_a_deletion_is_said_when_it_is_on_disk() -> None:
     mesh = lone()
     peer = mesh.peers[0]
