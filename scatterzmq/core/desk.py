@@ -190,13 +190,9 @@ class Desk:
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
-        rset, replicas_min = self._replicas.choose(), self._state.settings.cluster.min_replicas
-        if len(rset) < replicas_min:
-            few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
-            return
-        if len(rset) == 1 and (gone := self._disk_gone()):
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {gone}")
+        rset = self._replicas.choose()
+        if why := self._unkept(rset):
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {why}")
             return
         conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
@@ -282,6 +278,13 @@ class Desk:
         if record is None or task not in self._accepting:
             return True
         return len(record.rset) > 1 and not record.barriers
+
+    def _unkept(self, rset: Sequence[PeerId]) -> str:
+        """Why these peers are not enough to keep a task; "" if they are."""
+        replicas_min = self._state.settings.cluster.min_replicas
+        if len(rset) < replicas_min:
+            return f"only {len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
+        return self._disk_gone() if len(rset) == 1 else ""
 
     def _disk_gone(self) -> str:
         """Why this peer cannot keep what nobody else does; "" if it can, or has no disk."""
