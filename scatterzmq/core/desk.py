@@ -180,11 +180,7 @@ class Desk:
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            if entry.lookup is None:
-                entry.lookup = self._definitions.look_up()
-                return
-            what = "is not loaded" if plan is None else "has another definition now"
-            self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
+            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
             return
         wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
@@ -243,6 +239,13 @@ class Desk:
             self._travel.begin(record)
         if attached:
             self.attach(entry.sender, attached)
+
+    def _stale(self, entry: Waiting, what: str) -> None:
+        """Refuse it, but ask all members first whether they know better."""
+        if entry.lookup is None:
+            entry.lookup = self._definitions.look_up()
+        else:
+            self._refuse(entry, len(entry.message.ids), f"{STALE} namespace {entry.message.ns!r} {what}")
 
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it. Of what was handed off meanwhile `rset` says where it is."""
