@@ -34,6 +34,7 @@ import zmq
 
 from benchmarks.bench_embedded import Array, check
 from benchmarks.bench_mesh import doubled, increased, large_graph, large_inputs, mesh
+from scatterzmq.core.messages import Stats
 from scatterzmq.net.options import COPIED_BYTES, PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ COPIED_MB, COPIED_QUICK_MB = 256, 8
 """Of each size, for each way."""
 MESSAGES_MAX = 20_000
 LOOK_EVERY_S = 0.05
+IDLE_S, LOOKS = 30.0, 20
+"""Until all that was cleared is gone, at most; and how often to look then."""
 WAYS = {"both": (True, True), "reader": (False, True), "sender": (True, False), "none": (False, False)}
 """Who copies -> whether the sender does, whether the reader does."""
 
@@ -133,10 +136,27 @@ def by_mesh(client: "Client", ns: str, values: Sequence[Array]) -> float:
     return rate(values, took_s)
 
 
+def stats(client: "Client") -> Stats:
+    """Of all peers together."""
+    return client._run(client._calls.stats())  # noqa: SLF001 -- users have no call for it
+
+
 def sent_bytes(client: "Client") -> int:
     """By all peers, to each other and to clients."""
-    stats = client._run(client._calls.stats())  # noqa: SLF001 -- users have no call for it
-    return int(stats.counters["network_sent_bytes"])
+    return stats(client).counters["network_sent_bytes"]
+
+
+def idle_bytes(client: "Client") -> int:
+    """What is held when the peers have let go of all tasks, and a little later."""
+    until_s = time.monotonic() + IDLE_S
+    while stats(client).record_bytes:
+        assert time.monotonic() < until_s, "tasks that were cleared are still there"
+        time.sleep(LOOK_EVERY_S)
+    held = []
+    for _ in range(LOOKS):
+        time.sleep(LOOK_EVERY_S)
+        held.append(held_bytes())
+    return min(held)
 
 
 def measure_mesh(report: Report, values: Sequence[Array], peers: int, settle_s: float, rounds: int) -> None:
@@ -145,14 +165,14 @@ def measure_mesh(report: Report, values: Sequence[Array], peers: int, settle_s: 
         by_mesh(client, ns, values[:WARM_UP])
         time.sleep(settle_s)
         by_mesh(client, ns, values)
-        settled = held_bytes()
+        settled = idle_bytes(client)
         nbytes = sum(value.nbytes for value in values)  # come in, and as many go out
         for _ in range(rounds):
             before = sent_bytes(client)
             with watched(report):
                 report.mesh.append(by_mesh(client, ns, values))
             report.over.append((nbytes + sent_bytes(client) - before) / (2 * nbytes))
-        report.grown_bytes = held_bytes() - settled
+        report.grown_bytes = idle_bytes(client) - settled
 
 
 # -- raw ZeroMQ -------------------------------------------------------------------------------------------------------

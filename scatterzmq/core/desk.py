@@ -186,13 +186,9 @@ class Desk:
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
-        rset, replicas_min = self._replicas.choose(), self._state.settings.cluster.min_replicas
-        if len(rset) < replicas_min:
-            few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
-            return
-        if len(rset) == 1 and (gone := self._disk_gone()):
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {gone}")
+        rset = self._replicas.choose()
+        if why := self._unkept(rset):
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {why}")
             return
         conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
@@ -286,6 +282,13 @@ class Desk:
             return True
         return len(record.rset) > 1 and not record.barriers
 
+    def _unkept(self, rset: Sequence[PeerId]) -> str:
+        """Why these peers are not enough to keep a task; "" if they are."""
+        replicas_min = self._state.settings.cluster.min_replicas
+        if len(rset) < replicas_min:
+            return f"only {len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
+        return self._disk_gone() if len(rset) == 1 else ""
+
     def _disk_gone(self) -> str:
         """Why this peer cannot keep what nobody else does; "" if it can, or has no disk."""
         journal = self._state.journal
@@ -298,10 +301,12 @@ class Desk:
 
     def _are_durable(self, records: Sequence[Record | None]) -> bool:
         """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
-        if self._state.journal is None or self._state.journal.failed:
-            return False
         there = [record for record in records if record is not None and self._ledger.record(record.id) is record]
-        return len(there) == len(records) and all(record.durable for record in there)
+        return self._has_disk and len(there) == len(records) and all(record.durable for record in there)
+
+    @property
+    def _has_disk(self) -> bool:
+        return self._state.journal is not None and not self._state.journal.failed
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...], gone: str) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that nobody else has heard of. Returns those that
@@ -496,7 +501,7 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
         """is_on_disk: at this peer, where they have been before; that is enough while others become the holders."""
-        is_sound = self._state.journal is not None and not self._state.journal.failed
+        is_sound = self._has_disk
         for client, records in by_client.items():
             if client in self.left:
                 continue

@@ -158,11 +158,12 @@ def test_the_owner_leaves(cluster: RealCluster, connect: Connect, diary: Path) -
     cluster.add()
 
 
-def test_a_child_is_killed(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1], ids=["of the owner", "of another"])
+def test_a_child_is_killed(cluster: RealCluster, connect: Connect, diary: Path, place: int) -> None:
     """In the middle of a batch: it is replaced, and others, or its successor, begin again what it had begun."""
     client = connect(cluster.addresses)
     until_ready(cluster)
-    victims = [pid for peer in cluster.peers if peer.running for pid in peer.children()]
+    victims: list[int] = []
     killed: list[int] = []
 
     def accident() -> None:
@@ -171,6 +172,6 @@ def test_a_child_is_killed(cluster: RealCluster, connect: Connect, diary: Path) 
         os.kill(killed[0], signal.SIGKILL)
 
     running = [peer for peer in cluster.peers if peer.running]
-    happened_s, _ = run_through(client, diary, accident)
+    happened_s, _ = run_through(client, diary, accident, lambda: victims.extend(by_tasks(cluster)[place].children()))
     assert rerun_after_s(diary, happened_s, killed) <= RERUN_S
     assert all(peer.running for peer in running)
