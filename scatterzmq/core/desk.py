@@ -376,9 +376,10 @@ class Desk:
         return True
 
     def _show_copy(self, client: ClientId, copy: Copy, *, durable: bool) -> None:
-        """Tell how a task of another owner ended, which is on this peer's disk if it has one."""
+        """Tell how a task of another owner ended. durable: it is on this peer's disk, and may be on no other one."""
         if self._copies.copy(copy.id) is copy:
-            self._out.send(client, *final_of_copy(copy, self._known_copies(copy), durable=durable))
+            copies = 1 if durable else self._known_copies(copy)
+            self._out.send(client, *final_of_copy(copy, copies, durable=durable))
         else:  # it has changed hands meanwhile
             self.attach(client, (copy.id,))
 
@@ -500,7 +501,7 @@ class Desk:
             self.attach(client, [record.id for record in records if record not in there])
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
-        """is_on_disk: at this peer, where they have been before; that is enough while others become the holders."""
+        """is_on_disk: at this peer. Unless all others are known to have it on disk, too, that is one durable copy."""
         is_sound = self._has_disk
         for client, records in by_client.items():
             if client in self.left:
@@ -508,10 +509,11 @@ class Desk:
             groups: dict[tuple[bytes, int, bool], list[Record]] = {}
             for record in records:
                 durable = is_sound and (record.durable or is_on_disk)
-                groups.setdefault((record.plan.digest, record.copies, durable), []).append(record)
-            for (_, _, durable), group in groups.items():
+                copies = record.copies if record.durable or not durable else 1
+                groups.setdefault((record.plan.digest, copies, durable), []).append(record)
+            for (_, copies, durable), group in groups.items():
                 for chunk in chunks(group):  # what is too long for one message would never arrive
-                    self._out.send(client, *final_of_records(chunk, durable=durable))
+                    self._out.send(client, *final_of_records(chunk, copies, durable=durable))
 
     def expire(self) -> None:
         """Forget results whose time is over."""

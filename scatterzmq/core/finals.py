@@ -24,7 +24,9 @@ def final_of_copy(copy: Copy, copies: int, *, durable: bool) -> tuple[Final, dic
     return final, {name: (value,) for name, value in copy.values.items()}
 
 
-def final_of_records(records: Sequence[Record], *, durable: bool) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+def final_of_records(
+    records: Sequence[Record], copies: int, *, durable: bool
+) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How these tasks of one plan ended, and the rows of their results."""
     ids, statuses, errors, retries, durations_ms, results = [], [], [], [], [], []
     for record in records:
@@ -43,7 +45,7 @@ def final_of_records(records: Sequence[Record], *, durable: bool) -> tuple[Final
         errors=tuple(errors),
         retries=tuple(retries),
         durations_ms=tuple(durations_ms),
-        copies=records[0].copies,
+        copies=copies,
         durable=durable,
     )
     columns = {}

@@ -3,7 +3,7 @@
 Rules     1. Disk and copies are written at the same time, and what waits goes on when both have it.
           2. Durable means that it is still there when all peers have lost their power. An owner says so of a record
              when it and all holders of its copies have it on disk. Who asks later how a task ended is told so when that
-             is on the disk of whoever answers: a holder, or an owner while others become the holders.
+             is on the disk of whoever answers (a holder, or an owner while others become the holders): with one copy.
           3. A holder whose disk has failed is replaced, as long as there is another one.
 Why       Apart from core/replicas.py and core/copies.py, so that a peer without a journal pays nothing for it.
 """
