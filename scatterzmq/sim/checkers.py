@@ -251,14 +251,14 @@ class Checkers:
             return
         gone = {peer for at, peer in self.failures if self.world.now_us - at < UNNOTICED_US}
         for task in tasks:
-            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._set_of(process, task))):
+            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._kept_by(process, task))):
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
                 what = "an end" if is_final else "acceptance"
                 raise Violation(f"{process.name} shows {what} with {copies} copies, and there are {found}", task)
 
-    def _set_of(self, process: "Process", task: TaskId) -> tuple[PeerId, ...]:
+    def _kept_by(self, process: "Process", task: TaskId) -> tuple[PeerId, ...]:
         """Who has a task, as a process believes."""
         record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
         if record is not None:
