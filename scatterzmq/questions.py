@@ -21,7 +21,7 @@ from .ids import PeerId
 from .net.clientlinks import ClientLinks
 from .net.discovery import Discovery
 from .net.reactor import Reactor
-from .remote import name_of, nobody_answers, turned_away
+from .remote import name_of, nobody_answers, refused_by_all, turned_away
 from .settings import NetworkSettings
 from .wire.columns import Column
 
@@ -110,8 +110,7 @@ class Questions:
         self.close()
 
     def _turned_away(self) -> Sequence[tuple[str, str]]:
-        refusals = self._links.refusals()
-        return refusals if len(refusals) >= len(self._addresses) else ()
+        return refused_by_all(self._links.refusals(), self._addresses)
 
     # ---- as the links know their driver
 

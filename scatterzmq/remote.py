@@ -95,6 +95,11 @@ def name_of(cluster: str | None) -> str:
     return ClusterSettings().name if cluster is None else cluster
 
 
+def refused_by_all(refusals: Sequence[tuple[str, str]], addresses: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """The refusals, (address, reason), once nobody at these addresses (or found without any) may say otherwise."""
+    return refusals if len(refusals) >= max(1, len(addresses)) else ()
+
+
 def turned_away(refusals: Iterable[tuple[str, str]], cluster: str | None) -> str:
     """What peers say that are of another cluster, and what to do. refusals: (address, reason)."""
     said = "; ".join(f"{address} says: {reason}" for address, reason in refusals)
@@ -140,7 +145,7 @@ class Connection:
         self._over = ""
         self._first = threading.Event()
         self._tried: tuple[tuple[str, str], ...] = ()
-        self._refusals: tuple[tuple[str, str], ...] = ()
+        self._refusals: Sequence[tuple[str, str]] = ()
         self._discovery: Discovery | None = self._new_discovery()  # raises ConfigError
         self._reactor = Reactor()
         self._links = ClientLinks(
@@ -286,9 +291,8 @@ class Connection:
                 self._discovery.stop()
                 self._discovery = None
         elif not self._first.is_set():
-            refusals = self._links.refusals()
-            if len(refusals) >= max(1, len(self._addresses)):
-                self._refusals = refusals
+            self._refusals = refused_by_all(self._links.refusals(), self._addresses)
+            if self._refusals:
                 self._first.set()
         elif self._discovery is None:
             self._discovery = self._new_discovery()

@@ -1,10 +1,16 @@
 """The commands that measure: they run, and what they say is possible."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import bench_journal, bench_kill, bench_scale, bench_waiting, kill_demo
+from benchmarks import bench_journal, bench_kill, bench_large, bench_scale, bench_waiting, kill_demo
+from benchmarks.bench_mesh import large_inputs
+from scatterzmq.net.options import COPIED_BYTES
 from scatterzmq.sim.metered import Cluster, on_the_wire
 
 
@@ -117,3 +123,44 @@ def test_the_end_of_a_worker_breaks_a_pool() -> None:
     figures = bench_kill.measure_pool(90, 10.0)
     assert figures.done + figures.lost == 90
     assert figures.lost > 0
+
+
+def test_what_this_process_and_its_own_hold_is_counted_together() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert bench_large.family(os.getpid())[0] == os.getpid()
+        assert child.pid in bench_large.family(os.getpid())
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+    assert child.pid not in bench_large.family(os.getpid())
+    before = bench_large.held_bytes()
+    more = np.ones(16 << 20, dtype=np.uint8)
+    assert 8 << 20 < bench_large.held_bytes() - before < 24 << 20
+    del more
+
+
+def test_large_tensors_are_shown_beside_what_is_raw() -> None:
+    report = bench_large.Report(
+        mesh=[100.0, 300.0, 200.0], raw_pieces=[1000.0], raw_frames=[800.0], over=[1.25], grown_bytes=-(10**6)
+    )
+    report.peak_bytes = 5 * 10**6
+    report.copies = {COPIED_BYTES: {"both": 40.0, "reader": 30.0, "sender": 35.0, "none": 20.0}}
+    assert bench_large.table(report) == [
+        "W4: 200 MB/s",
+        "raw: 1,000 MB/s in pieces, 800 in one frame: W4 has 20%",
+        "over: 1.25 bytes crossed a socket per byte of input and output",
+        "memory: -1 MB after all rounds, +5 MB at most",
+        "",
+        "us of CPU per message, who copies:",
+        "    bytes     both   reader   sender     none   none / both",
+        "   65,536     40.0     30.0     35.0     20.0          0.50  <- COPIED_BYTES",
+    ]
+
+
+@pytest.mark.processes
+def test_raw_arrays_come_back_and_copies_are_measured() -> None:
+    report = bench_large.Report()
+    bench_large.measure_raw(report, large_inputs(3), 2, rounds=1)
+    assert min(*report.raw_pieces, *report.raw_frames) > 0
+    bench_large.measure_copies(report, total_mb=1, rounds=1)
+    assert list(report.copies) == list(bench_large.SIZES)
+    assert all(cost > 0 for costs in report.copies.values() for cost in costs.values())

@@ -105,11 +105,13 @@ class Calls(Generic[B]):
 
     def info(self, ns: str) -> Steps[NamespaceInfo]:
         """One namespace as it is now. Raises GraphError, naming those that are loaded."""
-        infos = yield from self.infos()
-        if ns not in infos:
-            loaded = ", ".join(sorted(infos)) or "none"
+        answer = yield from self.ask(partial(AskNamespaces, ns=ns), f"namespace {ns!r}")
+        assert isinstance(answer, Namespaces)
+        if not answer.infos:
+            loaded = ", ".join(sorted((yield from self.infos()))) or "none"
             raise GraphError(f"namespace {ns!r} is not loaded; loaded are: {loaded}. Use load_graph first")
-        return infos[ns]
+        self.session.learn(answer.infos)
+        return answer.infos[0]
 
     def stats(self) -> Steps[Stats]:
         answer = yield from self.ask(AskStats, "statistics")

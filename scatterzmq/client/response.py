@@ -93,7 +93,7 @@ class Response:
     status: before this reading, so "ready" the first time and "done" later.
     duration: seconds from its acceptance to its end (so far, if it has not ended).
     retries: how often it was started again. error: the last error, also of a task that succeeded in a later try.
-    copies, durable: how many peers hold it; whether it is on disk as well.
+    copies, durable: how many peers hold it; whether it is on disk as well, and safe if all of them lose their power.
     """
 
     task: TaskId

@@ -8,7 +8,9 @@ Rules     1. A namespace points at a definition. Of two pointers the one with th
              peers have it as are to have copies of a task (all, if there are fewer).
           4. A definition is kept before it is checked, and also if it cannot run here: copies of its tasks need it,
              and others may ask for it.
-          5. Which bytes its blobs have is part of a definition (graph/blobs.py). Loaded again when more is known of
+          5. Whoever asks for a namespace is answered when it has come and been checked, or when no member has it
+             (core/lookups.py); at the latest after `timing.wait_s`, with what is known then.
+          6. Which bytes its blobs have is part of a definition (graph/blobs.py). Loaded again when more is known of
              them it takes its own place; loaded when less is known it is what is there already.
 Why       Tasks are kept by several peers, and none of them could go on with a task whose graph went with its loader.
 """
@@ -25,6 +27,7 @@ from ..ids import ClientId, PeerId
 from .actions import CheckGraph
 from .entries import DefinitionText
 from .events import GraphChecked
+from .lookups import Lookups
 from .messages import (
     AskDefinition,
     AskNamespaces,
@@ -83,6 +86,20 @@ class _Sought:
     tries: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A client asks what there is, and it is not known yet. lookup: that is waited for, if nothing is on its way."""
+
+    client: ClientId
+    message: AskNamespaces | AskDefinition
+    lookup: int
+    until_ms: int
+
+
+QUESTIONS_MAX = 1_000
+"""So many wait; what is beyond is answered at once with what is known."""
+
+
 class Definitions:
     """All namespaces, as one peer knows them.
 
@@ -107,6 +124,8 @@ class Definitions:
         self._wanted: dict[bytes, int] = {}
         self._offers: dict[bytes, _Offer] = {}
         self._digest: bytes | None = b""
+        self._lookups = Lookups(state)
+        self._questions: list[_Question] = []
         self.here: list[Callable[[bytes], None]] = []
         self.ready: list[Callable[[bytes], None]] = []
         self.pointed_at: list[Callable[[Pointer], None]] = []
@@ -142,6 +161,14 @@ class Definitions:
         pointer = self._pointers.get(ns)
         return pointer is not None and pointer.digest == digest and not self._plans.is_checked(digest)
 
+    def look_up(self) -> int:
+        """Ask all members what they have loaded. Returns what to ask `is_looking` with."""
+        return self._lookups.begin()
+
+    def is_looking(self, lookup: int) -> bool:
+        """Whether not all have answered yet."""
+        return not self._lookups.is_over(lookup)
+
     # ---- clients
 
     def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
@@ -153,14 +180,41 @@ class Definitions:
         else:
             self._check(message.definition, load, settles=True)
 
-    def namespaces(self, sender: ClientId, message: AskNamespaces) -> None:
-        infos = tuple(describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns))
-        self._out.send(sender, Namespaces(mid=message.mid, infos=infos))
+    def ask(self, sender: ClientId, message: AskNamespaces | AskDefinition) -> None:
+        """Answer at once, or as soon as it is known."""
+        is_unheard_of = message.ns is not None and message.ns not in self._pointers
+        lookup = self.look_up() if is_unheard_of else 0
+        question = _Question(sender, message, lookup, self._state.now_ms + self._want_ms)
+        if len(self._questions) < QUESTIONS_MAX and self._is_open(question):
+            self._questions.append(question)
+        else:
+            self._answer(question)
 
-    def definition(self, sender: ClientId, message: AskDefinition) -> None:
-        pointer = self._pointers.get(message.ns)
-        text = None if pointer is None else self._plans.text(pointer.digest)
-        self._out.send(sender, Definition(mid=message.mid, definition=text))
+    def _is_open(self, question: _Question) -> bool:
+        """Whether the answer will be known only in a while."""
+        message = question.message
+        is_there = self.has if isinstance(message, AskDefinition) else self._plans.is_checked
+        digests = [pointer.digest for pointer in self._pointers.values() if message.ns in (None, pointer.ns)]
+        return self.is_looking(question.lookup) if not digests else not all(map(is_there, digests))
+
+    def _answer(self, question: _Question) -> None:
+        message = question.message
+        if isinstance(message, AskDefinition):
+            pointer = self._pointers.get(message.ns)
+            text = None if pointer is None else self._plans.text(pointer.digest)
+            self._out.send(question.client, Definition(mid=message.mid, definition=text))
+        else:
+            infos = [describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns)]
+            self._out.send(question.client, Namespaces(mid=message.mid, infos=tuple(infos)))
+
+    def _answer_questions(self) -> None:
+        """Those that can be answered now, or must be."""
+        questions, self._questions = self._questions, []
+        for question in questions:
+            if question.until_ms > self._state.now_ms and self._is_open(question):
+                self._questions.append(question)
+            else:
+                self._answer(question)
 
     # ---- checking
 
@@ -236,6 +290,7 @@ class Definitions:
                 self._plans.make_current(pointer.ns, digest)
         for listener in self.ready:
             listener(digest)
+        self._answer_questions()
 
     # ---- spreading what was loaded here
 
@@ -282,6 +337,8 @@ class Definitions:
         if newer:
             self._members.tell(sender, Pointers(pointers=tuple(newer)))
         self._ask()
+        self._lookups.answered(sender, message.mid)
+        self._answer_questions()
 
     def _point(self, pointer: Pointer) -> None:
         """A namespace has another definition, or the same for a better reason."""
@@ -318,10 +375,10 @@ class Definitions:
         if digest and digest != self.digest:
             self._members.tell(sender, AskPointers())
 
-    def tell_pointers(self, peer: PeerId) -> None:
-        """Tell a member all that is known of namespaces; it answers where it knows better."""
-        if self._pointers:
-            self._members.tell(peer, Pointers(pointers=tuple(self._pointers.values())))
+    def tell_pointers(self, peer: PeerId, mid: int = 0) -> None:
+        """Tell a member all that is known of namespaces; it answers where it knows better. mid: of its question."""
+        if self._pointers or mid:
+            self._members.tell(peer, Pointers(pointers=tuple(self._pointers.values()), mid=mid))
 
     # ---- fetching what is missing here
 
@@ -375,6 +432,7 @@ class Definitions:
             self._plans.add_text(digest, text)
             self._check(text, digest)
             self._arrived(digest)
+            self._answer_questions()
 
     # ---- after a start
 
@@ -409,6 +467,8 @@ class Definitions:
             spread.waiting.pop(peer, None)
             spread.kept.pop(peer, None)
             self._progress(mid, spread)
+        self._lookups.gone(peer)
+        self._answer_questions()
 
     def expire(self) -> None:
         """Repeat what was not answered, and let go of what nobody wants any more."""
@@ -425,15 +485,19 @@ class Definitions:
             del self._offers[digest]
             self._plans.release(digest)
         self._ask()
+        self._lookups.expire()
+        self._answer_questions()
 
     def deadline_ms(self) -> int | None:
         """When `expire` has something to do."""
-        if not (self._spreads or self._sought or self._wanted or self._offers):
-            return None  # most of the time, and this is asked after every event
-        times: list[int | None] = [spread.repeat_ms for spread in self._spreads.values()]
+        lookup_ms = self._lookups.deadline_ms()
+        if not (self._spreads or self._sought or self._wanted or self._offers or self._questions):
+            return lookup_ms  # most of the time, and this is asked after every event
+        times: list[int | None] = [lookup_ms, *[spread.repeat_ms for spread in self._spreads.values()]]
         times += [sought.ask_ms for sought in self._sought.values()]
         times += [*self._wanted.values()][:1]
         times += [offer.until_ms for offer in self._offers.values()][:1]
+        times += [question.until_ms for question in self._questions[:1]]
         return min([time for time in times if time is not None], default=None)
 
     def check_invariants(self) -> None:
@@ -448,6 +512,7 @@ class Definitions:
             assert not self.has(digest)
             assert sought.holders
         assert all(plans.is_used(digest) for digest in self._offers)
+        assert all(map(self._is_open, self._questions))
         for digest in self._wanted:
             assert plans.is_checked(digest) or digest in checking or digest in self._sought
         assert list(self._wanted.values()) == sorted(self._wanted.values())

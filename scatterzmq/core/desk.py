@@ -5,19 +5,18 @@ Rules     1. The same id with the same content is the same task, from whichever 
              and leaves the first task alone.
           2. Tasks of a submission are accepted in order as long as there is room (`record_bytes`); the rest waits its
              turn, and after `refuse_after_s` is refused. Nothing is dropped silently. What comes while the definition
-             that it needs is on its way or being checked, as after a start, waits for that, and lets others pass.
+             that it needs is on its way or being checked, as after a start, waits for that, and lets others pass; so
+             does what needs one that is not here, until all members have been asked for it.
           3. Whoever attached to a task is told once how it ended; a task that is cleared ends as unknown.
           4. Results go `result_ttl_s` after the end unless they are cleared before.
 """
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
 from ..errors import ErrorCode
-from ..graph.formats import Format
 from ..ids import ClientId, PeerId, TaskId
 from .claims import Claims
 from .copies import Copy, info
@@ -39,6 +38,7 @@ from .messages import (
 from .peermessages import CopyKind, SyncBetter
 from .sizes import row_too_large, shortened
 from .state import State
+from .submissions import Waiting, misfit, uneven
 from .travel import Travel
 from .values import Block
 from .versions import Rank, Version
@@ -51,33 +51,9 @@ STALE = "stale:"
 """How the message of a refusal begins if the client should look the namespace up again."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A submission for which there is no room yet.
-
-    columns: the blocks with their names in the frame of the graph.
-    start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
-    """
-
-    sender: ClientId
-    message: Submit
-    blocks: Mapping[str, Block]
-    columns: list[tuple[str, Block]]
-    nbytes: int
-    until_ms: int
-    start: int = 0
-
-    def row_nbytes(self, row: int) -> int:
-        return sum([block.row_nbytes(row) for block in self.blocks.values()])
-
-    def is_repeated(self, sender: ClientId, message: Submit) -> bool:
-        """Whether the client just says it again: then it must not take room twice."""
-        return self.sender == sender and self.message.nonce == message.nonce and self.message.ids == message.ids
-
-
 class Desk:
     """One peer's clients. waiting: submissions that are not accepted yet. left: clients that are gone, as far as any
-    record names them.
+    record names them. counters: tasks "accepted" and "refused", and "clients_refused" that mean another cluster.
     """
 
     def __init__(self, state: State, definitions: Definitions, travel: Travel, claims: Claims) -> None:
@@ -93,7 +69,7 @@ class Desk:
         self._members = state.members
         self._copies = state.copies
         self._replicas = state.replicas
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: deque[Waiting] = deque()
         # In order of expiry, because all results are kept equally long. Unlike a dict, it stays quick to ask for the
         # first when those before it have been taken out.
         self._expiring: OrderedDict[TaskId, int] = OrderedDict()
@@ -102,7 +78,7 @@ class Desk:
         # Tasks whose copies are on their way. Who submits one of them again is not told before they are there.
         self._accepting: dict[TaskId, None] = {}
         self.left: set[ClientId] = set()
-        self.counters = {"accepted": 0, "refused": 0}
+        self.counters = {"accepted": 0, "refused": 0, "clients_refused": 0}
 
     # ---- submissions
 
@@ -121,8 +97,8 @@ class Desk:
         for name, block in blocks.items():
             columns.append((f":{name}", block))
             nbytes += block.nbytes
-        entry = _Waiting(sender, message, blocks, columns, nbytes, until_ms)
-        wrong = _uneven(message, blocks)
+        entry = Waiting(sender, message, blocks, columns, nbytes, until_ms)
+        wrong = uneven(message, blocks)
         if not wrong:
             wrong = row_too_large(blocks.values(), len(message.ids), self._state.row_bytes_max)
         if self._state.leaving:
@@ -149,7 +125,7 @@ class Desk:
     def admit_waiting(self) -> None:
         """Accept what there is room for, in order of arrival; refuse what has waited too long or can never fit."""
         bytes_max = self._state.settings.store.record_bytes
-        early: list[_Waiting] = []
+        early: list[Waiting] = []
         while self.waiting and not self._state.restoring:
             first = self.waiting[0]
             if self._is_early(first):
@@ -170,11 +146,12 @@ class Desk:
                 self._blocks.settle(first.blocks.values())
         self.waiting.extendleft(reversed(early))
 
-    def _is_early(self, entry: _Waiting) -> bool:
+    def _is_early(self, entry: Waiting) -> bool:
         """Whether it will be known only in a while if these tasks can be accepted."""
-        return self._definitions.is_coming(entry.message.ns, entry.message.digest)
+        is_coming = self._definitions.is_coming(entry.message.ns, entry.message.digest)
+        return is_coming or (entry.lookup is not None and self._definitions.is_looking(entry.lookup))
 
-    def _fitting(self, entry: _Waiting) -> int:
+    def _fitting(self, entry: Waiting) -> int:
         """The row up to which there is room. Room is bounded twice: many a record has next to no bytes of tensors."""
         bytes_max = self._state.settings.store.record_bytes
         room_nbytes = bytes_max - self._ledger.kept_nbytes - self._copies.nbytes
@@ -198,25 +175,20 @@ class Desk:
             "each with some memory of its own; clear finished tasks or raise the setting"
         )
 
-    def _accept(self, entry: _Waiting, stop: int) -> None:
-        """Accept the rows up to `stop`."""
+    def _accept(self, entry: Waiting, stop: int) -> None:
+        """Accept the rows up to `stop`, or none of them as long as it may turn out that their definition is loaded."""
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            what = "is not loaded" if plan is None else "has another definition now"
-            self._refuse(entry, len(message.ids), f"{STALE} namespace {message.ns!r} {what}")
+            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
             return
-        wrong = _misfit(plan.graphs[plan.entry].input_format, blocks)
+        wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
             self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {wrong}")
             return
-        rset, replicas_min = self._replicas.choose(), self._state.settings.cluster.min_replicas
-        if len(rset) < replicas_min:
-            few = f"{len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: only {few}")
-            return
-        if len(rset) == 1 and (gone := self._disk_gone()):
-            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {gone}")
+        rset = self._replicas.choose()
+        if why := self._unkept(rset):
+            self._refuse(entry, len(message.ids), f"namespace {message.ns!r}: {why}")
             return
         conflicts, attached, created = list[TaskId](), list[TaskId](), list[Record]()
         clients = (entry.sender,)  # shared by all of them
@@ -268,6 +240,13 @@ class Desk:
         if attached:
             self.attach(entry.sender, attached)
 
+    def _stale(self, entry: Waiting, what: str) -> None:
+        """Refuse it, but ask all members first whether they know better."""
+        if entry.lookup is None:
+            entry.lookup = self._definitions.look_up()
+        else:
+            self._refuse(entry, len(entry.message.ids), f"{STALE} namespace {entry.message.ns!r} {what}")
+
     def _accepted(self, sender: ClientId, mid: int, attached: tuple[TaskId, ...], created: tuple[Record, ...]) -> None:
         """The copies are there: the client may rely on it. Of what was handed off meanwhile `rset` says where it is."""
         if gone := self._disk_gone():
@@ -303,6 +282,13 @@ class Desk:
             return True
         return len(record.rset) > 1 and not record.barriers
 
+    def _unkept(self, rset: Sequence[PeerId]) -> str:
+        """Why these peers are not enough to keep a task; "" if they are."""
+        replicas_min = self._state.settings.cluster.min_replicas
+        if len(rset) < replicas_min:
+            return f"only {len(rset)} of {replicas_min} peers (cluster.min_replicas) are there to keep copies"
+        return self._disk_gone() if len(rset) == 1 else ""
+
     def _disk_gone(self) -> str:
         """Why this peer cannot keep what nobody else does; "" if it can, or has no disk."""
         journal = self._state.journal
@@ -315,10 +301,12 @@ class Desk:
 
     def _are_durable(self, records: Sequence[Record | None]) -> bool:
         """Whether all of these are on disk, with all their copies. A disk that has failed is not relied on any more."""
-        if self._state.journal is None or self._state.journal.failed:
-            return False
         there = [record for record in records if record is not None and self._ledger.record(record.id) is record]
-        return len(there) == len(records) and all(record.durable for record in there)
+        return self._has_disk and len(there) == len(records) and all(record.durable for record in there)
+
+    @property
+    def _has_disk(self) -> bool:
+        return self._state.journal is not None and not self._state.journal.failed
 
     def _undo(self, sender: ClientId, mid: int, created: tuple[Record, ...], gone: str) -> tuple[Record, ...]:
         """The disk has failed before these were on it: refuse those that nobody else has heard of. Returns those that
@@ -338,14 +326,14 @@ class Desk:
         is_first = len(record.rset) == 1 and record.epoch_n == self._state.first_n
         return is_first and record.id not in self._ledger.heard_of
 
-    def _refuse(self, entry: _Waiting, stop: int, reason: str) -> None:
+    def _refuse(self, entry: Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""
         refused = range(entry.start, stop)
         entry.nbytes -= sum([entry.row_nbytes(row) for row in refused])
         entry.start = stop
         self._reject(entry, [entry.message.ids[row] for row in refused], ErrorCode.REFUSED, reason)
 
-    def _reject(self, entry: _Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
+    def _reject(self, entry: Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
         rejected = tuple(ids)
         if rejected:
             self.counters["refused"] += len(rejected)
@@ -366,7 +354,10 @@ class Desk:
             elif client not in record.clients:
                 record.clients = (*record.clients, client)
                 self._attached[client] += 1
-        self._tell({client: ended})
+        if self._state.journal is None:
+            self._tell({client: ended})
+        elif ended:
+            self._state.journal.when_kept(lambda durable: self._tell_again(client, ended, is_on_disk=durable))
         if unknown:
             self._out.send(client, Final.unknown(unknown))
 
@@ -378,9 +369,18 @@ class Desk:
         if copy.status is None or copy.stands_in:
             self._copies.attach(task, client)
             self.moved((client,), task, copy.owner)
+        elif self._state.journal is None:
+            self._show_copy(client, copy, durable=False)
         else:
-            self._out.send(client, *final_of_copy(copy, self._known_copies(copy)))
+            self._state.journal.when_kept(lambda durable: self._show_copy(client, copy, durable=durable))
         return True
+
+    def _show_copy(self, client: ClientId, copy: Copy, *, durable: bool) -> None:
+        """Tell how a task of another owner ended, which is on this peer's disk if it has one."""
+        if self._copies.copy(copy.id) is copy:
+            self._out.send(client, *final_of_copy(copy, self._known_copies(copy), durable=durable))
+        else:  # it has changed hands meanwhile
+            self.attach(client, (copy.id,))
 
     def unknown(self, clients: Iterable[ClientId], task: TaskId) -> None:
         """Tell clients that a task is not known any more."""
@@ -492,15 +492,24 @@ class Desk:
                 by_client.setdefault(client, []).append(record)
         self._tell(by_client)
 
-    def _tell(self, by_client: Mapping[ClientId, list[Record]]) -> None:
+    def _tell_again(self, client: ClientId, records: Sequence[Record], *, is_on_disk: bool) -> None:
+        """Tell what is on this peer's disk by now. Nobody may have to wait for copies that replace others."""
+        there = [record for record in records if self._ledger.record(record.id) is record]
+        self._tell({client: there}, is_on_disk=is_on_disk)
+        if len(there) < len(records):
+            self.attach(client, [record.id for record in records if record not in there])
+
+    def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
+        """is_on_disk: at this peer; that is enough as long as it is the only one that has them for sure."""
+        is_sound = self._has_disk
         for client, records in by_client.items():
             if client in self.left:
                 continue
-            groups: dict[tuple[bytes, int], list[Record]] = {}
+            groups: dict[tuple[bytes, int, bool], list[Record]] = {}
             for record in records:
-                groups.setdefault((record.plan.digest, record.copies), []).append(record)
-            for group in groups.values():
-                durable = self._are_durable(group)
+                durable = is_sound and (record.durable or (is_on_disk and record.copies == 1))
+                groups.setdefault((record.plan.digest, record.copies, durable), []).append(record)
+            for (_, _, durable), group in groups.items():
                 for chunk in chunks(group):  # what is too long for one message would never arrive
                     self._out.send(client, *final_of_records(chunk, durable=durable))
 
@@ -570,30 +579,3 @@ def _nothing() -> None:
 
 
 _CONFLICT = "this task id is taken by a task with other inputs; use a new id, or clear that task first"
-
-
-def _uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
-    """What is wrong with the numbers of a submission; "" if everything is there once per task."""
-    tasks = len(message.ids)
-    wrong = []
-    if len(message.submit_digests) != tasks:
-        wrong.append(f"{len(message.submit_digests)} submit_digests")
-    for name, digests in message.digests.items():
-        if len(digests) != tasks:
-            wrong.append(f"{len(digests)} digests of {name!r}")
-    for name, block in blocks.items():
-        if block.layout.rows != tasks:
-            wrong.append(f"{block.layout.rows} rows of {name!r}")
-    return f"a submission of {tasks} tasks has {', '.join(wrong)}" if wrong else ""
-
-
-def _misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
-    """What is wrong with the inputs of a submission; "" if they fit. Clients check it too; not all need be ours."""
-    if blocks.keys() != formats.keys():
-        return f"expected the fields {sorted(formats)}, got {sorted(blocks)}"
-    for name, wanted in formats.items():
-        layout = blocks[name].layout
-        for shape in set(layout.shapes) if layout.shape is None else (layout.shape,):
-            if not wanted.accepts(layout.dtype, shape):
-                return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
-    return ""

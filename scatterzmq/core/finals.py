@@ -8,7 +8,7 @@ from .messages import Final
 from .values import Value
 
 
-def final_of_copy(copy: Copy, copies: int) -> tuple[Final, dict[str, tuple[Value, ...]]]:
+def final_of_copy(copy: Copy, copies: int, *, durable: bool) -> tuple[Final, dict[str, tuple[Value, ...]]]:
     """How a task of another owner ended, from the copy."""
     assert copy.status is not None
     final = Final(
@@ -19,6 +19,7 @@ def final_of_copy(copy: Copy, copies: int) -> tuple[Final, dict[str, tuple[Value
         retries=(copy.errors + copy.restarts,),
         durations_ms=(copy.duration_ms,),
         copies=copies,
+        durable=durable,
     )
     return final, {name: (value,) for name, value in copy.values.items()}
 

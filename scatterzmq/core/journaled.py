@@ -1,7 +1,9 @@
 """Replicas and copies of a peer with a journal.
 
 Rules     1. Disk and copies are written at the same time, and what waits goes on when both have it.
-          2. A record is durable when its owner and all holders of its copies have it on disk.
+          2. Durable means that it is still there when all peers have lost their power. An owner says so of a record
+             when it and all holders of its copies have it on disk; a holder that tells of an end in the owner's place,
+             when it has that on its own, and so does an owner while others become the holders.
           3. A holder whose disk has failed is replaced, as long as there is another one.
 Why       Apart from core/replicas.py and core/copies.py, so that a peer without a journal pays nothing for it.
 """

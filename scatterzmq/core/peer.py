@@ -456,7 +456,7 @@ class PeerCore:
             QueueStates: lambda sender, message, _: self._queue_states(sender, message),
             AskQueues: lambda sender, message, _: gossip.tell_all(sender),
             Pointers: lambda sender, message, _: definitions.pointed(sender, message),
-            AskPointers: lambda sender, message, _: definitions.tell_pointers(sender),
+            AskPointers: lambda sender, message, _: definitions.tell_pointers(sender, message.mid),
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),
             PlanText: lambda sender, message, _: definitions.came(sender, message),
             PlanKept: lambda sender, message, _: definitions.kept(sender, message),
@@ -504,6 +504,7 @@ class PeerCore:
         members, settings = self._state.members, self._state.settings
         refusal = stranger(message.cluster, settings.cluster) if message.cluster else ""
         if refusal:
+            self._desk.counters["clients_refused"] += 1
             return MemberList(mid=message.mid, members=(), refusal=refusal)
         return MemberList(
             mid=message.mid,
@@ -536,10 +537,8 @@ class PeerCore:
                 self._definitions.load_graph(sender, message)
             case AskTasks() as message:
                 self._desk.tasks(sender, message)
-            case AskNamespaces() as message:
-                self._definitions.namespaces(sender, message)
-            case AskDefinition() as message:
-                self._definitions.definition(sender, message)
+            case AskNamespaces() | AskDefinition() as message:
+                self._definitions.ask(sender, message)
             case AskStats() | AskMembers() | ClearCache() as message:
                 self._about_peer(sender, message)
             case Release(mid=mid):

@@ -147,14 +147,20 @@ class Pointer:
 
 @frozen()
 class Pointers:
-    """All (or new) pointers of the sender."""
+    """All (or new) pointers of the sender. mid: of the question that they answer; 0 for none."""
 
     pointers: tuple[Pointer, ...]
+    mid: int = 0
 
 
 @frozen()
 class AskPointers:
-    """The receiver's heartbeat shows pointers that the sender does not have."""
+    """The receiver's heartbeat shows pointers that the sender does not have.
+
+    mid: answer with it, even if there are none; 0: only if there are.
+    """
+
+    mid: int = 0
 
 
 @frozen()

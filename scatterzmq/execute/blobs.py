@@ -177,13 +177,8 @@ class BlobStore:
         self._map(name, digest, 0)
         return BlobReader(self, name, digest)
 
-    def read(self, data: str) -> memoryview:
-        """The bytes at "offset:length:name", read-only and without a copy. Raises MissingBlob if they are not there."""
-        place = Place.parse(data)
-        return self.piece(place.name, place.offset, place.length)
-
     def piece(self, name: str, offset: int = 0, length: int | None = None, digest: bytes = b"") -> memoryview:
-        """As `read`; by default all of the blob from `offset` on."""
+        """These bytes, read-only and without a copy; by default all from `offset` on. Raises MissingBlob."""
         return self._view(name, digest, offset, length).toreadonly()
 
     def tensor(

@@ -237,8 +237,9 @@ class PeerLinks:
         self._left(lost)
 
     def counted(self) -> dict[str, int]:
-        """`counters` as "network_...", and `rejected` as "rejected_...", by reason."""
+        """`counters` as "network_...", and `rejected` as "rejected_...", by reason; and what waits now."""
         named = {f"network_{name}": number for name, number in self.counters.items()}
+        named["network_waiting_bytes"] = self.waiting_bytes
         return named | {f"rejected_{reason}": number for reason, number in self.rejected.items()}
 
     def close_all(self) -> None:

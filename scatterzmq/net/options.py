@@ -21,7 +21,9 @@ PIECE_BYTES = 1 << 20
 reader stays bounded, though it counts messages and not bytes."""
 FRAME_BYTES_MAX = PIECE_BYTES + (64 << 10)
 COPIED_BYTES = 64 << 10
-"""Frames from here on are sent and received where they lie. Less is copied faster than handed over and freed."""
+"""Frames from here on are sent and received where they lie. Less is copied faster than handed over and freed: without
+copies both ends together need four times the CPU for 1 KiB, a tenth less for 64 KiB, and half of it for 1 MiB
+(benchmarks/bench_large.py)."""
 SOCKETS_MAX = 8192
 """Of a process: four to every peer and two for each of its monitors; a thousand by default."""
 

@@ -6,7 +6,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .options import FAULTS, Options, draw
 from .replay import main as replay
@@ -24,12 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m scatterzmq.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, one after another")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to share them")
-    parser.add_argument("--steps", type=int, help="end faults after so many steps")
-    parser.add_argument("--peers", type=int, help="that many, whatever the seed says")
+    parser.add_argument("--seeds", type=_at_least(1), default=1, help="how many, one after another")
+    parser.add_argument("--jobs", type=_at_least(1), default=1, help="processes to share them")
+    parser.add_argument("--steps", type=_at_least(0), help="end faults after so many steps")
+    parser.add_argument("--peers", type=_at_least(1), help="that many, whatever the seed says")
     parser.add_argument("--no", action="append", default=[], choices=sorted(FAULTS), help="without this fault")
-    parser.add_argument("--check-every", type=int, default=0, help="events of a peer between looks at all it holds")
+    parser.add_argument(
+        "--check-every", type=_at_least(0), default=0, help="events of a peer between looks at all it holds"
+    )
     parser.add_argument("--trace", action="store_true", help="print the whole story")
     parser.add_argument("--minimise", action="store_true", help="look for fewer steps and faults that still fail")
     given = parser.parse_args(words)
@@ -55,9 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return number
+
+
 def _options(seed: int, given: argparse.Namespace) -> Options:
     options = draw(seed, peers=given.peers, steps=given.steps, check_every=given.check_every)
     return options.without(*given.no)
+
+
+def _again(options: Options, given: argparse.Namespace) -> str:
+    """The command that runs exactly these options."""
+    words: list[object] = ["--seed", options.seed]
+    if given.peers is not None:
+        words += ["--peers", given.peers]
+    if given.check_every:
+        words += ["--check-every", given.check_every]
+    words += ["--steps", options.steps]
+    drawn = draw(options.seed, peers=given.peers).faults
+    for fault in sorted(drawn.keys() - options.faults.keys()):
+        words += ["--no", fault]
+    return " ".join(["python -m scatterzmq.sim", *map(str, words)])
 
 
 def _tell(result: Result, given: argparse.Namespace) -> None:
@@ -66,7 +91,8 @@ def _tell(result: Result, given: argparse.Namespace) -> None:
     _say(f"\nVIOLATION SEED={options.seed} {options.told()}\n{result.wrong}")
     if given.minimise:
         options = minimise(options, result.wrong)
-        _say(f"\nsmaller: --seed {options.seed} --steps {options.steps}\n{options.told()}")
+        _say(f"\nsmaller: {options.told()}")
+    _say(f"again: {_again(options, given)}")
     told = run(options, is_told=True)
     names = told.tasks[:1]
     lines = [line for line in told.texts if not names or any(_names(line, name) for name in names)]

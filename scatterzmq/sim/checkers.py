@@ -7,7 +7,8 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
         4. Ended is ended; what was deleted stays deleted.
         5. The store holds what the core uses, no more and no less.
         6. When nothing goes wrong any more, everything drains.
-        7. What is called durable is on disk, and survives a loss of power everywhere.
+        7. What is called durable is on disk, and survives a loss of power everywhere. In mode "batch" all does that was
+           accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
 """
@@ -35,6 +36,10 @@ REPAIR_US = 45_000_000
 """So long after a failure there may be fewer copies than promised: detection, repair, and a margin."""
 UNNOTICED_US = 60_000_000
 """So long a failure may go unnoticed, with a pause or a slow clock on top."""
+WRITTEN_US = 70_000
+"""What was accepted so long ago, or has changed hands, is on disk in mode "batch": written within 20 ms at most, and
+synced 50 ms later (sim/process.py).
+"""
 ALL_EVERY = 100
 """Events of a core between looks at all it holds: such a look takes longer than ten events."""
 
@@ -53,7 +58,8 @@ class Facts:
     """What the world knows of a task.
 
     copies, durable: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
-    ends: processes -> the phase in which it ended there.
+    ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
+    settled_us: when it was accepted, or last changed hands.
     """
 
     ns: str
@@ -67,6 +73,8 @@ class Facts:
     is_deleted: bool = False
     lost: str = ""
     ends: dict[str, Phase] = field(default_factory=dict)
+    deleters: set[str] = field(default_factory=set)
+    settled_us: int = 0
 
 
 class Checkers:
@@ -86,7 +94,7 @@ class Checkers:
         self.counters: Counter[str] = Counter()
         self.left_over: dict[TaskId, None] = {}
         self._given_up: dict[TaskId, None] = {}
-        self.failures: list[tuple[int, str]] = []
+        self.failures: list[tuple[int, PeerId]] = []
 
     # ---- cores
 
@@ -96,6 +104,7 @@ class Checkers:
             for record in process.touched:
                 self._touched(process, record)
             process.touched.clear()
+        process.history.handled()
         if self._given_up:
             for task in self._given_up:
                 self._still_known(process, task)
@@ -108,6 +117,7 @@ class Checkers:
         if process.state.ledger.record(record.id) is not record:
             return
         check_record(record)
+        process.history.touched(record)
         node = record.node
         if node is not None and not record.phase.ended:
             waits = record.id in process.state.plans.queue(record.plan, node)
@@ -121,7 +131,12 @@ class Checkers:
     def _still_known(self, process: "Process", task: TaskId) -> None:
         """Rule 8, of a task that a process has given up in this event. Who leaves hands its tasks to who has copies."""
         facts = self.facts.get(task)
-        if facts is None or facts.copies < 2 or facts.is_cleared or facts.lost or process.state.leaving:
+        if facts is None or process.state.leaving:
+            return
+        facts.settled_us = self.world.now_us
+        if facts.is_cleared and not self.world.holds(process, task):
+            facts.deleters.add(process.name)
+        if facts.copies < 2 or facts.is_cleared or facts.lost:
             return
         known = [other.name for other in self.world.alive() if self.world.holds(other, task)]
         if len(known) < 2 and process.state.copies.version(task) is None:
@@ -169,12 +184,14 @@ class Checkers:
     def begun(self, process: "Process", record: Record) -> None:
         """A process owns a task from now on."""
         self.lives[process.id, record.id] += 1
+        process.history.begun(record)
 
     def removed(self, process: "Process", record: Record) -> None:
         """A process lets go of a record. What it has handed off may come back to it, as if it had never been there:
         with a submission that is repeated, or with a takeover. What was deleted may not.
         """
         facts = self.facts.get(record.id)
+        process.history.removed(record)
         self._given_up[record.id] = None
         if facts is not None and not facts.is_cleared:
             facts.ends.pop(process.name, None)
@@ -225,16 +242,24 @@ class Checkers:
                     self._true(task, status, None if error is None else error.code, value, process.name)
 
     def _copied(self, process: "Process", tasks: Sequence[TaskId], copies: int, *, is_final: bool) -> None:
-        """What is shown has its copies, unless one has just gone."""
-        if copies < 2 or any(self.world.now_us - at < UNNOTICED_US for at, _ in self.failures):
+        """What is shown has its copies, unless one of those who have them has just gone."""
+        if copies < 2:
             return
+        gone = {peer for at, peer in self.failures if self.world.now_us - at < UNNOTICED_US}
         for task in tasks:
-            if self.facts[task].is_cleared:
+            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._set_of(process, task))):
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
                 what = "an end" if is_final else "acceptance"
                 raise Violation(f"{process.name} shows {what} with {copies} copies, and there are {found}", task)
+
+    def _set_of(self, process: "Process", task: TaskId) -> tuple[PeerId, ...]:
+        """Who has a task, as a process believes."""
+        record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
+        if record is not None:
+            return record.rset
+        return () if copy is None else (copy.owner, *copy.rset)
 
     def _true(self, task: TaskId, status: TaskStatus, code: ErrorCode | None, value: object, who: str) -> None:
         """Rule 2: an end that may be."""
@@ -257,7 +282,7 @@ class Checkers:
         raise Violation(f"{who}: {facts.ns}({facts.value}) ended in {code}, expected {expected}", task)
 
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
-        """Rule 7: what is said to be on disk is there now, and safe, also if it has had no room for more since.
+        """Rule 7: what is said to be on disk is there, and safe, even if there has been no room for anything since.
         And it has been on as many disks as peers are said to have it.
         """
         if process.disk is None or self.world.settings.journal.mode != "sync":
@@ -278,6 +303,7 @@ class Checkers:
     def accepted(self, task: TaskId, copies: int, *, durable: bool) -> None:
         facts = self.facts[task]
         facts.copies = max(facts.copies, copies)
+        facts.settled_us = self.world.now_us
         facts.durable |= durable
 
     def applied(self, client: "SimClient", message: Clear | Cancel) -> None:
@@ -317,7 +343,7 @@ class Checkers:
         """A process is about to go: which tasks go with it, and may they?"""
         now_us = self.world.now_us
         recent = [at for at, _ in self.failures if now_us - at < REPAIR_US]
-        self.failures.append((now_us, process.name))
+        self.failures.append((now_us, process.id))
         others = [other for other in self.world.alive() if other is not process]
         for task, facts in self.facts.items():
             if not facts.copies or facts.lost or facts.is_cleared or not self.world.holds(process, task):
@@ -331,7 +357,9 @@ class Checkers:
 
     def _excuse(self, facts: Facts, recent: int, others: bool) -> str:
         """Why a task may be lost now; "" if it may not."""
-        if facts.durable and "disk_full" not in self.world.options.faults:
+        mode = self.world.settings.journal.mode
+        is_written = mode == "batch" and self.world.now_us - facts.settled_us > WRITTEN_US
+        if (facts.durable or is_written) and "disk_full" not in self.world.options.faults:
             return ""
         if facts.copies == 1:
             return "there never was more than one copy"
@@ -365,9 +393,17 @@ class Checkers:
         for task, facts in self.facts.items():
             if facts.copies and not facts.is_cleared and not facts.lost:
                 self._has_owner(task)
-            elif facts.is_deleted and any(self.world.holds(process, task) for process in alive):
-                # Whoever was asked had handed it to somebody else.
-                self.left_over[task] = None
+            elif facts.is_deleted:
+                self._stays_deleted(task, facts)
+
+    def _stays_deleted(self, task: TaskId, facts: Facts) -> None:
+        """Rule 4, as long as who has deleted it is there to tell of it."""
+        there = [process.name for process in self.world.alive() if process.name in facts.deleters]
+        holders = [process.name for process in self.world.alive() if self.world.holds(process, task)]
+        if there and holders:
+            raise Violation(f"{there} have deleted {task}, their client knows, and {holders} have it", task)
+        if holders:  # whoever was asked had handed it to somebody else, or is gone with what it knew
+            self.left_over[task] = None
 
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()
@@ -409,8 +445,22 @@ class Checkers:
                 raise Violation(f"{process.name}: tasks on disk that were cleared", *process.disk.tasks())
             if list(state.leases):
                 raise Violation(f"{process.name}: batches on loan of no task")
+            self._idles(process)
             cached = set() if state.cache is None else {block.id for block, _ in state.cache.values_held()}
             if state.blocks.uses().keys() != cached:
                 raise Violation(f"{process.name}: blocks that nobody can need")
             if state.cache is not None and (state.cache.leaders() or state.cache.waiters()):
                 raise Violation(f"{process.name}: keys are led, and nothing runs")
+
+    def _idles(self, process: "Process") -> None:
+        """Nothing is under way between peers."""
+        core = process.core
+        busy = {
+            "writes to copies": process.state.replicas.busy,
+            "payloads kept for others": core.payloads.blocks_held(),
+            "tasks of others, or answers": core._borrowing.busy,  # noqa: SLF001
+            "inquiries": core._takeover._inquiries,  # noqa: SLF001
+        }
+        left = [what for what, some in busy.items() if some]
+        if left:
+            raise Violation(f"{process.name}: nothing is left to do, and there are {', '.join(left)}")

@@ -62,6 +62,7 @@ from ..wire.refusal import WireError
 from .clock import PeerClock
 from .corpus import Data
 from .disk import Disk
+from .histories import History
 from .network import Frames, Link
 from .oracle import NodeFailed, Step, called, run_graph, run_node
 from .payload import Store, column_of, damaged, values_of
@@ -154,6 +155,7 @@ class Process:
         ledger.begun = partial(world.checkers.begun, self)
         ledger.removed = partial(world.checkers.removed, self)
         self.touched = ledger.touched = {}
+        self.history = History(self.core, me.incarnation)
         self.events = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []

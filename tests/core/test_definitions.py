@@ -16,11 +16,14 @@ from scatterzmq.core.messages import (
     GraphRefused,
     LoadGraph,
     Namespaces,
+    Refused,
 )
 from scatterzmq.core.peermessages import (
     AskPlans,
     AskPointers,
     BetweenPeers,
+    Claim,
+    Commit,
     PlanKept,
     PlanText,
     Pointer,
@@ -51,12 +54,20 @@ def answers(peer: Peer) -> list[type[Any]]:
 
 
 def namespaces(peer: Peer, ns: str | None = None) -> dict[str, bytes]:
+    """As it knows them after all members have answered it."""
     peer.say(AskNamespaces(mid=1, ns=ns))
+    peer.mesh.deliver()
     return {info.ns: info.digest for info in peer.last(Namespaces).infos}
+
+
+def told(peer: Peer, *kinds: type[Any]) -> list[Any]:
+    """What its clients were answered."""
+    return [send.message for send in peer.sent if isinstance(send.message, kinds)]
 
 
 def definition(peer: Peer, ns: str = "main") -> str | None:
     peer.say(AskDefinition(mid=1, ns=ns))
+    peer.mesh.deliver()
     text: str | None = peer.last(Definition).definition
     return text
 
@@ -370,8 +381,8 @@ def test_the_next_one_is_asked_for_what_does_not_come() -> None:
     mesh.heal()
     mesh.drop(PlanText)
     tell(mesh, 2, 3, Pointers(pointers=(*mesh.peers[2].core._definitions._pointers.values(),)))
-    assert namespaces(mesh.peers[3]) == {}
-    assert definition(mesh.peers[3]) is None
+    for question in (AskNamespaces(mid=1), AskDefinition(mid=1, ns="main")):
+        mesh.peers[3].say(question)
     assert mesh.peers[3].core._definitions.is_coming("main", plan.digest)
     assert not mesh.peers[3].core._definitions.is_coming("main", b"")
     mesh.log.clear()
@@ -381,8 +392,10 @@ def test_the_next_one_is_asked_for_what_does_not_come() -> None:
     change_status(mesh, 2, Status.SUSPECT, at=3)
     mesh.wait(1000)
     assert [packet.dst for packet in mesh.log if isinstance(packet.message, AskPlans)] == [0, 1, 0]
+    assert not told(mesh.peers[3], Namespaces, Definition)
     mesh.heal()
     mesh.wait(1000)
+    assert [type(answer) for answer in told(mesh.peers[3], Namespaces, Definition)] == [Definition, Namespaces]
     assert namespaces(mesh.peers[3]) == {"main": plan.digest}
     assert not mesh.peers[3].core._definitions.is_coming("main", plan.digest)
 
@@ -403,9 +416,130 @@ def test_nobody_is_asked_while_nobody_is_there() -> None:
     assert namespaces(peer) == {"main": plan.digest}
 
 
-def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Mesh(2)
-    plan, peer = make_plan(), mesh.peers[1]
+# ---- asked for what is not here
+
+
+def unheard_of(peers: int = 3, **sections: Any) -> tuple[Mesh, Plan, Peer]:
+    """A mesh in which a definition is loaded, and its last peer has not heard of it yet."""
+    mesh = Mesh(peers, **sections)
+    plan = make_plan()
+    mesh.hold(PlanText, Pointers, dst=peers - 1)
+    load(mesh, 0, plan)
+    mesh.deliver()
+    assert answers(mesh.peers[0]) == [GraphLoaded]
+    mesh.peers[-1].plans["main"] = plan
+    return mesh, plan, mesh.peers[-1]
+
+
+def test_who_has_not_heard_of_a_namespace_asks_before_it_says_so() -> None:
+    """A client that was told "loaded" may go on anywhere."""
+    mesh, plan, peer = unheard_of()
+    tasks = mesh.submit(2, 1)
+    peer.say(AskNamespaces(mid=7, ns="main"))
+    peer.say(AskDefinition(mid=8, ns="main"))
+    mesh.deliver()
+    assert not told(peer, Refused, Namespaces, Definition)
+    assert peer.core._desk.waiting
+    assert len(mesh.said(AskPointers, src=2)) == 2, "what came meanwhile waits for the next round, which has not begun"
+    mesh.heal()
+    mesh.run()
+    assert mesh.results(2, tasks) == [2]
+    assert [info.digest for info in peer.last(Namespaces).infos] == [plan.digest]
+    assert peer.last(Definition).definition == plan.definition
+    assert len(mesh.said(AskPointers, src=2)) == 4, "all that waited for the second round shared it"
+    assert peer.core._definitions._lookups.deadline_ms() is None
+
+
+def test_who_hears_of_a_definition_by_the_question_need_not_hear_of_it_otherwise() -> None:
+    mesh, plan = Mesh(3), make_plan()
+    peer = mesh.peers[2]
+    mesh.drop(PlanText, Pointers, dst=2)
+    load(mesh, 0, plan)
+    mesh.deliver()
+    mesh.heal()
+    mesh.hold(PlanText, dst=2)
+    peer.say(AskNamespaces(mid=7, ns="main"))
+    mesh.deliver()
+    assert not told(peer, Namespaces)
+    mesh.heal()
+    mesh.deliver()
+    assert [info.digest for info in peer.last(Namespaces).infos] == [plan.digest]
+
+
+def test_who_submits_to_a_newer_definition_than_is_here_waits_for_it() -> None:
+    mesh = Mesh(3)
+    load(mesh, 0, make_plan(1))
+    mesh.deliver()
+    mesh.hold(PlanText, Pointers, dst=2)
+    load(mesh, 0, make_plan(2), replace=True)
+    mesh.deliver()
+    mesh.peers[2].plans["main"] = make_plan(2)
+    tasks = mesh.submit(2, 1)
+    mesh.deliver()
+    assert not told(mesh.peers[2], Refused)
+    mesh.heal()
+    mesh.run()
+    assert mesh.results(2, tasks) == [3]
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_nobody_knows_is_refused_when_all_have_answered_or_are_gone_or_silent(is_gone: bool) -> None:
+    mesh = Mesh(3)
+    peer = mesh.peers[2]
+    peer.plans["main"] = make_plan()
+    mesh.drop(AskPointers, dst=0)
+    (task,) = mesh.submit(2, 1)
+    peer.say(AskNamespaces(mid=7, ns="main"))
+    mesh.deliver()
+    assert not told(peer, Refused, Namespaces)
+    if is_gone:
+        change_status(mesh, 0, Status.SUSPECT, at=2)
+        mesh.deliver()
+    else:
+        mesh.wait(900)
+        assert not told(peer, Refused, Namespaces)
+        mesh.wait(1100)
+    assert [refused.ids for refused in told(peer, Refused)] == [(task,)]
+    assert [answer.infos for answer in told(peer, Namespaces)] == [()]
+    assert peer.core.deadline_ms() is None
+
+
+def test_a_late_answer_is_no_answer_to_the_next_question() -> None:
+    mesh, _, peer = unheard_of()
+    peer.say(AskNamespaces(mid=7, ns="main"))
+    mesh.wait(1100)
+    assert [answer.infos for answer in told(peer, Namespaces)] == [()]
+    mesh.drop(AskPointers)
+    peer.say(AskNamespaces(mid=8, ns="other"))
+    mesh.heal()
+    mesh.deliver()
+    assert [message.mid for message in mesh.said(Pointers, src=1, dst=2)] == [1]
+    assert len(told(peer, Namespaces)) == 1
+    mesh.wait(1100)
+    assert len(told(peer, Namespaces)) == 2
+
+
+def test_questions_wait_so_long_and_so_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scatterzmq.core.definitions.QUESTIONS_MAX", 2)
+    mesh = Mesh(2, timing={"wait_s": 5.0})
+    mesh.drop(PlanText)
+    load(mesh, 0, make_plan())
+    mesh.deliver()
+    peer = mesh.peers[1]
+    for mid in range(3):
+        peer.say(AskNamespaces(mid=mid, ns="main"))
+    assert [answer.mid for answer in told(peer, Namespaces)] == [2]
+    mesh.wait(4900)
+    assert len(told(peer, Namespaces)) == 1
+    mesh.wait(200)
+    assert [answer.mid for answer in told(peer, Namespaces)] == [2, 0, 1]
+
+
+# ---- what cannot run everywhere
+
+
+def unable(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its executors lack what every definition needs."""
     hear = peer.tell
 
     def refuse(event: Any) -> Any:
@@ -414,6 +548,44 @@ def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.M
         return hear(event)
 
     monkeypatch.setattr(peer, "tell", refuse)
+
+
+@pytest.mark.parametrize("is_unable", [True, False])
+def test_who_cannot_run_a_definition_claims_nothing_of_it(is_unable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each peer has its own executors check what comes, so it knows what they can run, and nobody else has to."""
+    mesh = Mesh(3, executors=[0, 1, 1], gossiping=True, executor={"batch_size": 1})
+    if is_unable:
+        unable(mesh.peers[1], monkeypatch)
+    load(mesh, 0, make_plan(2))
+    mesh.deliver()
+    tasks = mesh.submit(0, *range(6))
+    mesh.deliver()
+    assert bool(mesh.peers[1].running) is not is_unable
+    mesh.run()
+    assert mesh.results(0, tasks) == [number + 2 for number in range(6)]
+    assert bool(mesh.said(Commit, src=1)) is not is_unable
+    assert bool(mesh.said(Claim, src=1)) is not is_unable
+
+
+def test_what_only_others_can_run_is_not_taken_over_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever cannot run it; it keeps its copies until somebody comes who can."""
+    mesh = Mesh(2, executors=0, static=False)
+    unable(mesh.peers[1], monkeypatch)
+    load(mesh, 0, make_plan())
+    mesh.deliver()
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.kill(0)
+    mesh.wait(10_000)
+    state = mesh.peers[1].core.state
+    assert state.copies.copy(task) is not None
+    assert state.ledger.record(task) is None
+
+
+def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(2)
+    plan, peer = make_plan(), mesh.peers[1]
+    unable(peer, monkeypatch)
     load(mesh, 0, plan)
     mesh.deliver()
     assert answers(mesh.peers[0]) == [GraphLoaded]
@@ -446,7 +618,8 @@ def test_what_was_checked_too_late_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     mesh.deliver()
     load(mesh, 0, two, replace=True)
     mesh.deliver()
-    assert namespaces(peer) == {}
+    peer.say(AskNamespaces(mid=1))
+    assert not told(peer, Namespaces)
     monkeypatch.undo()
     for event in held:
         peer.tell(event)

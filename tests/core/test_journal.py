@@ -5,11 +5,11 @@ import pytest
 from scatterzmq.core.actions import Persist
 from scatterzmq.core.entries import DefinitionText, Forgotten, Identity, Kept, Neighbour, Pointed
 from scatterzmq.core.events import Persisted, PersistFailed
-from scatterzmq.core.messages import Accepted, Cleared, Final, GraphLoaded, LoadGraph, Refused, TaskStatus
+from scatterzmq.core.messages import Accepted, Attach, Cleared, Final, GraphLoaded, LoadGraph, Refused, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated
 from scatterzmq.errors import ErrorCode
 from scatterzmq.ids import ExecutorId
-from tests.core.conftest import chain, graph, node
+from tests.core.conftest import BOB, chain, graph, node
 from tests.core.mesh import Mesh, Peer
 from tests.core.test_replicas import accepted, copies, holder
 
@@ -109,6 +109,71 @@ def test_a_result_is_shown_when_it_is_on_disk(mode: object) -> None:
     peer.disk.sync()
     kept = peer.disk.tasks()[task]
     assert (kept.status, [number for _, number in (kept.values or {}).values()]) == (TaskStatus.READY, [8])
+
+
+@pytest.mark.parametrize("mode", [SYNC, BATCH])
+def test_a_holder_tells_of_an_end_when_it_is_on_its_own_disk(mode: object) -> None:
+    """So nobody hears after a restart that what was on disk is not, because a holder answers in the owner's place."""
+    mesh = Mesh(2, executors=[1, 0], static=False, journal=mode)  # type: ignore[arg-type]
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    hold(mesh, 1)
+    mesh.run()
+    keeper = mesh.peers[1]
+    keeper.say(Attach(ids=(task,)), BOB)
+    assert copies(keeper)[task].status is TaskStatus.READY
+    assert not finals(keeper)
+    keeper.write_all()
+    assert [(final.ids, final.copies, final.durable) for final in finals(keeper)] == [((task,), 2, mode is SYNC)]
+
+
+def test_what_is_deleted_before_a_holder_has_told_of_it_is_unknown() -> None:
+    mesh = Mesh(2, executors=[1, 0], static=False, journal=SYNC)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    hold(mesh, 1)
+    mesh.run()
+    keeper = mesh.peers[1]
+    keeper.say(Attach(ids=(task,)), BOB)
+    mesh.peers[0].clear(task)
+    mesh.deliver()
+    keeper.write_all()
+    assert [final.statuses for final in finals(keeper)] == [(TaskStatus.UNKNOWN,)]
+
+
+def test_an_end_stays_durable_while_another_one_becomes_its_holder() -> None:
+    """As after a start, when every record gets new copies."""
+    mesh = Mesh(3, executors=[1, 0, 0], static=False, journal=SYNC)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    owner, gone = mesh.peers[0], holder(mesh)
+    hold(mesh, 3 - gone)
+    mesh.kill(gone)
+    mesh.deliver()
+    owner.say(Attach(ids=(task,)), BOB)
+    mesh.peers[3 - gone].write_all()
+    mesh.deliver()
+    owner.say(Attach(ids=(task,)), BOB)
+    assert [(final.copies, final.durable) for final in finals(owner)] == [(2, True), (1, True), (2, True)]
+
+
+def test_what_is_deleted_before_an_owner_has_told_of_it_again_is_unknown() -> None:
+    mesh = lone(executors=1)
+    peer = mesh.peers[0]
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    hold(mesh, 0)
+    mesh.submit(0, 8)
+    peer.say(Attach(ids=(task,)), BOB)
+    peer.clear(task)
+    assert len(finals(peer)) == 1
+    peer.write_all()
+    assert {send.to: send.message.statuses for send in peer.sent if isinstance(send.message, Final)}[BOB] == (
+        TaskStatus.UNKNOWN,
+    )
 
 
 def test_a_deletion_is_said_when_it_is_on_disk() -> None:

@@ -115,3 +115,4 @@ def test_whoever_means_another_cluster_is_turned_away() -> None:
     assert peer.last(MemberList) == MemberList(
         mid=7, members=(), refusal="this is cluster 'blue', another one than yours"
     )
+    assert peer.core.counters()["clients_refused"] == 1

@@ -207,6 +207,7 @@ def test_answers_wait_for_a_slow_client_and_others_do_not(world: World, peer: St
     deliver(Cleared(mid=1), {})
     world.until(lambda: quick.heard)
     assert peer.links.waiting_bytes > 1_000_000
+    assert peer.links.counted()["network_waiting_bytes"] == peer.links.waiting_bytes
     assert slow.read_all() == sent + 20
     assert not peer.got(ClientLeft)
     assert not peer.links._answers._retry.is_set, "nothing waits, and nothing is tried"

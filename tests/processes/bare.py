@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from scatterzmq.core.messages import AskMembers, AskStats, MemberList, Stats, ToPeer
+from scatterzmq.core.messages import AskMembers, AskNamespaces, AskStats, MemberList, Namespaces, Stats, ToPeer
 from scatterzmq.core.peermessages import AnyMessage, Hello
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.net.routing import of_client
@@ -29,6 +29,7 @@ class Bare:
         if is_slow:
             self._socket.rcvhwm = 1
             self._socket.set(zmq.RCVBUF, 1 << 17)
+        self._monitor = self._socket.get_monitor_socket(zmq.Event.DISCONNECTED)
         self._socket.connect(address)
 
     def send(self, *frames: bytes) -> None:
@@ -42,7 +43,17 @@ class Bare:
         assert self._socket.poll(int(TIMEOUT_S * 1000), zmq.POLLIN), "there is no answer"
         return decode(self._socket.recv_multipart(), Limits())[0]
 
+    def has_heard(self) -> bool:
+        """Whether there is anything more."""
+        return bool(self._socket.poll(0))
+
+    def until_hung_up(self) -> None:
+        """Wait until the other side has ended the connection; another one is made at once."""
+        assert self._monitor.poll(int(TIMEOUT_S * 1000)), "it has not hung up"
+
     def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
 
 
@@ -73,6 +84,15 @@ def stats(address: str) -> Stats:
         said = client.hear()
     assert isinstance(said, Stats)
     return said
+
+
+def namespaces(address: str) -> set[str]:
+    """What this peer can run."""
+    with bare(address) as client:
+        client.say(AskNamespaces(mid=1))
+        said = client.hear()
+    assert isinstance(said, Namespaces)
+    return {info.ns for info in said.infos}
 
 
 def counters(address: str) -> Mapping[str, int]:

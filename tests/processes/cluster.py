@@ -35,6 +35,7 @@ class RealPeer:
         self.log: list[Json] = []
         self.errors: list[str] = []
         self._news: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
+        self._more = threading.Condition()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -66,6 +67,16 @@ class RealPeer:
     def has_said(self, name: str) -> bool:
         """Whether there has been an event of that name."""
         return any(event["event"] == name for event in self.log)
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something holds of its log."""
+        with self._more:
+            if not self._more.wait_for(holds, TIMEOUT_S):
+                raise AssertionError(f"{what} in vain; it said {self.log[-20:]} {self.errors[-20:]}")
+
+    def met(self) -> set[str]:
+        """Ids of all peers that it has ever had as members."""
+        return {event["context"]["peer"] for event in self.log if event["event"] == "peer.join"}
 
     def wait_for_event(self, name: str, fits: Callable[[Json], bool] = lambda _: True) -> Json:
         """The next event of that name, or one that was there already and has not been waited for."""
@@ -130,7 +141,9 @@ class RealPeer:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
-            self.log.append(event)
+            with self._more:
+                self.log.append(event)
+                self._more.notify_all()
             self._news.put(event)
         self._news.put(None)
 
@@ -159,6 +172,14 @@ class RealCluster:
     def addresses(self) -> list[str]:
         return [peer.address for peer in self.peers if peer.running]
 
+    def until_joined(self) -> None:
+        """Wait until every peer that runs has met all others, and has an executor: before that it does no work."""
+        running = [peer for peer in self.peers if peer.running]
+        ids = {peer.id for peer in running}
+        for peer in running:
+            peer.until(lambda peer=peer: ids - {peer.id} <= peer.met(), "waited for members")  # type: ignore[misc]
+            peer.until(lambda peer=peer: peer.has_said("tally.executor.start"), "waited for an executor")  # type: ignore[misc]
+
     def close(self) -> None:
         for peer in self.peers:
             if peer.running:
@@ -170,11 +191,12 @@ class RealCluster:
 
 @contextmanager
 def real_cluster(count: int, *args: str) -> Iterator[RealCluster]:
-    """So many peers, all with an executor that is ready."""
+    """So many peers that know each other, each with an executor that is ready."""
     cluster = RealCluster(*args)
     try:
         for _ in range(count):
             cluster.add()
+        cluster.until_joined()
         yield cluster
     finally:
         cluster.close()

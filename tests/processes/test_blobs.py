@@ -60,6 +60,7 @@ def test_copies_are_made_again_and_who_comes_last_runs_the_graph(connect: Connec
             return (folders[peer] / "model" / "weights").exists()
 
         first, second = start(), start()
+        cluster.until_joined()
         client = connect(first.address)
         with client.open_blob("model/weights") as blob:
             place = blob.write_tensor(tensor)

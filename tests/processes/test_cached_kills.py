@@ -43,6 +43,7 @@ class Scene:
     def __init__(self, cluster: RealCluster, connect: Connect, folder: Path) -> None:
         while len(cluster.addresses) < PEERS:
             cluster.add()
+        cluster.until_joined()
         self.peers = [peer for peer in cluster.peers if peer.running]
         self.folder = folder
         self.clients = [connect(peer.address) for peer in self.peers[:-1]]

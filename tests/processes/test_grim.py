@@ -2,7 +2,9 @@
 a task that was in the same batch one retry.
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.processes.cluster import TIMEOUT_S, Json, RealCluster, chain
@@ -35,6 +37,14 @@ def definition(folder: Path) -> Json:
 def lost_executors(cluster: RealCluster) -> int:
     """How many children have ended with a batch, or were given up with one."""
     return sum(event["event"] == "error.executor" for peer in cluster.peers for event in peer.log)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Events come a moment after what they tell of."""
+    until_s = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < until_s, "waited too long"
+        time.sleep(0.01)
 
 
 def has_torch(pid: int) -> bool:
@@ -73,6 +83,7 @@ def test_some_of_two_thousand_tasks_end_their_executors(cluster: RealCluster, co
     often = dict.fromkeys(ONCE.items(), 1)
     often |= dict.fromkeys(POISON.items(), POISON_DEATHS)
     assert Counter((way, int(number)) for way, number, _ in ends) == often
+    until(lambda: lost_executors(cluster) >= len(ends))
     assert lost_executors(cluster) == len(ends)
 
     # What it cost: those to blame a retry per end but the last, those beside them in the first batch one.

@@ -15,7 +15,7 @@ from scatterzmq.settings import TimingSettings
 from tests.processes.bare import counters, view
 from tests.processes.cluster import TIMEOUT_S, RealPeer, chain
 from tests.processes.conftest import HOSTS
-from tests.processes.hosts import FOUND_S, NOTICED_S, ONE_VIEW_S, TASKS, Hosts, Job, are_alone, wait_until
+from tests.processes.hosts import BEGUN, FOUND_S, LONG_NAP_MS, NOTICED_S, ONE_VIEW_S, Hosts, Job, are_alone, wait_until
 
 DEAD_S = TimingSettings().dead_s
 FOREIGN = "foreign"
@@ -32,10 +32,11 @@ def test_hosts_find_each_other_by_multicast_alone(hosts: Hosts) -> None:
 def test_two_hosts_that_cannot_hear_each_other_one_way(hosts: Hosts, source: int, target: int) -> None:
     """For longer than it takes to be called dead, with tasks of both on their way the whole time."""
     with hosts.connect(source, source) as client, hosts.connect(target, target) as other:
-        jobs = [Job(client, first=0), Job(other, first=1000)]
+        jobs = [Job(client, first=0, nap_ms=LONG_NAP_MS), Job(other, first=1000, nap_ms=LONG_NAP_MS)]
         for job in jobs:
-            job.read(TASKS // 4)
+            job.read(BEGUN)
         hosts.lan.block(source, target)
+        assert all(hosts.under_way(home) for home in (source, target)), "nothing was under way"
         began_s = time.monotonic()
         wait_until(lambda: hosts.view(target).get(hosts.lan.names[source]) != "alive", NOTICED_S, "it is missed")
         while time.monotonic() < began_s + 2 * DEAD_S:
@@ -54,19 +55,18 @@ def test_two_halves_work_on_and_become_one_again(hosts: Hosts) -> None:
     """
     halves = (0, 1), (2, 3)
     with hosts.connect(0, 0) as one, hosts.connect(2, 2) as other:
-        jobs = [Job(one, first=0), Job(other, first=1000)]
+        jobs = [Job(one, first=0, nap_ms=LONG_NAP_MS), Job(other, first=1000, nap_ms=LONG_NAP_MS)]
         for job in jobs:
-            job.read(TASKS // 4)
+            job.read(BEGUN)
         for source in halves[0]:
             for target in halves[1]:
                 hosts.lan.block(source, target)
                 hosts.lan.block(target, source)
-        assert all(job.unread for job in jobs)
+        assert all(hosts.under_way(home) for home in (0, 2)), "nothing was under way"
         wait_until(lambda: all(are_alone(hosts, *half) for half in halves), NOTICED_S, "each half knows itself")
         jobs += [Job(one, first=2000), Job(other, first=3000)]
         for job in jobs:
-            job.read(TASKS // 4)
-        assert all(job.unread for job in jobs)
+            job.read(BEGUN)
         hosts.lan.mend()
         wait_until(lambda: are_alone(hosts, *range(HOSTS)), ONE_VIEW_S, "one view")
         for job in jobs:
@@ -114,10 +114,10 @@ def test_two_clusters_on_one_network_never_mix(hosts: Hosts) -> None:
         assert (finished(ours) - before, finished(theirs)) == (50, 70)
         with pytest.raises(ClusterError, match=f"this is cluster '{FOREIGN}'"):
             inside(0, lambda: scatterzmq.connect(theirs[0], cluster="default"))
-        assert are_alone(hosts, *range(HOSTS))
+        assert all(set(hosts.view(number)) <= set(hosts.lan.names) for number in range(HOSTS))
+        wait_until(lambda: hosts.peers[0].has_said("warning.peer.refused"), TIMEOUT_S, "one of theirs is turned away")
         refused = [inside(0, lambda at=at: counters(at))["peers_refused"] for at in (*ours, *theirs)]  # type: ignore[misc]
         assert refused[0] > 0
-        assert hosts.peers[0].has_said("warning.peer.refused")
         assert refused[1:] == [0] * 5, "multicast has told nobody of the others"
     finally:
         for alien in aliens:

@@ -6,9 +6,8 @@ import pytest
 
 import scatterzmq
 from tests.processes.bare import counters
-from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, chain, real_cluster
+from tests.processes.cluster import NAP, RealCluster, RealPeer, chain, real_cluster
 from tests.processes.conftest import Connect
-from tests.processes.hosts import wait_until
 
 TASKS, STEPS = 400, 5
 
@@ -27,8 +26,7 @@ def cluster() -> Iterator[RealCluster]:
 def test_results_are_right_wherever_their_inputs_lie(
     cluster: RealCluster, connect: Connect, accident: Callable[[RealPeer], None] | None
 ) -> None:
-    for peer in cluster.peers:
-        wait_until(lambda peer=peer: peer.has_said("tally.executor.start"), TIMEOUT_S, "an executor")  # type: ignore[misc]
+    cluster.until_joined()
     home = next(peer for peer in cluster.peers if peer.running)  # owns the tasks, and counts what it grants
     client = connect(home.address)
     ns = client.load_graph(chain(NAP, {"nap_ms": 1.0}, steps=STEPS), replace=True)

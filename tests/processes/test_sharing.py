@@ -59,7 +59,6 @@ def test_results_of_more_than_a_message_may_carry_come_back(connect: Connect, mo
     for key, value in {"message_bytes": "8MiB", "batch_bytes": "3MiB"}.items():
         monkeypatch.setenv(f"SCATTERZMQ_NETWORK_{key.upper()}", value)
     with real_cluster(2, "--executors", "1", "--batch-size", "64") as cluster:
-        cluster.peers[1].wait_for_event("tally.executor.start")
         client = connect(cluster.addresses[0])
         inputs = {"value": ["float", []], "number": ["long", []]}
         result = {"value": ["float", [1 << 18]]}
@@ -67,7 +66,7 @@ def test_results_of_more_than_a_message_may_carry_come_back(connect: Connect, mo
             {
                 "name": "warm",
                 "kind": NAP,
-                "args": {"nap_ms": 5.0},
+                "args": {"nap_ms": 20.0},
                 "vmap": {"value": ":number"},
                 "outs": {"out": "swell"},
             },

@@ -13,6 +13,7 @@ from scatterzmq.ids import PeerId, TaskId
 from scatterzmq.sim.disk import Disk
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import Store
+from scatterzmq.sim.process import Process
 from scatterzmq.sim.runs import run
 from scatterzmq.sim.world import World
 
@@ -56,6 +57,12 @@ def test_the_power_fails_everywhere(mode: str) -> None:
         assert not result.wrong, f"seed {seed}: {result.wrong}"
         fired += result.fired["power"]
     assert fired
+
+
+def test_a_disk_that_never_syncs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process, "_synced", lambda *_: None)
+    told = [run(options(seed, "batch", power=8.0)).wrong for seed in range(3)]
+    assert any("had the last copy" in wrong for wrong in told)
 
 
 def test_disks_get_full() -> None:

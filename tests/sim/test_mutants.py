@@ -31,12 +31,14 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          a later epoch is given way to                             sim.test_rows:test_row_12_an_owner_wakes_up_that_was_taken_for_dead
      7  Who has a copy takes over, in the order of the stored set, and asks first
          tasks of a dead owner are adopted                         sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
+         who adopts does so in the next epoch                      sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
          who starts again owns again what it owned                 the run of its options, seed 1
          who adopts is next in the stored set                      test_without_their_order_every_holder_takes_over
          who adopts has asked everybody                            test_without_asking_first_what_is_deleted_is_taken_over
      8  The better account holds
          what has ended beats what has not                         sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
          deleted tasks are remembered                              sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
+         who deletes a task remembers that                         the run of its options, seed 8230
          no epoch is used again by who has forgotten it            core.test_restoring:test_two_lives_that_come_to_one_epoch_are_not_taken_for_one
          what a peer has forgotten is owned by who remembers it    core.test_restoring:test_an_epoch_of_an_earlier_life_may_be_above_all_of_this_one_and_is_told_from_it
          who gives way keeps what it has                           sim.test_scenarios:test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies
@@ -99,7 +101,7 @@ from scatterzmq.core.travel import Travel
 from scatterzmq.core.versions import Version
 from scatterzmq.ids import BlockId, PeerId, TaskId
 from scatterzmq.sim.checkers import Violation
-from scatterzmq.sim.options import Options
+from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.runs import run
 from tests.core import test_borrowing as borrowing
 from tests.core import test_restoring as restoring
@@ -226,13 +228,19 @@ def _take_anything(self: Fetches, _: Any, message: Any, block: Any) -> None:
         self._end(fetch, block)
 
 
+def _adopt_in_the_same_epoch(self: Takeover, copy: Copy, rset: Any) -> Any:
+    record = record_of(self, copy, rset)
+    record.epoch_n = copy.version.n
+    return record
+
+
 def _keep_silent_without(self: CacheOwners, sender: Any, message: Any) -> None:
     if self._cache.find(message.key) is not None:
         fetch(self, sender, message)
 
 
 fetch = CacheOwners.fetch
-adopt = Takeover._adopt
+adopt, record_of = Takeover._adopt, Takeover._record
 write, take_back, from_member = Replicas.write, Batches.take_back, Members._from_member
 
 BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
@@ -299,6 +307,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     ),
     "tasks of a dead owner are adopted": (
         instead(Takeover, "reconsider"),
+        scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
+    ),
+    "who adopts does so in the next epoch": (
+        instead(Takeover, "_record", _adopt_in_the_same_epoch),
         scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
     ),
     "what has ended beats what has not": (
@@ -395,6 +407,10 @@ BY_SEED: dict[str, tuple[Patch, Options]] = {
     ),
     "what is deleted is deleted on the disk": (instead(JournaledReplicas, "dismiss", Replicas.dismiss), POWER),
     "who starts again owns again what it owned": (instead(Takeover, "reclaim"), POWER),
+    "who deletes a task remembers that": (
+        instead(Copies, "bury", lambda self, task, *_: self._remove(task)),
+        draw(8230),
+    ),
     "what was evicted is known to be gone": (
         instead(Blocks, "evicted"),
         replace(

@@ -1,0 +1,62 @@
+"""Submissions: how one waits to be accepted, and what may be wrong with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..graph.formats import Format
+from ..ids import ClientId
+from .messages import Submit
+from .values import Block
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A submission for which there is no room yet.
+
+    columns: the blocks with their names in the frame of the graph.
+    start: its first row that is neither accepted nor refused. nbytes: of the rows from there.
+    lookup: of its definition, which was not here (core/lookups.py).
+    """
+
+    sender: ClientId
+    message: Submit
+    blocks: Mapping[str, Block]
+    columns: list[tuple[str, Block]]
+    nbytes: int
+    until_ms: int
+    start: int = 0
+    lookup: int | None = None
+
+    def row_nbytes(self, row: int) -> int:
+        return sum([block.row_nbytes(row) for block in self.blocks.values()])
+
+    def is_repeated(self, sender: ClientId, message: Submit) -> bool:
+        """Whether the client just says it again: then it must not take room twice."""
+        return self.sender == sender and self.message.nonce == message.nonce and self.message.ids == message.ids
+
+
+def uneven(message: Submit, blocks: Mapping[str, Block]) -> str:
+    """What is wrong with the numbers of a submission; "" if everything is there once per task."""
+    tasks = len(message.ids)
+    wrong = []
+    if len(message.submit_digests) != tasks:
+        wrong.append(f"{len(message.submit_digests)} submit_digests")
+    for name, digests in message.digests.items():
+        if len(digests) != tasks:
+            wrong.append(f"{len(digests)} digests of {name!r}")
+    for name, block in blocks.items():
+        if block.layout.rows != tasks:
+            wrong.append(f"{block.layout.rows} rows of {name!r}")
+    return f"a submission of {tasks} tasks has {', '.join(wrong)}" if wrong else ""
+
+
+def misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
+    """What is wrong with the inputs of a submission; "" if they fit. Clients check it too; not all need be ours."""
+    if blocks.keys() != formats.keys():
+        return f"expected the fields {sorted(formats)}, got {sorted(blocks)}"
+    for name, wanted in formats.items():
+        layout = blocks[name].layout
+        for shape in set(layout.shapes) if layout.shape is None else (layout.shape,):
+            if not wanted.accepts(layout.dtype, shape):
+                return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
+    return ""
