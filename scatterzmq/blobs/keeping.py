@@ -103,4 +103,4 @@ class Keeping:
             self._alarm = self._outside.later(delay_s, self._go_on)
 
     def _now_ms(self) -> int:
-        return int(self._outside.clock() * 1000)
+        return round(self._outside.clock() * 1000)  # rounded down it might be due and not yet due, again and again

@@ -40,6 +40,8 @@ WRITTEN_US = 70_000
 """What was accepted so long ago, or has changed hands, is on disk in mode "batch": written within 20 ms at most, and
 synced 50 ms later (sim/process.py).
 """
+ADVANCE_US = 60_000_000
+"""The longest that a task may be at one place when nothing goes wrong."""
 ALL_EVERY = 100
 """Events of a core between looks at all it holds: such a look takes longer than ten events."""
 
@@ -59,7 +61,7 @@ class Facts:
 
     copies, durable: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
-    settled_us: when it was accepted, or last changed hands.
+    settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase.
     """
 
     ns: str
@@ -75,6 +77,7 @@ class Facts:
     ends: dict[str, Phase] = field(default_factory=dict)
     deleters: set[str] = field(default_factory=set)
     settled_us: int = 0
+    advanced_us: int = 0
 
 
 class Checkers:
@@ -175,6 +178,7 @@ class Checkers:
         facts = self.facts.get(record.id)
         if facts is None:
             raise Violation(f"{process.name} has {record.id}, which nobody submitted", record.id)
+        facts.advanced_us = self.world.now_us
         ended = facts.ends.get(process.name)
         if ended is not None:
             raise Violation(f"{process.name}: ended as {ended}, and now {record.phase}", record.id)
@@ -247,14 +251,14 @@ class Checkers:
             return
         gone = {peer for at, peer in self.failures if self.world.now_us - at < UNNOTICED_US}
         for task in tasks:
-            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._set_of(process, task))):
+            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._kept_by(process, task))):
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
                 what = "an end" if is_final else "acceptance"
                 raise Violation(f"{process.name} shows {what} with {copies} copies, and there are {found}", task)
 
-    def _set_of(self, process: "Process", task: TaskId) -> tuple[PeerId, ...]:
+    def _kept_by(self, process: "Process", task: TaskId) -> tuple[PeerId, ...]:
         """Who has a task, as a process believes."""
         record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
         if record is not None:
@@ -376,6 +380,19 @@ class Checkers:
     def settled(self) -> list[TaskId]:
         """Tasks that some client still waits for."""
         return [handle.id for client in self.world.clients for handle in client.unfinished()]
+
+    def advancing(self, calm_us: int) -> None:
+        """What has no end gets on within a minute from when nothing went wrong any more and everything was submitted.
+        A peer that has started again may wait for `grace_s` first.
+        """
+        settings = self.world.settings
+        grace_us = 0 if settings.journal.mode == "off" else int(settings.timing.grace_s * 1e6)
+        for task in self.settled():
+            since_us = max(self.facts[task].advanced_us, calm_us + grace_us)
+            if self.world.now_us - since_us > ADVANCE_US:
+                raise Violation(
+                    f"{task} has neither ended nor advanced for {ADVANCE_US / 1e6:g} s without faults", task
+                )
 
     def agreed(self) -> None:
         """Views have converged, and every task has one owner with all its copies."""

@@ -1,11 +1,13 @@
 """The disk of a simulated peer: what its journal has come to, and what is left of that when the power fails.
 
-Rules   1. What is written is in `tables` once it is synced; before that it survives the end of a process, not of power.
+Rules   1. What is written is in `tables` once it is synced; before that it survives the end of a process, and of
+           power only in part.
         2. Rows are written with their bytes, as a driver would; blocks are of one life only.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from random import Random
 
 from ..core.actions import Persist
 from ..core.entries import REMOVALS, Entry, Identity, Kept, Kind, Neighbour, key
@@ -34,25 +36,32 @@ class Disk:
         self.tables: dict[tuple[Kind, bytes], _Written] = {}
         self.is_full = False
         self.was_safe: dict[TaskId, bool] = {}
-        self._tail: list[_Written] = []
+        self._tail: list[list[_Written]] = []
 
     def write(self, action: Persist, store: Store) -> None:
+        write: list[_Written] = []
+        self._tail.append(write)
         for entry in action.entries:
             rows = {}
             if isinstance(entry, Kept):
                 for name, (block, row) in (entry.values or {}).items():
                     digests = block.digests[row : row + 1]
                     rows[name] = _Row(store.collect([(block, row)]), digests)
-            self._tail.append(_Written(entry, rows))
+            write.append(_Written(entry, rows))
 
     def sync(self) -> None:
         tail, self._tail = self._tail, []
-        for written in tail:
-            self._apply(written)
+        for write in tail:
+            for written in write:
+                self._apply(written)
 
-    def lose_tail(self) -> int:
-        """The power fails. Returns how much that cost."""
-        lost, self._tail = len(self._tail), []
+    def lose_tail(self, chance: Random) -> int:
+        """The power fails: of what has not been synced the first writes may have come to the disk, each as a whole.
+        Returns how much is lost.
+        """
+        left = chance.randint(0, len(self._tail))
+        lost = sum(map(len, self._tail[left:]))
+        del self._tail[left:]
         return lost
 
     def _apply(self, written: _Written) -> None:

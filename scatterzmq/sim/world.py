@@ -66,12 +66,14 @@ class World:
         self.processes: list[Process | None] = [None] * options.peers
         self.clients: list[SimClient] = []
         self.joined_us = 0
+        self._calm_us = self._look_us = 0
         self.network_broken_us = -(10**12)
         self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._numbers = 0
         self._lives: Counter[int] = Counter()
         self.disks = [Disk() for _ in range(options.peers)]
         self._swarm = Random(f"{options.seed}:swarm")
+        self._torn = Random(f"{options.seed}:torn")
         self._tasks = 0
         self._client_count = 0
         self._nonces = 0
@@ -162,7 +164,7 @@ class World:
             return
         if process.disk is not None:
             if power or self.faults.happens("disk_tail"):
-                self.counters["entries lost"] += process.disk.lose_tail()
+                self.counters["entries lost"] += process.disk.lose_tail(self._torn)
             process.disk.sync()
         self.checkers.failed(process)
         self._gone(process)
@@ -347,7 +349,8 @@ class World:
         self.run_until(safety_us, steps=options.steps)
         self.heal()
         # What was planned but not done yet is still to come.
-        bound_us = self.now_us + safety_us + LIVENESS_US
+        self._calm_us = max(self.now_us, int(options.load_s * 1e6))
+        bound_us = self._calm_us + LIVENESS_US
         if not self.run_until(bound_us, is_over=self._is_quiet):
             waiting = self.checkers.settled()
             raise Violation(f"after {LIVENESS_US / 1e6:g} s without faults {len(waiting)} tasks have no end", *waiting)
@@ -379,7 +382,14 @@ class World:
         holds()
 
     def _is_quiet(self) -> bool:
-        return self.now_us >= int(self.options.load_s * 1e6) and all(client.is_quiet() for client in self.clients)
+        if self.now_us < self._calm_us:
+            return False
+        if all(client.is_quiet() for client in self.clients):
+            return True
+        if self.now_us >= self._look_us:
+            self._look_us = self.now_us + LOOK_US
+            self.checkers.advancing(self._calm_us)
+        return False
 
     def _idle(self) -> None:
         """Peers that have nothing to do say little."""
@@ -395,6 +405,8 @@ class World:
 
 
 LIVENESS_US = 120_000_000
+"""All have an end so long after faults and load have. That each of them gets on is looked at apart (`advancing`)."""
+LOOK_US = 1_000_000
 LINGER_US = 2_000
 SETTLE_US = 40_000_000
 LOOK_MS = 2_000

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -47,6 +48,23 @@ def test_an_entry_takes_away_what_was_there() -> None:
     assert disk.restored(store).entries == (deleted, text)
     disk.sync()
     assert disk.restored(store).entries == (text,)
+
+
+def test_the_power_fails_between_two_writes() -> None:
+    """What is left of those that were not synced is what was written first."""
+    left = set()
+    for seed in range(20):
+        disk = Disk()
+        for write in range(1, 4):
+            text = DefinitionText(digest=bytes([write]) * 32, definition="{}")
+            pointed = DefinitionText(digest=bytes([write + 100]) * 32, definition="{}")
+            disk.write(Persist(write=write, entries=(text, pointed), sync=False), Store(ME, 1))
+        lost = disk.lose_tail(Random(seed))
+        disk.sync()
+        found = [entry.digest[0] for entry in disk.restored(Store(ME, 1)).entries if isinstance(entry, DefinitionText)]
+        assert found == [1, 101, 2, 102, 3, 103][: 6 - lost]
+        left.add(lost)
+    assert left == {0, 2, 4, 6}
 
 
 @pytest.mark.parametrize("mode", ["sync", "batch"])

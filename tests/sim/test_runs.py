@@ -16,7 +16,7 @@ from scatterzmq.ids import TaskId
 from scatterzmq.sim.checkers import ALL_EVERY, Violation
 from scatterzmq.sim.forge import forge
 from scatterzmq.sim.network import LIMITS
-from scatterzmq.sim.options import draw
+from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.runs import Coverage, run, sweep
 from scatterzmq.wire.columns import Column
@@ -99,6 +99,15 @@ def test_whatever_else_is_wrong_is_found_soon() -> None:
     with pytest.raises(AssertionError):
         world.run(60_000)
     assert process.events - begun <= ALL_EVERY
+
+
+def test_a_task_that_stops_is_found_within_the_time_that_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here: an executor hangs, and its lease does not end."""
+    monkeypatch.setattr(Leases, "expire", lambda *_: [])
+    monkeypatch.setattr(Leases, "deadline_ms", lambda *_: None)
+    result = run(Options(seed=0, tasks=5, load_s=5.0, safety_s=15.0, faults={"exec_hang": 1.0}))
+    assert "has neither ended nor advanced for 60 s" in result.wrong
+    assert 75_000_000 < result.now_us < 77_000_000
 
 
 def test_what_is_forged_is_no_message() -> None:
