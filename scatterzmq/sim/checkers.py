@@ -287,7 +287,7 @@ class Checkers:
 
     def _durable(self, process: "Process", message: Accepted | Final) -> None:
         """Rule 7: what is said to be on disk is there, and safe, even if there has been no room for anything since.
-        And it has been on as many disks as peers are said to have it.
+        And it has been on as many disks as peers are said to have it: on theirs.
         """
         if process.disk is None or self.world.settings.journal.mode != "sync":
             raise Violation(f"{process.name}: durable, without a disk", *message.ids)
@@ -296,8 +296,11 @@ class Checkers:
             kept = process.disk.task(task)
             if kept is None or (is_final and kept.status is None):
                 raise Violation(f"{process.name}: said to be durable, and is not: {task}", task)
+            counted = frozenset(self._set_of(process, task))
             disks = sum(
-                disk.was_safe.get(task, False) or (not is_final and task in disk.was_safe) for disk in self.world.disks
+                disk.was_safe.get(task, False) or (not is_final and task in disk.was_safe)
+                for disk in self.world.disks
+                if (known := disk.identity()) is not None and known.peer in counted
             )
             if disks < message.copies:
                 raise Violation(
