@@ -48,5 +48,13 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
     assert filled(text) == text
 
 
+def test_every_module_is_named() -> None:
+    _, text = README.read_text().split("## Where to read on")
+    modules = {path.name for path in README.parent.glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`(\w+\.py)`", text))
+    assert named <= modules
+    assert {name for name in modules - named if not name.startswith("client")} == set()
+
+
 if __name__ == "__main__":
     README.write_text(filled(README.read_text()))
