@@ -308,7 +308,8 @@ class Replicas:
         if barrier.left:
             return
         for record in barrier.records if barrier.is_noted else ():
-            record.barriers = tuple([other for other in record.barriers if other is not barrier])
+            others = record.barriers
+            record.barriers = () if len(others) == 1 else tuple([other for other in others if other is not barrier])
         barrier.then()
 
     def _joint(self, records: Iterable[Record], barrier: Barrier) -> Barrier:
