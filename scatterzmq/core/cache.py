@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import TypeAlias
 
 from ..graph.plan import Plan
@@ -85,19 +86,24 @@ def origins_of(plan: Plan) -> tuple[bytes, ...]:
 
 def cache_key(closure: bytes, inputs: Iterable[tuple[str, Value]]) -> CacheKey | None:
     """The origin, and blake2b-256 over a closure and the content of all inputs; None if a content digest is missing."""
-    key = hashlib.blake2b(closure, digest_size=32)
-    for name, (block, row) in sorted(inputs, key=_by_name):
+    known: list[tuple[str, bytes]] = []
+    for name, (block, row) in inputs:
         if not block.digests:
             return None
+        known.append((name, block.digests[row]))
+    known.sort()
+    return _key(closure, *known)
+
+
+@lru_cache(maxsize=1024)  # who asks for a key mostly asks for it more than once
+def _key(closure: bytes, *inputs: tuple[str, bytes]) -> CacheKey:
+    key = hashlib.blake2b(closure, digest_size=32)
+    for name, digest in inputs:
         text = name.encode()
         key.update(len(text).to_bytes(4, "little"))
         key.update(text)
-        key.update(block.digests[row])
+        key.update(digest)
     return closure[:ORIGIN_BYTES] + key.digest()
-
-
-def _by_name(entry: tuple[str, Value]) -> str:
-    return entry[0]
 
 
 class Cache:

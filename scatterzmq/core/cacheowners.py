@@ -176,8 +176,8 @@ class CacheOwners:
     def _count(self, what: str, task: TaskId) -> None:
         """Something came of a task's question."""
         self.counters[_COUNTERS[what]] += 1
-        name = f"cache.{what}"
-        if name in self._state.out.tells:
+        tells = self._state.out.tells
+        if tells and (name := f"cache.{what}") in tells:
             record = self._state.ledger.record(task)
             assert record is not None, f"{task} asks for a key but is not in the ledger"
             graph = record.plan.qualified(record.stack[-1].graph.id)

@@ -223,11 +223,11 @@ class Desk:
             for value in fields.values():
                 self._blocks.hold(value)
             self._ledger.add(record)
-            self._replicas.enroll(record)
-            self._plans.enter(plan)
-            self._accepting[task] = None
             created.append(record)
         entry.start = stop
+        self._replicas.enroll(created)
+        self._plans.enter(plan, len(created))
+        self._accepting.update(dict.fromkeys([record.id for record in created]))
         if conflicts:
             self._reject(entry, conflicts, ErrorCode.CONFLICT, _CONFLICT)
         self._attached[entry.sender] += len(created)

@@ -123,9 +123,9 @@ class Plans:
             if known.plan is not None:
                 self._out.work(RetirePlan(digest=digest))
 
-    def enter(self, plan: Plan) -> None:
-        """A task begins to run on a plan, which is here."""
-        self._known[plan.digest].uses += 1
+    def enter(self, plan: Plan, tasks: int = 1) -> None:
+        """Tasks begin to run on a plan, which is here."""
+        self._known[plan.digest].uses += tasks
 
     # ---- queues
 

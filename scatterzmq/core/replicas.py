@@ -27,7 +27,7 @@ from .members import Members
 from .outbox import Outbox
 from .peermessages import Contact, CopyKind, Drop, Replicate, Replicated
 from .values import Value
-from .versions import Rank, Version, fingerprint, rank_of_error, total
+from .versions import Rank, Version, fingerprint, growth, rank_of_error, total
 from .writes import WRITE_TASKS_MAX, chunks, replicate
 
 REPAIRS_MAX = 2
@@ -131,27 +131,34 @@ class Replicas:
         partners = [peer for peer in self._members.partners(self._turn) if peer not in avoided]
         return (self._me, *partners[: self._wanted - 1])
 
-    def enroll(self, record: Record) -> None:
-        """A record of this peer begins."""
-        for peer in record.rset[1:]:
-            self._held_by.setdefault(peer, {})[record.id] = record
-            self._count(peer, record, 1)
-        if len(record.rset) < self._wanted:
-            self._short[record.id] = record
+    def enroll(self, records: Sequence[Record]) -> None:
+        """Records of this peer begin, all with the same set."""
+        if not records:
+            return
+        holders = records[0].rset[1:]
+        added = {record.id: record for record in records}
+        number = sum(map(self._number, records)) if holders else 0
+        for peer in holders:
+            self._held_by.setdefault(peer, {}).update(added)
+            self._count(peer, number)
+        if len(holders) + 1 < self._wanted:
+            self._short.update(added)
 
     def dismiss(self, record: Record) -> None:
         """A record of this peer is gone."""
         for peer in record.rset[1:]:
             held = self._held_by[peer]
             del held[record.id]
-            self._count(peer, record, -1)
+            self._count(peer, -self._number(record))
             if not held:
                 del self._held_by[peer], self._totals[peer]
         self._short.pop(record.id, None)
 
-    def _count(self, peer: PeerId, record: Record, sign: int) -> None:
-        number = fingerprint(record.id, record.epoch_n, self._members.me.incarnation, record.change)
-        self._totals[peer] = total((self._totals.get(peer, 0), sign * number))
+    def _number(self, record: Record) -> int:
+        return fingerprint(record.id, record.epoch_n, self._members.me.incarnation, record.change)
+
+    def _count(self, peer: PeerId, number: int) -> None:
+        self._totals[peer] = total((self._totals.get(peer, 0), number))
 
     @property
     def has_holders(self) -> bool:
@@ -206,20 +213,21 @@ class Replicas:
         groups: dict[tuple[object, ...], list[Record]] = {}
         for record in records:
             if len(record.rset) > 1:
-                self._changed(record)
                 groups.setdefault((record.plan.digest, record.rset, record.epoch_n), []).append(record)
         for group in groups.values():
+            self._changed(group)
             for chunk in chunks(group):
                 self._send(kind, chunk, now_ms, barrier, is_repair=is_repair)
 
-    def _changed(self, record: Record) -> None:
-        """The next version of a record; those deleted are not counted any more."""
-        counted = self._ledger.record(record.id) is record
-        for peer in record.rset[1:] if counted else ():
-            self._count(peer, record, -1)
-        record.change += 1
-        for peer in record.rset[1:] if counted else ():
-            self._count(peer, record, 1)
+    def _changed(self, records: Sequence[Record]) -> None:
+        """The next version of records with the same set; those deleted are not counted any more."""
+        grown = 0
+        for record in records:
+            record.change += 1
+            if self._ledger.record(record.id) is record:
+                grown += growth(record.id)
+        for peer in records[0].rset[1:] if grown else ():
+            self._count(peer, grown)
 
     def _send(
         self, kind: CopyKind, records: Sequence[Record], now_ms: int, barrier: Barrier, *, is_repair: bool
@@ -300,7 +308,8 @@ class Replicas:
         if barrier.left:
             return
         for record in barrier.records if barrier.is_noted else ():
-            record.barriers = tuple([other for other in record.barriers if other is not barrier])
+            others = record.barriers
+            record.barriers = () if len(others) == 1 else tuple([other for other in others if other is not barrier])
         barrier.then()
 
     def _joint(self, records: Iterable[Record], barrier: Barrier) -> Barrier:
@@ -393,7 +402,7 @@ class Replicas:
         record.rset = rset
         record.epoch_n += 1
         record.change = 0
-        self.enroll(record)
+        self.enroll((record,))
 
     def _repair(self, now_ms: int) -> None:
         """Give the oldest records with too few copies the ones they lack."""

@@ -254,7 +254,7 @@ class Takeover:
             record = self._record(copy, rset)
             self._copies.drop(copy.id)
             self._ledger.add(record)
-            self._replicas.enroll(record)
+            self._replicas.enroll((record,))
             self._desk.adopted(record)
             (ended if record.phase.ended else live).append(record)
         if not copies:

@@ -50,7 +50,12 @@ class Version(NamedTuple):
 
 def fingerprint(task: TaskId, n: int, life: int, change: int) -> int:
     """A number that stands for one version of a task in sums over many; cheap, because it is made for every change."""
-    return (int(task[1:], 16) + 1) * ((n * _STRIDE + life) * _STRIDE + change + 1) & _MASK
+    return growth(task) * ((n * _STRIDE + life) * _STRIDE + change + 1) & _MASK
+
+
+def growth(task: TaskId) -> int:
+    """What each further change within an epoch adds to a task's fingerprint."""
+    return int(task[1:], 16) + 1
 
 
 def total(numbers: Iterable[int]) -> int:

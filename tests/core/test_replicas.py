@@ -254,7 +254,7 @@ def test_the_copies_find_out_what_they_lack_and_what_is_not_wanted() -> None:
     assert record is not None
     mesh.peers[0].core._state.replicas.dismiss(record)
     record.rset = (mesh.peers[0].me, mesh.peers[3 - held].me)
-    mesh.peers[0].core._state.replicas.enroll(record)
+    mesh.peers[0].core._state.replicas.enroll((record,))
     mesh.wait(30_000)
     assert mesh.said(SyncDigest)
     assert copies(mesh.peers[held]).keys() == {first}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scatterzmq.core.versions import Rank, Version, fingerprint, rank_of_error, total
+from scatterzmq.core.versions import Rank, Version, fingerprint, growth, rank_of_error, total
 from scatterzmq.errors import ErrorCode
 from scatterzmq.ids import PeerId, TaskId
 
@@ -81,3 +81,10 @@ def test_fingerprints_differ() -> None:
     several = {fingerprint(task, n, life, change) for n in range(9) for life in range(9) for change in range(9)}
     assert len(several) == 729
     assert fingerprint(TaskId("T" + "6" * 32), 1, 1, 1) != fingerprint(task, 1, 1, 1)
+
+
+@given(st.integers(0, 1 << 127), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
+def test_a_change_adds_the_same_to_a_sum_every_time(number: int, n: int, life: int, change: int) -> None:
+    task = TaskId(f"T{number:032x}")
+    before, after = (fingerprint(task, n, life, count) for count in (change, change + 1))
+    assert total((before, growth(task))) == after

@@ -204,13 +204,30 @@ SIZES = [
 """Batch sizes and peers: not all combinations, because each takes a second."""
 
 
-@pytest.mark.parametrize(("batch_size", "peers"), SIZES)
+BY_REFERENCE = [(batch_size, 2 + batch_size % 2, 0) for batch_size in range(1, 21)]
+"""The same where every value stays with the peer that has computed it: with `store.inline_bytes` of 0 all are large."""
+
+
+@pytest.mark.parametrize(("batch_size", "peers", "inline_bytes"), [*[(*sizes, None) for sizes in SIZES], *BY_REFERENCE])
 def test_each_level_computes_as_often_as_it_must(
-    start: Any, levels: Any, finish: Any, plugin: Any, until: Any, batch_size: int, peers: int
+    start: Any,
+    levels: Any,
+    finish: Any,
+    plugin: Any,
+    until: Any,
+    batch_size: int,
+    peers: int,
+    inline_bytes: int | None,
 ) -> None:
     """Whatever comes together, in whatever batches, at whichever peer: each has a client whose tasks it owns."""
     module = plugin(COUNTING)
-    client = start(peers=peers, batch_size=batch_size, cluster_replicas=1, plugins=[module.__name__])
+    client = start(
+        peers=peers,
+        batch_size=batch_size,
+        inline_bytes=inline_bytes,
+        cluster_replicas=1,
+        plugins=[module.__name__],
+    )
     clients = [client, *(at_another_peer(client) for _ in range(peers - 1))]
     choices = [*CHOICES, {"a", "t", "mid"}]
     for run, cached in enumerate(choices):
@@ -233,6 +250,8 @@ def test_each_level_computes_as_often_as_it_must(
                 model.main(*line)
             computed = Counter((name, value) for number, name, value in module.computed if number == run)
             assert computed == model.computed, sorted(choices[run])
+    fetched = sum(each._run(each._calls.stats()).counters.get("cache_fetched", 0) for each in clients)
+    assert (fetched > 0) == (inline_bytes == 0), "values that came from where they were computed"
 
 
 def test_what_comes_together_is_computed_once(start: Any, levels: Any, finish: Any) -> None:
