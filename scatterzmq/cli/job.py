@@ -76,6 +76,8 @@ def do(
         if options.nearest:
             _check_nearest(client, ns)
         is_array = options.output.endswith(".npy")
+        if is_array:
+            _check_array(client, ns)
         target = stack.enter_context(opened(options.output, sys.stdout, "wb" if is_array else "w"))
         writer: Writer
         if options.nearest:
@@ -147,6 +149,12 @@ def _text_outputs(client: "Client", ns: str) -> frozenset[str]:
     return frozenset(
         field for field in client.main_outputs(ns) if tuple(client.output_format(ns, field)) == ("uint8", (None,))
     )
+
+
+def _check_array(client: "Client", ns: str) -> None:
+    outputs = sorted(client.main_outputs(ns))
+    if len(outputs) != 1:
+        raise UsageError(f"a .npy file holds one field, this graph gives {', '.join(outputs) or 'none'}: use .jsonl")
 
 
 def _check_nearest(client: "Client", ns: str) -> None:

@@ -186,6 +186,7 @@ class AsyncClient:
         return_exceptions: bool = False,
     ) -> AsyncIterator[Any]:
         """As the client's `map`; the items may come from an asynchronous iterator."""
+        await self._run(self._calls.info(ns))
         flow = Flow(self._calls, ns, window=window, ordered=ordered, return_exceptions=return_exceptions)
         source = aiter(items if isinstance(items, AsyncIterable) else _stepwise(items))
         more = True

@@ -145,9 +145,12 @@ class Kept:
         self._nbytes -= self._tasks.pop(task, 0)
 
 
-def checked_inputs(info: NamespaceInfo, fields: Mapping[str, object]) -> dict[str, Column]:
+def checked_inputs(info: NamespaceInfo, fields: object) -> dict[str, Column]:
     """One row per input field of a namespace. Raises FormatError naming the field, what it wants and what it got."""
     formats = info.inputs
+    if not isinstance(fields, (dict, Mapping)):  # a dict is a Mapping, but told at once
+        kind = type(fields).__name__
+        raise FormatError(f"namespace {info.ns!r}: expected a dict with {_listed(info)}, got {kind}")
     if fields.keys() != formats.keys():
         raise FormatError(_wrong_fields(info, fields))
     columns = {}
@@ -172,5 +175,8 @@ def _wrong_fields(info: NamespaceInfo, fields: Mapping[str, object]) -> str:
     unknown = sorted(map(str, fields.keys() - info.inputs.keys()))
     kinds = (("missing", missing), ("unknown", unknown))
     wrong = [f"{what} {', '.join(map(repr, names))}" for what, names in kinds if names]
-    expected = ", ".join(f"{name!r} {wanted}" for name, wanted in info.inputs.items()) or "no fields"
-    return f"namespace {info.ns!r}: {' and '.join(wrong)} in the input; expected {expected}"
+    return f"namespace {info.ns!r}: {' and '.join(wrong)} in the input; expected {_listed(info)}"
+
+
+def _listed(info: NamespaceInfo) -> str:
+    return ", ".join(f"{name!r} {wanted}" for name, wanted in info.inputs.items()) or "no fields"

@@ -53,7 +53,7 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
     infos: dict[tuple[str, str], NodeInfo] = {}
     failed: dict[tuple[str, str], ValueError] = {}
     for graph, node in definition.nodes():
-        if (graph.name, node.name) in parsed.broken:
+        if not {(graph.name, node.name, key) for key in ("kind", "args")}.isdisjoint(parsed.unread):
             continue
         place = f"{definition.ns}:{graph.name}:{node.name}"
         try:
@@ -63,7 +63,7 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
         else:
             if _holds_together(place, info, findings):
                 infos[graph.name, node.name] = info
-    scope = Scope(definition, infos, parsed.broken)
+    scope = Scope(definition, infos, parsed.unread)
     for (graph_name, node_name), error in failed.items():
         place = scope.place(graph_name, node_name)
         live = isinstance(error, UnknownKind) or scope.is_live(graph_name, node_name)

@@ -52,19 +52,20 @@ def refusal(problems: tuple[str, ...]) -> GraphError:
 class Record:
     """A JSON object that is being read: look-ups that note what is wrong, and where, instead of raising.
 
-    sound: turns False with the first problem. An optional key that is null is the same as one that is not there.
+    unread: the keys of which something is wrong, "" for what is wrong with the whole. An optional key that is null is
+        the same as one that is not there.
     """
 
-    __slots__ = ("_findings", "_values", "place", "sound")
+    __slots__ = ("_findings", "_values", "place", "unread")
 
     def __init__(self, values: Mapping[str, object], place: str, findings: Findings) -> None:
         self._values = values
         self._findings = findings
         self.place = place
-        self.sound = True
+        self.unread: set[str] = set()
 
-    def problem(self, text: str) -> None:
-        self.sound = False
+    def problem(self, text: str, key: str = "") -> None:
+        self.unread.add(key)
         self._findings.problem(self.place, text)
 
     def warn_unknown(self, known: frozenset[str]) -> None:
@@ -78,14 +79,16 @@ class Record:
         """The value, or None with a problem noted."""
         value = self._values.get(key)
         if value is None:
-            self.problem(f"key {key!r} is missing" if key not in self._values else f"key {key!r} must not be null")
+            text = f"key {key!r} is missing" if key not in self._values else f"key {key!r} must not be null"
+            self.problem(text, key)
         return value
 
     def optional(self, key: str) -> object:
         return self._values.get(key)
 
     def wrong(self, key: str, expected: str, value: object) -> None:
-        self.problem(f"key {key!r}: expected {expected}, got {shown(value)}")
+        """key: also with a part of what it holds, such as "outs.out"."""
+        self.problem(f"key {key!r}: expected {expected}, got {shown(value)}", key.partition(".")[0])
 
     def text(self, key: str) -> str | None:
         """A required text."""

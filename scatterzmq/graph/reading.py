@@ -40,14 +40,14 @@ class Parsed:
     """What could be read.
 
     definition: None if there is nothing to go on with. Otherwise it has everything that could be named.
-    broken: (graph, node) of which details are not to be trusted, (graph, "") if the graph's own are not; what is wrong
-        with them is among the problems already.
+    unread: (graph, node, key) of which something could not be read, (graph, "", key) for the graph's own; what is wrong
+        with them is among the problems already. "nodes" is among them if a node has no name.
     """
 
     definition: GraphSetDef | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
-    broken: frozenset[tuple[str, str]]
+    unread: frozenset[tuple[str, str, str]]
 
 
 def parse(source: Mapping[str, object] | str) -> Parsed:
@@ -59,12 +59,12 @@ def parse(source: Mapping[str, object] | str) -> Parsed:
         findings.problem("definition", f"expected an object with 'entry' and 'graphs', got {shown(value)}")
     if findings.problems or not isinstance(value, dict):
         return Parsed(
-            definition=None, problems=tuple(findings.problems), warnings=tuple(findings.warnings), broken=frozenset()
+            definition=None, problems=tuple(findings.problems), warnings=tuple(findings.warnings), unread=frozenset()
         )
     reader = _Reader(findings)
     definition = reader.graph_set(value)
     problems, warnings = findings.settled()
-    return Parsed(definition=definition, problems=problems, warnings=warnings, broken=frozenset(reader.broken))
+    return Parsed(definition=definition, problems=problems, warnings=warnings, unread=frozenset(reader.unread))
 
 
 def read(source: Mapping[str, object] | str) -> GraphSetDef:
@@ -84,7 +84,7 @@ class _Reader:
         self._graph_ids: dict[GraphId, str] = {}
         self._node_ids: dict[NodeId, str] = {}
         self._queues: dict[QueueId, str] = {OUTPUT_QUEUE: "the graph's output (reserved)"}
-        self.broken: set[tuple[str, str]] = set()
+        self.unread: set[tuple[str, str, str]] = set()
 
     def graph_set(self, value: Mapping[str, object]) -> GraphSetDef | None:
         record = Record(value, "definition", self._findings)
@@ -92,7 +92,7 @@ class _Reader:
         entry = record.text("entry")
         ns = entry if record.optional("ns") is None else record.text("ns")
         if ns is not None and (entry is not None or record.optional("ns") is not None):
-            self._ns = self._name(record, ns, "namespace") or "?"
+            self._ns = self._name(record, ns, "namespace", "ns") or "?"
         items = record.sequence("graphs")
         if items is None:
             return None
@@ -157,8 +157,7 @@ class _Reader:
         max_retries = record.count("max_retries", 0, _RETRIES_MAX)
         payload_copies = record.count("payload_copies", 1, _COPIES_MAX)
         nodes = self._nodes(record, name)
-        if not record.sound:
-            self.broken.add((name, ""))
+        self.unread.update((name, "", key) for key in record.unread)
         return GraphDef(
             name=name, id=graph_id, description=self._description(record), input=first or "",
             input_format=input_format, output_format=output_format, vmap=vmap, nodes=nodes,
@@ -171,7 +170,7 @@ class _Reader:
             inner = self._record(item, f"{record.place}:nodes[{index}]")
             name = self._own_name(inner, "node") if inner is not None else None
             if inner is None or name is None:
-                record.sound = False  # What the node was for, nobody knows: its graph cannot be judged any more.
+                record.unread.add("nodes")  # What the node was for, nobody knows: its graph cannot be judged any more.
                 continue
             inner.place = f"{record.place}:{name}"
             inner.warn_unknown(_NODE_KEYS)
@@ -183,15 +182,14 @@ class _Reader:
         made = []
         for name, (node, inner) in found.items():
             outs = self._outs(inner, queues)
-            if not inner.sound:
-                self.broken.add((graph, name))
+            self.unread.update((graph, name, key) for key in inner.unread)
             made.append(replace(node, outs=outs))
         return tuple(made)
 
     def _node(self, record: Record, graph: str, name: str) -> NodeDef:
         kind = record.text("kind")
         if kind == "":
-            record.problem("key 'kind' is empty; name a kind of node, for instance 'constant_op'")
+            record.problem("key 'kind' is empty; name a kind of node, for instance 'constant_op'", "kind")
         args = record.mapping("args", required=False)
         return NodeDef(
             name=name,
@@ -210,7 +208,7 @@ class _Reader:
     def _outs(self, record: Record, queues: Mapping[QueueId, str]) -> dict[str, str | None]:
         made: dict[str, str | None] = {}
         for output, target in record.mapping("outs", required=False).items():
-            if self._name(record, output, "output") is None:
+            if self._name(record, output, "output", "outs") is None:
                 continue
             if target is None:
                 made[output] = None
@@ -229,7 +227,7 @@ class _Reader:
             try:
                 made[check_name(field, "field")] = str(QualifiedField.parse(source))
             except ValueError as error:
-                record.problem(f"vmap of {field!r:.80}: {error}")
+                record.problem(f"vmap of {field!r:.80}: {error}", "vmap")
         return made
 
     def _format(self, record: Record, key: str) -> Format:
@@ -238,7 +236,7 @@ class _Reader:
             try:
                 made[check_name(field, "field")] = field_format(info)
             except ValueError as error:
-                record.problem(f"{key} of {field!r:.80}: {error}")
+                record.problem(f"{key} of {field!r:.80}: {error}", key)
         return made
 
     def _description(self, record: Record) -> str:
@@ -253,20 +251,20 @@ class _Reader:
 
     def _own_name(self, record: Record, what: str) -> str | None:
         text = record.text("name")
-        return None if text is None else self._name(record, text, what)
+        return None if text is None else self._name(record, text, what, "name")
 
-    def _name(self, record: Record, text: str, what: str) -> str | None:
+    def _name(self, record: Record, text: str, what: str, key: str) -> str | None:
         try:
             return check_name(text, what)
         except ValueError as error:
-            record.problem(str(error))
+            record.problem(str(error), key)
             return None
 
     def _id(self, record: Record, key: str, kind: type[_Id], derived: _Id, taken: dict[_Id, str]) -> _Id:
         """The id that is given, else the one that follows from the names; noted as taken."""
         made = self._given_id(record, key, kind, derived)
         if made in taken:
-            record.problem(f"{key} {made} is that of {taken[made]} already; each needs its own")
+            record.problem(f"{key} {made} is that of {taken[made]} already; each needs its own", key)
         taken.setdefault(made, record.place)
         return made
 
@@ -280,7 +278,7 @@ class _Reader:
         try:
             return kind.parse(text[:1] + text[1:].lower())
         except ValueError as error:
-            record.problem(f"key {key!r}: {error}")
+            record.problem(f"key {key!r}: {error}", key)
             return derived
 
 

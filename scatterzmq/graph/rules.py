@@ -73,8 +73,6 @@ def _check_call(scope: Scope, graph: str, node: str, call: CallInfo, findings: F
         text = f"calls graph {call.graph!r:.200}, which is not there"
         findings.fault(place, f"{text}; {hint(call.graph, scope.graphs, 'graphs')}", live=live)
         return
-    if not scope.is_sound(callee.name):
-        return
     for field, wanted in callee.input_format.items():
         given = call.args.get(field)
         if given is None:
@@ -83,13 +81,13 @@ def _check_call(scope: Scope, graph: str, node: str, call: CallInfo, findings: F
         elif not given.compatible(wanted):
             text = f"calls graph {call.graph!r} with {field!r} as {given}, but that takes {wanted}"
             findings.fault(place, f"{text}; make them agree", live=live)
-    for field in call.args:
+    for field in call.args if scope.knows(callee.name, "input_format") else ():
         if field not in callee.input_format:
             findings.warn(place, f"passes {field!r} to graph {call.graph!r}, which has no such input")
     for field, expected in scope.infos[graph, node].outputs[call.output].items():
         if field not in callee.vmap:
-            # Whoever reads it has a problem of its own.
-            findings.warn(place, f"expects {field!r} of graph {call.graph!r}, which gives {_listed(callee.vmap)}")
+            if scope.knows(callee.name, "vmap"):  # Whoever reads it has a problem of its own.
+                findings.warn(place, f"expects {field!r} of graph {call.graph!r}, which gives {_listed(callee.vmap)}")
             continue
         given_back = scope.formats_of(callee.name, callee.vmap[field])
         if given_back and not any(expected.compatible(info) for info in given_back):

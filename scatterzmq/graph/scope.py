@@ -16,12 +16,12 @@ class Scope:
     """What is known of a definition.
 
     infos: (graph, node) -> what the node is; those that could not be described are not in it.
-    broken: as in reading.Parsed.
+    unread: as in reading.Parsed.
     """
 
     definition: GraphSetDef
     infos: Mapping[tuple[str, str], NodeInfo]
-    broken: frozenset[tuple[str, str]]
+    unread: frozenset[tuple[str, str, str]]
 
     @cached_property
     def graphs(self) -> dict[str, GraphDef]:
@@ -80,15 +80,20 @@ class Scope:
 
     @cached_property
     def _given(self) -> dict[str, frozenset[str]]:
-        return {name: frozenset(graph.vmap) for name, graph in self.graphs.items() if self.is_sound(name)}
+        return {name: frozenset(graph.vmap) for name, graph in self.graphs.items() if self.knows(name, "vmap")}
 
     def place(self, graph: str, node: str | None = None) -> str:
         """ "ns:graph" or "ns:graph:node", as users see it."""
         return f"{self.definition.ns}:{graph}" + ("" if node is None else f":{node}")
 
-    def is_sound(self, graph: str, node: str = "") -> bool:
-        """Whether the details of a graph (of a node) could be read."""
-        return (graph, node) not in self.broken
+    def knows(self, graph: str, key: str, node: str = "") -> bool:
+        """Whether a key of a graph (of a node) could be read, with all that it holds."""
+        return (graph, node, key) not in self.unread
+
+    def knows_ways(self, graph: str) -> bool:
+        """Whether all that says how tasks go through a graph could be read."""
+        nodes = self.nodes[graph]
+        return self.knows(graph, "input") and all(self.knows(graph, "outs", node) for node in nodes)
 
     def gives(self, graph: str) -> frozenset[str] | None:
         """The fields that a graph gives to its caller; None if that cannot be told."""

@@ -10,22 +10,20 @@ from .scope import Scope
 
 
 def check_graph(scope: Scope, graph: GraphDef, findings: Findings) -> None:
-    """Everything about one graph but its calls. Nodes that could not be read or described are left out."""
-    if not scope.is_sound(graph.name):
+    """Everything about one graph but its calls, and nothing that follows only from a key that could not be read."""
+    if not scope.knows(graph.name, "nodes"):
         return
     place = scope.place(graph.name)
     if graph.max_retries is not None and graph.name != scope.definition.entry:
         findings.warn(place, "'max_retries' has no effect on a called graph; that of the entry graph counts")
-    if graph.input not in scope.nodes[graph.name]:
+    if scope.knows(graph.name, "input") and graph.input not in scope.nodes[graph.name]:
         known = scope.nodes[graph.name]
         findings.problem(place, f"input node {graph.input!r:.200} is not there; {hint(graph.input, known, 'nodes')}")
     for node in graph.nodes:
-        if scope.is_sound(graph.name, node.name):
-            _check_edges(scope, graph, node, findings)
+        _check_edges(scope, graph, node, findings)
     frames = Frames(scope, graph.name)
     for node in graph.nodes:
-        if scope.is_sound(graph.name, node.name):
-            _check_inputs(scope, graph, node, frames, findings)
+        _check_inputs(scope, graph, node, frames, findings)
     _check_results(scope, graph, frames, findings)
 
 
@@ -47,11 +45,12 @@ def _check_edges(scope: Scope, graph: GraphDef, node: NodeDef, findings: Finding
         for output in sorted(node.outs.keys() - info.outputs.keys()):
             text = f"outs has {output!r}, which this kind of node does not have"
             findings.warn(place, f"{text}; {hint(output, info.outputs, 'outputs')}")
-        for output in info.outputs:
+        for output in info.outputs if scope.knows(graph.name, "outs", node.name) else ():
             if output not in node.outs:
                 text = f"output {output!r} is left unconnected"
                 findings.fault(place, f"{text}; name the next node in 'outs', or null for the graph's end", live=live)
-    if scope.reachable[graph.name] and not scope.is_reachable(graph.name, node.name):
+    ways = scope.reachable[graph.name] and scope.knows_ways(graph.name)
+    if ways and not scope.is_reachable(graph.name, node.name):
         findings.warn(place, f"no way leads here from input node {graph.input!r}; it will never run")
 
 
@@ -59,12 +58,12 @@ def _check_inputs(scope: Scope, graph: GraphDef, node: NodeDef, frames: Frames, 
     place = scope.place(graph.name, node.name)
     live = scope.is_live(graph.name, node.name)
     info = scope.infos.get((graph.name, node.name))
-    if info is not None:
+    if info is not None and scope.knows(graph.name, "vmap", node.name):
         for field in info.input_format:
             if field not in node.vmap:
                 text = f"input {field!r} is not connected"
                 findings.fault(place, f"{text}; say in 'vmap' where it comes from", live=live)
-    reader = node.name if scope.is_reachable(graph.name, node.name) else None
+    is_ordered = scope.is_reachable(graph.name, node.name) and scope.knows_ways(graph.name)
     for field, source in node.vmap.items():
         if info is not None and field not in info.input_format:
             text = f"vmap has {field!r}, which is no input of this kind of node"
@@ -73,8 +72,8 @@ def _check_inputs(scope: Scope, graph: GraphDef, node: NodeDef, frames: Frames, 
         what = f"input {field!r}"
         if not _check_source(scope, graph, source, (place, what), findings, live=live):
             continue
-        if reader is not None:
-            _check_order(frames, reader, source, (place, what), findings, live=live)
+        if is_ordered:
+            _check_order(frames, node.name, source, (place, what), findings, live=live)
         if info is not None:
             _check_format(scope, graph, source, info.input_format[field], (place, what), findings, live=live)
 
@@ -85,13 +84,14 @@ def _check_results(scope: Scope, graph: GraphDef, frames: Frames, findings: Find
     live = graph.name in scope.live_graphs
     is_entry = graph.name == scope.definition.entry
     ends = frames.has_end
-    if scope.reachable[graph.name] and not ends:
+    ways = scope.reachable[graph.name] and scope.knows_ways(graph.name)
+    if ways and not ends:
         findings.warn(place, "no way leads to the end of the graph; no task will ever leave it")
     for field, source in graph.vmap.items():
         what = f"result {field!r}"
         if not _check_source(scope, graph, source, (place, what), findings, live=live and ends):
             continue
-        if ends:
+        if ways and ends:
             _check_order(frames, None, source, (place, what), findings, live=live)
         if field in graph.output_format and is_entry:
             wanted = graph.output_format[field]
@@ -99,7 +99,7 @@ def _check_results(scope: Scope, graph: GraphDef, frames: Frames, findings: Find
         elif field in graph.output_format:
             _warn_format(scope, graph, field, source, findings)
     differing = sorted(graph.vmap.keys() ^ graph.output_format.keys())
-    if not differing:
+    if not differing or not (scope.knows(graph.name, "vmap") and scope.knows(graph.name, "output_format")):
         return
     names = ", ".join(repr(field) for field in differing)
     if is_entry:
@@ -118,6 +118,8 @@ def _check_source(
     if name.node is None:
         if name.field in graph.input_format:
             return True
+        if not scope.knows(graph.name, "input_format"):
+            return False
         text = f"{what} comes from {source!r}, which is no input of the graph"
         findings.fault(place, f"{text}; {hint(name.field, graph.input_format, 'inputs')}", live=live)
         return False

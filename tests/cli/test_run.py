@@ -146,6 +146,17 @@ def test_an_array_without_rows_can_be_read_back(cli: Any, client: Any, file: Any
     assert np.load(tmp_path / "out.npy", allow_pickle=False).shape == (0,)
 
 
+@pytest.mark.parametrize(("fields", "listed"), [(("y", "b"), "b, y"), ((), "none")])
+def test_an_array_holds_one_field_and_never_drops_another(
+    cli: Any, client: Any, file: Any, tmp_path: Path, fields: tuple[str, ...], listed: str
+) -> None:
+    client.outputs = dict.fromkeys(fields, ("float", (None,)))
+    path, out = file("in.jsonl", '{"x": [1]}\n'), file("out.npy", "what was there")
+    ran = cli("run", "graph.json", "--input", path, "--output", out)
+    assert ran == (2, "", f"scatterzmq: a .npy file holds one field, this graph gives {listed}: use .jsonl\n")
+    assert out.read_text() == "what was there"
+
+
 def test_rows_of_different_shape_are_no_array(cli: Any, client: Any, file: Any, tmp_path: Path) -> None:
     path = file("in.jsonl", '{"x": [1]}\n{"x": [1, 2]}\n')
     ran = cli("run", "graph.json", "--input", path, "--output", tmp_path / "out.npy")

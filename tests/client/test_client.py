@@ -208,6 +208,9 @@ def test_wrong_inputs_raise_at_the_call(client: Client, x: Any) -> None:
         client.enqueue_task("double", x(1, 2, 3))
     with pytest.raises(FormatError, match=r"missing 'x' and unknown 'z' .* expected 'x' float32\[2\]"):
         client.enqueue_task("double", {"z": [1, 2]})
+    for value, kind in ((5, "int"), (None, "NoneType"), ("abc", "str"), ([1], "list")):
+        with pytest.raises(FormatError, match=f"^namespace 'double': expected a dict with 'x' .*, got {kind}$"):
+            client.enqueue_task("double", value)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="never converted"):
         client.enqueue_task("double", {"x": np.array([1.0, 2.0])})
     with pytest.raises(ValueError, match="invalid TaskId 'mine'"):

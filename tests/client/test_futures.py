@@ -243,11 +243,12 @@ def test_map_raises_at_the_place_of_the_error(client: Client, peer: Any, x: Any,
 
 def test_map_hands_out_errors(client: Client, peer: Any, x: Any, y: Any) -> None:
     peer.fail = lambda numbers: FAILED if numbers[0] == 1 else None
-    items = [x(0, 0), x(1, 1), {"x": "text"}, x(2, 2)]
-    first, failed, misfit, last = client.map("double", items, return_exceptions=True)
+    items: list[Any] = [x(0, 0), x(1, 1), {"x": "text"}, 5, x(2, 2)]
+    first, failed, misfit, none, last = client.map("double", items, return_exceptions=True)
     assert (y(first), y(last)) == ([0, 0], [4, 4])
     assert isinstance(failed, TaskError)
     assert isinstance(misfit, FormatError)
+    assert isinstance(none, FormatError)
     results = client.map("double", items[2:])
     with pytest.raises(FormatError):
         next(results)

@@ -185,6 +185,89 @@ def test_what_could_not_be_read_is_told_once(checked: Check, small: dict[str, An
     assert checked(small).problems == ("main:main:nodes[0]: expected an object, got 7",)
 
 
+WIRING = (
+    "main:main: input node 'nod' is not there; the nodes are 'a', 'b'",
+    "main:main:a: output 'out' leads to 'nope', which is no node of this graph",
+    "main:main:b: input 'value' comes from 'ghost:x', but there is no such node in this graph",
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("max_retries", -1, "main:main: key 'max_retries': expected a whole number from 0 to 1000, got -1"),
+        ("cache", "perhaps", "main:main: key 'cache': expected true or false, got 'perhaps'"),
+        ("input_format", {"value": ["flot", [2]]}, "main:main: input_format of 'value': unknown dtype 'flot'; did you"),
+        ("output_format", None, "main:main: key 'output_format' must not be null"),
+        ("vmap", {"value": 7}, "main:main: vmap of 'value': "),
+    ],
+)
+def test_a_key_of_a_graph_that_cannot_be_read_hides_nothing_else(
+    checked: Check, small: dict[str, Any], key: str, value: object, line: str
+) -> None:
+    """It hid all that is wrong with the wiring of the graph, so that people mended a file one problem at a time."""
+    graph = small["graphs"][0] | {"input": "nod", key: value}
+    graph["nodes"][0]["outs"] = {"out": "nope"}
+    graph["nodes"][1]["vmap"] = {"value": "ghost:x"}
+    told = checked({**small, "graphs": [graph]}).problems
+    assert len(told) == 4
+    assert all(any(one.startswith(start) for one in told) for start in (line, *WIRING))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input", 5),
+        ("input_format", {"value": ["flot", [2]]}),
+        ("input_format", None),
+        ("output_format", {"value": 3}),
+        ("vmap", {"value": "b:"}),
+        ("vmap", 3),
+        ("nodes", 3),
+    ],
+)
+def test_of_a_key_of_a_graph_that_cannot_be_read_nothing_follows(
+    checked: Check, small: dict[str, Any], key: str, value: object
+) -> None:
+    found = checked({**small, "graphs": [small["graphs"][0] | {key: value}]})
+    assert len(found.problems) == 1
+    assert found.warnings == ()
+
+
+def test_a_key_of_a_node_that_cannot_be_read_hides_nothing_else(checked: Check, small: dict[str, Any]) -> None:
+    first, second = small["graphs"][0]["nodes"]
+    first |= {"batch_size": -1, "outs": {"out": "bee"}}
+    second |= {"kind": 5, "vmap": {"value": "ghost:x"}, "outs": {"out": "Q" + "1" * 32}}
+    told = checked(small).problems
+    assert [problem.partition(";")[0] for problem in told] == [
+        "main:main:a: key 'batch_size': expected a whole number from 1 to 65536, got -1",
+        "main:main:b: key 'kind': expected text, got 5",
+        "main:main:a: output 'out' leads to 'bee', which is no node of this graph",
+        f"main:main:b: output 'out' leads to queue Q{'1' * 32}, which belongs to no node of this graph",
+        "main:main:b: input 'value' comes from 'ghost:x', but there is no such node in this graph",
+    ]
+
+
+@pytest.mark.parametrize("key", ["outs", "vmap", "kind", "args"])
+def test_of_a_key_of_a_node_that_cannot_be_read_nothing_follows(
+    checked: Check, small: dict[str, Any], key: str
+) -> None:
+    small["graphs"][0]["nodes"][0][key] = 3
+    found = checked(small)
+    assert len(found.problems) == 1
+    assert found.warnings == ()
+
+
+def test_of_a_called_graph_with_an_unread_key_nothing_follows(
+    checked: Check, graph_set: Make, graph: Make, step: Make, caller: Make
+) -> None:
+    for key in ("input_format", "vmap"):
+        callee = graph("sub", "s:value", step("s", ":value", None), **{key: 3})
+        found = checked(graph_set(graph("main", "c:value", caller("c", ":value", None, "sub")), callee))
+        assert len(found.problems) == 1
+        assert found.warnings == ()
+
+
 def test_formats_match_through_open_dimensions_and_aliases(
     checked: Check, graph_set: Make, graph: Make, step: Make
 ) -> None:
