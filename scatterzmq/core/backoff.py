@@ -4,8 +4,9 @@ Purpose   Says how long a task rests before it is tried again, and keeps it unti
 Rules     1. What starts over because others are gone (its owner, or who kept a tensor) does so within 0.1 s the first
              time; the span doubles each time, up to half a minute. A step whose executor is gone goes back into its
              queue at once the first time, and from then on after spans that begin with 0.1 s, too.
-          2. What an eviction has failed is tried again within 0.1 s, each time: that is counted and limited already,
-             and more time would not make the store any larger.
+          2. What lacks an input for another reason (it was evicted, or its keeper has left in good order, or it was
+             never made) is tried again within 0.1 s, each time: that is counted and limited already, and more time
+             would not make the store any larger.
           3. The moment within the span follows from the task's id and its retries.
           4. Who rests is in no queue, so nobody can claim it; users are told that it waits. It may be cancelled,
              cleared, handed over or given up as if it were in one. A copy knows nothing of it: whoever takes a task
@@ -20,7 +21,7 @@ from zlib import crc32
 from .alarms import Alarms
 from .ledger import Ledger, Phase, Record
 
-EVICTED_MS = 100
+LACKING_MS = 100
 FIRST_MS = 100
 LONGEST_MS = 30_000
 

@@ -62,6 +62,7 @@ class Cause(StrEnum):
     """Why a phase changes."""
 
     REST = "rest"
+    WAKE = "wake"
     QUEUE = "queue"
     CLAIM = "claim"
     DEFER = "defer"
@@ -76,23 +77,16 @@ _WORDS = {cause: cause.value for cause in Cause}
 """For stories. Asking an enum's member for its value takes two calls."""
 
 TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
-    (Phase.INIT, Cause.QUEUE): Phase.WAIT,  # accepted: into the first queue
+    (Phase.INIT, Cause.QUEUE): Phase.WAIT,  # accepted, or has rested: into a queue
     (Phase.INIT, Cause.DEFER): Phase.DEFER,  # accepted: another task computes the same key
     (Phase.INIT, Cause.FINISH): Phase.READY,  # accepted: a cache hit
     (Phase.INIT, Cause.FAIL): Phase.ERROR,  # accepted: a graph that can only fail
     (Phase.INIT, Cause.REST): Phase.REST,  # taken over
-    (Phase.REST, Cause.QUEUE): Phase.WAIT,
-    (Phase.REST, Cause.DEFER): Phase.DEFER,  # starts over: another task computes its key now
-    (Phase.REST, Cause.FINISH): Phase.READY,  # starts over: a cache hit now
-    (Phase.REST, Cause.FAIL): Phase.ERROR,  # starts over: a graph that can only fail
-    (Phase.REST, Cause.REST): Phase.REST,  # starts over with cache hits, and lacks another value
+    (Phase.REST, Cause.WAKE): Phase.INIT,  # tried again
     (Phase.REST, Cause.CANCEL): Phase.CANCELLED,
     (Phase.WAIT, Cause.CLAIM): Phase.BUSY,
-    (Phase.WAIT, Cause.REST): Phase.REST,  # its step has lost an input
+    (Phase.WAIT, Cause.REST): Phase.REST,  # its step lacks an input
     (Phase.WAIT, Cause.FAIL): Phase.ERROR,  # its step lacks an input for good
-    (Phase.WAIT, Cause.QUEUE): Phase.WAIT,  # restarted before it was claimed
-    (Phase.WAIT, Cause.DEFER): Phase.DEFER,  # restarted before it was claimed: another task computes its key now
-    (Phase.WAIT, Cause.FINISH): Phase.READY,  # restarted before it was claimed: a cache hit now
     (Phase.WAIT, Cause.CANCEL): Phase.CANCELLED,
     (Phase.BUSY, Cause.QUEUE): Phase.WAIT,  # committed, or to be tried again
     (Phase.BUSY, Cause.REST): Phase.REST,  # its executor is gone, or an input

@@ -20,11 +20,11 @@ from typing import TypeAlias
 from ..errors import ErrorCode, ErrorContext, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, GraphId, PeerId, TaskId
-from .backoff import EVICTED_MS, Resting, span_ms
+from .backoff import LACKING_MS, Resting, span_ms
 from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
-from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .ledger import CacheKey, Cause, Frame, Lead, Phase, Record
 from .sizes import too_large
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
@@ -102,6 +102,7 @@ class Travel:
     def expire(self) -> None:
         """Try again what has rested, and do what is due about keys that other peers own."""
         for record in self.resting.take_due(self._state.now_ms):
+            self._ledger.move(record, Cause.WAKE, self._state.now_ms)
             if record.node is None:
                 self.begin(record)
             else:
@@ -159,6 +160,10 @@ class Travel:
         self._queue(record, node)
 
     def _queue(self, record: Record, node: NodePlan) -> None:
+        self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
+        self._push(record, node)
+
+    def _push(self, record: Record, node: NodePlan) -> None:
         queue = self._plans.queue(record.plan, node)
         try:
             priority = priority_of(self._strategy, record.weight, record.errors + record.restarts)
@@ -171,7 +176,6 @@ class Travel:
                 shape = value[0].layout.row_shape(value[1])
                 # What a called graph gave back may be of another rank; the executor will say so.
                 length = shape[node.padded_dim] if node.padded_dim < len(shape) else 0
-        self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
         queue.push(
             record.id,
             priority=priority,
@@ -412,7 +416,14 @@ class Travel:
             return
         record.errors += 1
         self.counters["restarts"] += 1
-        self._start_over(record, failure, EVICTED_MS if failure.code is ErrorCode.MEMORY_PURGE else None)
+        rests = failure.code is ErrorCode.MEMORY_PURGE or record.phase is Phase.WAIT
+        self._start_over(record, failure, LACKING_MS if rests else None)
+
+    def put_back(self, record: Record) -> None:
+        """It was drawn from its queue, and is not lent after all."""
+        assert record.node is not None
+        assert record.phase is Phase.WAIT
+        self._push(record, record.node)
 
     def reclaimed(self, record: Record, failure: Failure | None) -> None:
         """Its executor is gone: back into the queue of the step it was lent for, the first time at once.
@@ -443,7 +454,7 @@ class Travel:
             return
         record.error = _error_info(record, KEEPER_GONE)
         if loss is not Loss.DIED:
-            self._start_over(record, KEEPER_GONE, None)
+            self._start_over(record, KEEPER_GONE, LACKING_MS)
         elif self._may_restart(record):
             self._start_over(record, KEEPER_GONE, span_ms(record.restarts))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.backoff import EVICTED_MS, FIRST_MS, LONGEST_MS, Resting, span_ms
+from scatterzmq.core.backoff import LACKING_MS, FIRST_MS, LONGEST_MS, Resting, span_ms
 from scatterzmq.core.ledger import Phase
 from scatterzmq.core.messages import TaskStatus
 from scatterzmq.core.payloadmessages import Fetched
@@ -52,7 +52,7 @@ def test_what_was_evicted_is_tried_again_within_a_tenth_of_a_second(make_world: 
     left = []
     for _ in range(10):
         left.append(resting(world))
-        world.wait(EVICTED_MS // 10)
+        world.wait(LACKING_MS // 10)
     assert left[0] == MANY
     assert all(0 < before - after < MANY // 4 for before, after in pairwise(left))
     assert resting(world) == 0
@@ -64,7 +64,7 @@ def test_evictions_do_not_make_a_task_wait_longer_each_time(make_world: MakeWorl
     world, (task,) = evicted(make_world, tasks=1)
     for retries in range(1, 10):
         assert world.report(task).retries == retries
-        world.wait(EVICTED_MS)
+        world.wait(LACKING_MS)
         world.step()
         world.evict()
         world.step()
@@ -164,8 +164,8 @@ def test_the_same_task_rests_for_another_time_each_time(make_world: MakeWorld) -
     for retries in range(20):
         record.errors = retries
         place = Resting()
-        place.add(record, 1_000, EVICTED_MS)
+        place.add(record, 1_000, LACKING_MS)
         due.append(place.deadline_ms())
         assert place.take_due(1_000) == []
-        assert place.take_due(1_000 + EVICTED_MS) == [record]
+        assert place.take_due(1_000 + LACKING_MS) == [record]
     assert len(set(due)) > 10

@@ -251,7 +251,8 @@ def test_tasks_without_an_input_fail_instead_of_being_granted() -> None:
     report = owner.mesh.peers[0].report(task)
     assert report.error is not None
     assert report.error.code is ErrorCode.GENERAL_EXCEPTION
-    assert report.place == "sum:main:fork"
+    owner.mesh.rest()
+    assert owner.mesh.peers[0].report(task).place == "sum:main:fork"
 
 
 # ---- commits
