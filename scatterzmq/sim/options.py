@@ -157,17 +157,19 @@ def _seldom(options: Options, chance: Random) -> Options:
     match chance.randrange(4):
         case 0:  # processes that follow each other at once, and get what was for the one before
             return replace(options, faults={**options.faults, "stale_queue": 1.0, "bounce": 20.0})
-        case 1:  # equal tasks that wait for each other, lose what they have computed, and are cancelled
-            faults = {**options.faults, "evict": 400.0}
+        case 1:  # equal tasks that wait for each other, lose what they have, and executors too, and are cancelled
+            faults = {**options.faults, "evict": 2000.0, "exec_exit": 60.0}
             sections = _draw_sections(options.seed, Random(f"{options.seed}:settings"), faults)
-            sections["cache"] = {"enabled": True}
+            sections["cache"] = {"enabled": True, "bytes": 0}
             sections["executor"]["batch_size"] = 1
             return replace(
                 options,
                 namespaces=(EVICTED,),
                 domain=4,
-                cancels=0.5,
-                load_s=2.0,
+                cancels=1.0,
+                tasks=80,
+                load_s=4.0,
+                safety_s=10.0,
                 exec_ms=200.0,
                 faults=faults,
                 sections=sections,

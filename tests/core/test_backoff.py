@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scatterzmq.core.backoff import LACKING_MS, FIRST_MS, LONGEST_MS, Resting, span_ms
+from scatterzmq.core.backoff import FIRST_MS, LACKING_MS, LONGEST_MS, Resting, span_ms
 from scatterzmq.core.ledger import Phase
 from scatterzmq.core.messages import TaskStatus
 from scatterzmq.core.payloadmessages import Fetched
