@@ -249,13 +249,15 @@ class Batches:
             _unexpect(lease)
 
     def revoke(self, records: Iterable[Record]) -> None:
-        """Tasks are cleared or cancelled: take them out of their queues and batches."""
+        """Tasks are cleared or cancelled: take them out of their queues and batches, and wherever they rest."""
         running: dict[Token, set[TaskId]] = {}
         for record in records:
             if record.phase is Phase.WAIT:
                 assert record.node is not None
                 queue = self._plans.queue(record.plan, record.node)
                 queue.remove(record.id)
+            elif record.phase is Phase.REST:
+                self._travel.resting.drop(record)
             elif record.token is not None:
                 running.setdefault(record.token, set()).add(record.id)
                 record.token = None

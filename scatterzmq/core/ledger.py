@@ -3,7 +3,8 @@
 Purpose   One record per task; the only place that changes a phase.
 Rules     1. A phase changes only along TRANSITIONS; anything else is our bug, and the assertion tells the task's story.
           2. Ended is ended: nothing leaves READY, ERROR or CANCELLED but being forgotten.
-          3. BUSY has a token, no other phase has one; WAIT is in exactly one queue, no other phase is in any.
+          3. BUSY has a token, no other phase has one; WAIT is in exactly one queue, no other phase is in any; REST
+             waits for a moment (core/backoff.py).
           4. Counts per phase are kept as records move, never found by looking through them.
 Why       The input stays with the record until the task has ended, so any step can fail and start over.
 """
@@ -38,6 +39,7 @@ class Phase(StrEnum):
     """Where a task is in its life."""
 
     INIT = "init"
+    REST = "rest"
     WAIT = "wait"
     BUSY = "busy"
     DEFER = "defer"
@@ -59,6 +61,8 @@ _ENDED = frozenset((Phase.READY, Phase.ERROR, Phase.CANCELLED))
 class Cause(StrEnum):
     """Why a phase changes."""
 
+    REST = "rest"
+    WAKE = "wake"
     QUEUE = "queue"
     CLAIM = "claim"
     DEFER = "defer"
@@ -73,22 +77,25 @@ _WORDS = {cause: cause.value for cause in Cause}
 """For stories. Asking an enum's member for its value takes two calls."""
 
 TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
-    (Phase.INIT, Cause.QUEUE): Phase.WAIT,  # accepted: into the first queue
+    (Phase.INIT, Cause.QUEUE): Phase.WAIT,  # accepted, or has rested: into a queue
     (Phase.INIT, Cause.DEFER): Phase.DEFER,  # accepted: another task computes the same key
     (Phase.INIT, Cause.FINISH): Phase.READY,  # accepted: a cache hit
     (Phase.INIT, Cause.FAIL): Phase.ERROR,  # accepted: a graph that can only fail
+    (Phase.INIT, Cause.REST): Phase.REST,  # taken over
+    (Phase.REST, Cause.WAKE): Phase.INIT,  # tried again
+    (Phase.REST, Cause.CANCEL): Phase.CANCELLED,
     (Phase.WAIT, Cause.CLAIM): Phase.BUSY,
+    (Phase.WAIT, Cause.REST): Phase.REST,  # its step lacks an input
     (Phase.WAIT, Cause.FAIL): Phase.ERROR,  # its step lacks an input for good
-    (Phase.WAIT, Cause.QUEUE): Phase.WAIT,  # restarted before it was claimed
-    (Phase.WAIT, Cause.DEFER): Phase.DEFER,  # restarted before it was claimed: another task computes its key now
-    (Phase.WAIT, Cause.FINISH): Phase.READY,  # restarted before it was claimed: a cache hit now
     (Phase.WAIT, Cause.CANCEL): Phase.CANCELLED,
     (Phase.BUSY, Cause.QUEUE): Phase.WAIT,  # committed, or to be tried again
+    (Phase.BUSY, Cause.REST): Phase.REST,  # its executor is gone, or an input
     (Phase.BUSY, Cause.DEFER): Phase.DEFER,  # committed: the next thing is being computed elsewhere
     (Phase.BUSY, Cause.FINISH): Phase.READY,
     (Phase.BUSY, Cause.FAIL): Phase.ERROR,
     (Phase.BUSY, Cause.CANCEL): Phase.CANCELLED,
     (Phase.DEFER, Cause.QUEUE): Phase.WAIT,  # promoted or released to compute
+    (Phase.DEFER, Cause.REST): Phase.REST,  # got a value, and has lost another one
     (Phase.DEFER, Cause.DEFER): Phase.DEFER,  # got one value, waits for the next
     (Phase.DEFER, Cause.FINISH): Phase.READY,
     (Phase.DEFER, Cause.FAIL): Phase.ERROR,
@@ -220,6 +227,7 @@ class Record:
 
 _STATUS = {
     Phase.INIT: TaskStatus.INIT,
+    Phase.REST: TaskStatus.WAIT,
     Phase.WAIT: TaskStatus.WAIT,
     Phase.BUSY: TaskStatus.BUSY,
     Phase.DEFER: TaskStatus.DEFERRED,
@@ -317,7 +325,8 @@ def check_record(record: Record) -> None:
     assert (record.token is not None) == (record.phase is Phase.BUSY), record.told()
     assert (record.waits_for is not None) == (record.phase is Phase.DEFER), record.told()
     assert (record.result is not None) == (record.phase is Phase.READY), record.told()
-    assert bool(record.stack) != record.phase.ended, record.told()
+    assert not (record.phase.ended and record.stack), record.told()
+    assert record.stack or record.phase.ended or record.phase is Phase.REST, record.told()
     assert not (record.phase.ended and record.input), record.told()
     if record.phase is Phase.ERROR or record.phase is Phase.CANCELLED:
         assert record.error is not None

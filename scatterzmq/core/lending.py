@@ -166,7 +166,7 @@ class Lending:
         row_max = self._state.row_bytes_max
         for record, nbytes in zip(records, bytes_beside(self._state.blocks, peer, inputs, len(records)), strict=True):
             if (taken and nbytes > room) or (row_max is not None and nbytes > row_max):
-                self._travel.reclaimed(record, None)
+                self._travel.put_back(record)
             else:
                 taken.append(record)
                 room -= nbytes

@@ -162,7 +162,13 @@ class PeerCore:
         if self._journal is not None:
             self._restoring = Restoring(self._state, self._journal, self._definitions, self._takeover)
         state, owners = self._state, self._travel.owners
-        self._timed = (state.leases, state.replicas, self._desk, *(() if owners is None else (owners,)))
+        self._timed: tuple[_Timed, ...] = (
+            state.leases,
+            state.replicas,
+            self._desk,
+            self._travel.resting,
+            *([] if owners is None else [owners]),
+        )
         self._timed_seldom = (
             state.members,
             state.copies,
@@ -261,6 +267,7 @@ class PeerCore:
             state.journal.check_invariants()
         if state.cache is not None:
             state.cache.check_invariants()
+        self._travel.resting.check_invariants(state.ledger)
         if self._travel.owners is not None:
             self._travel.owners.check_invariants(state.ledger)
 

@@ -8,6 +8,7 @@ Rules     1. A step on the agenda touches one record; steps that follow from it 
              a value releases it.
           3. A task that ends gives up every key it still leads.
           4. A task starts over only from its input; what it had computed is dropped.
+          5. Whatever others have failed rests before it is tried again (core/backoff.py).
 """
 
 from collections import deque
@@ -19,10 +20,11 @@ from typing import TypeAlias
 from ..errors import ErrorCode, ErrorContext, ErrorInfo
 from ..graph.plan import GraphPlan, NodePlan
 from ..ids import ExecutorId, GraphId, PeerId, TaskId
+from .backoff import LACKING_MS, Resting, span_ms
 from .blocks import Loss
 from .cache import Ask, Cached, cache_key
 from .cacheowners import CacheOwners
-from .ledger import CacheKey, Cause, Frame, Lead, Record
+from .ledger import CacheKey, Cause, Frame, Lead, Phase, Record
 from .sizes import too_large
 from .state import State
 from .strategy import QueueStrategy, SimpleQueueStrategy, StrategyFailed, priority_of
@@ -74,6 +76,7 @@ class Travel:
         self._out = state.out
         self._strategy = strategy
         self.agenda: deque[Step] = deque()
+        self.resting = Resting()
         self.ended: list[Record] = []
         self.counters = {"finished": 0, "failed": 0, "restarts": 0, "hops": 0}
 
@@ -97,7 +100,13 @@ class Travel:
             self.owners.flush()
 
     def expire(self) -> None:
-        """Do what is due about keys that other peers own."""
+        """Try again what has rested, and do what is due about keys that other peers own."""
+        for record in self.resting.take_due(self._state.now_ms):
+            self._ledger.move(record, Cause.WAKE, self._state.now_ms)
+            if record.node is None:
+                self.begin(record)
+            else:
+                self._queue(record, record.node)
         if self.owners is not None:
             self.owners.expire()
 
@@ -151,6 +160,10 @@ class Travel:
         self._queue(record, node)
 
     def _queue(self, record: Record, node: NodePlan) -> None:
+        self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
+        self._push(record, node)
+
+    def _push(self, record: Record, node: NodePlan) -> None:
         queue = self._plans.queue(record.plan, node)
         try:
             priority = priority_of(self._strategy, record.weight, record.errors + record.restarts)
@@ -163,7 +176,6 @@ class Travel:
                 shape = value[0].layout.row_shape(value[1])
                 # What a called graph gave back may be of another rank; the executor will say so.
                 length = shape[node.padded_dim] if node.padded_dim < len(shape) else 0
-        self._ledger.move(record, Cause.QUEUE, self._state.now_ms, node.name)
         queue.push(
             record.id,
             priority=priority,
@@ -404,23 +416,36 @@ class Travel:
             return
         record.errors += 1
         self.counters["restarts"] += 1
-        self._start_over(record, failure)
+        rests = failure.code is ErrorCode.MEMORY_PURGE or record.phase is Phase.WAIT
+        self._start_over(record, failure, LACKING_MS if rests else None)
+
+    def put_back(self, record: Record) -> None:
+        """It was drawn from its queue, and is not lent after all."""
+        assert record.node is not None
+        assert record.phase is Phase.WAIT
+        self._push(record, record.node)
 
     def reclaimed(self, record: Record, failure: Failure | None) -> None:
-        """Its executor is gone: back into the queue of the step it was lent for. None: not worth counting."""
+        """Its executor is gone: back into the queue of the step it was lent for, the first time at once.
+
+        None: not worth counting.
+        """
         assert record.node is not None
         if failure is not None:
             record.error = _error_info(record, failure)
             if not self._may_restart(record):
                 return
             self._tell_error("error.task.retry", record)
+            if record.restarts > 1:
+                self._rest(record, span_ms(record.restarts - 1))
+                return
         self._queue(record, record.node)
 
     def taken_over(self, record: Record, failure: Failure) -> None:
         """Its owner is gone, and this peer owns it now: from its input."""
         record.error = _error_info(record, failure)
         if self._may_restart(record):
-            self.begin(record)
+            self._rest(record, span_ms(record.restarts))
 
     def lost(self, record: Record, loss: Loss) -> None:
         """An input of its step is gone. The record must not be in a queue, nor hold a token."""
@@ -428,8 +453,10 @@ class Travel:
             self.failed(record, PURGED)
             return
         record.error = _error_info(record, KEEPER_GONE)
-        if loss is not Loss.DIED or self._may_restart(record):
-            self._start_over(record, KEEPER_GONE)
+        if loss is not Loss.DIED:
+            self._start_over(record, KEEPER_GONE, LACKING_MS)
+        elif self._may_restart(record):
+            self._start_over(record, KEEPER_GONE, span_ms(record.restarts))
 
     def _may_restart(self, record: Record) -> bool:
         """Count that others have failed a task. False: once too often, and it has been given up."""
@@ -440,11 +467,19 @@ class Travel:
         self.counters["restarts"] += 1
         return True
 
-    def _start_over(self, record: Record, failure: Failure) -> None:
+    def _start_over(self, record: Record, failure: Failure, within_ms: int | None) -> None:
+        """From its input; None: now."""
         self._tell_error("error.task.retry", record)
         self._drop_frames(record)
         record.tell(self._state.now_ms, "restart", failure.code)
-        self.begin(record)
+        if within_ms is None:
+            self.begin(record)
+        else:
+            self._rest(record, within_ms)
+
+    def _rest(self, record: Record, within_ms: int) -> None:
+        self._ledger.move(record, Cause.REST, self._state.now_ms, f"for up to {within_ms} ms")
+        self.resting.add(record, self._state.now_ms, within_ms)
 
     def give_up(self, record: Record, cause: Cause) -> None:
         """End a task without a result; `record.error` says why."""
@@ -463,14 +498,14 @@ class Travel:
         self._out.report(name, task=record.id, code=error.code, message=error.message, **known)
 
     def cancel(self, record: Record) -> None:
-        """End a task that nobody wants any more. It must not be in a queue, nor hold a token."""
+        """End a task that nobody wants any more. It must not be in a queue, nor rest, nor hold a token."""
         self._leave_cache(record)
         message = "cancelled" + (f" at {record.place}" if record.place else "")
         record.error = _error_info(record, Failure(code=ErrorCode.CANCELLED, message=message))
         self.give_up(record, Cause.CANCEL)
 
     def forget(self, record: Record) -> None:
-        """Remove a record and all it holds. It must not be in a queue, nor hold a token."""
+        """Remove a record and all it holds. It must not be in a queue, nor rest, nor hold a token."""
         if not record.phase.ended:
             self._leave_cache(record)
             self._let_go(record)
@@ -494,11 +529,9 @@ class Travel:
 
     def _let_go(self, record: Record) -> None:
         """Release what only a running task needs."""
-        if record.stack:
-            self._drop_frames(record)
+        self._drop_frames(record)
         self._blocks.release(record.input.values())
         record.input = {}
-        record.node = None
         self._plans.release(record.plan.digest)
         if record.leads is not None:
             self._abort_leads(record, record.leads)
@@ -507,6 +540,7 @@ class Travel:
         for frame in record.stack:
             self._blocks.release(frame.values.values())
         record.stack = []
+        record.node = None
         record.node_key = None
 
     def _hold(self, values: Mapping[str, Value]) -> None:

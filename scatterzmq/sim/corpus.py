@@ -219,6 +219,12 @@ def _deadend() -> list[dict[str, Any]]:
     return [graph("deadend", "end:value", nodes, max_retries=1)]
 
 
+def _early() -> list[dict[str, Any]]:
+    """The result is there before the last node, for which equal tasks wait for each other; it may be lost meanwhile."""
+    nodes = [node("first", "mix", ":value", "last", by=1), node("last", "mix", "first:value", None, by=2, cache=True)]
+    return [graph("early", "first:value", nodes)]
+
+
 CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
     {
         "chain": _chain,
@@ -235,12 +241,16 @@ CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
         "dice": _dice,
         "holes": _holes,
         "deadend": _deadend,
+        "early": _early,
     }
 )
 """Namespace -> its graphs, the entry first."""
 
 RARE = ("deadend", "holes")
 """Those in which many tasks fail, of which there need not be many."""
+
+EVICTED = "early"
+"""The one that is about what is lost while a task waits."""
 
 
 @lru_cache(maxsize=64)  # checking takes longer than most runs, and plans do not change

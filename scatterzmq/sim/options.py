@@ -6,7 +6,7 @@ from random import Random
 from types import MappingProxyType
 
 from ..settings import Settings
-from .corpus import CORPUS, RARE
+from .corpus import CORPUS, EVICTED, RARE
 
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -122,7 +122,7 @@ def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check
     if not any(executors):
         executors = (1, *executors[1:])
     safety_s = chance.choice((10.0, 20.0, 40.0, 90.0))
-    namespaces = tuple(sorted(chance.sample(sorted(CORPUS.keys() - set(RARE)), chance.randint(1, 4))))
+    namespaces = tuple(sorted(chance.sample(sorted(CORPUS.keys() - {*RARE, EVICTED}), chance.randint(1, 4))))
     faults = _draw_faults(Random(f"{seed}:faults"))
     options = Options(
         seed=seed,
@@ -157,16 +157,19 @@ def _seldom(options: Options, chance: Random) -> Options:
     match chance.randrange(4):
         case 0:  # processes that follow each other at once, and get what was for the one before
             return replace(options, faults={**options.faults, "stale_queue": 1.0, "bounce": 20.0})
-        case 1:  # equal tasks that do not wait for each other, and lose what they have computed
-            faults = {**options.faults, "evict": 400.0}
+        case 1:  # equal tasks that wait for each other, lose what they have, and executors too, and are cancelled
+            faults = {**options.faults, "evict": 2000.0, "exec_exit": 60.0}
             sections = _draw_sections(options.seed, Random(f"{options.seed}:settings"), faults)
-            sections["cache"] = {"enabled": True, "use_defer": False}
+            sections["cache"] = {"enabled": True, "bytes": 0}
             sections["executor"]["batch_size"] = 1
             return replace(
                 options,
-                namespaces=("cached",),
+                namespaces=(EVICTED,),
                 domain=4,
-                load_s=2.0,
+                cancels=1.0,
+                tasks=80,
+                load_s=4.0,
+                safety_s=10.0,
                 exec_ms=200.0,
                 faults=faults,
                 sections=sections,

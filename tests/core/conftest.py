@@ -271,6 +271,13 @@ class World:
             assert self.core.deadline_ms() != deadline, "a timer that changes nothing"
         self.now_ms = until
 
+    def rest(self) -> bool:
+        """Let time pass until the next task that rests is tried again. False: none rests."""
+        deadline_ms = self.core._travel.resting.deadline_ms()
+        if deadline_ms is not None:
+            self.wait(deadline_ms - self.now_ms)
+        return deadline_ms is not None
+
     def lose(self, executor: ExecutorId, *, crashed: bool = True) -> None:
         self.running.pop(executor, None)
         self.tell(ExecutorLost(executor=executor, reason="killed", crashed=crashed))
@@ -338,11 +345,12 @@ class World:
         return order
 
     def drain(self, batches_max: int = 10_000) -> int:
-        """Run batches until nobody has one. Returns how many there were."""
+        """Run batches until nobody has one, and no task rests. Returns how many there were."""
         batches = 0
-        while self.running:
-            self.step()
-            batches += 1
+        while self.running or self.rest():
+            if self.running:
+                self.step()
+                batches += 1
             assert batches <= batches_max, "it does not end"
         return batches
 

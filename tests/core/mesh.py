@@ -349,13 +349,13 @@ class Mesh:
         return self.peers[number].step(executor, act=act)
 
     def run(self, *, gossip: bool = False) -> int:
-        """Deliver and execute until nothing runs and nothing is under way. Returns how many batches there were.
+        """Deliver and execute until nothing runs, rests, or is under way. Returns how many batches there were.
 
         gossip: everybody is told how it stands after each round.
         """
         batches = 0
         self.deliver()
-        while busy := [peer for peer in self.peers if peer.running and not peer.dead]:
+        while (busy := [peer for peer in self.peers if peer.running and not peer.dead]) or self.rest():
             for peer in busy:
                 if peer.running:
                     peer.step()
@@ -488,6 +488,14 @@ class Mesh:
             assert peer.core.deadline_ms() != due[number], f"peer {number}: a timer that changes nothing"
             self.deliver()
         self.now_ms = until
+
+    def rest(self) -> bool:
+        """Let time pass until the next task that rests is tried again. False: none rests."""
+        times = [peer.core._travel.resting.deadline_ms() for peer in self.peers if not peer.dead]
+        deadline_ms = min([time for time in times if time is not None], default=None)
+        if deadline_ms is not None:
+            self.wait(deadline_ms - self.now_ms)
+        return deadline_ms is not None
 
     def kill(self, number: int) -> None:
         """A peer vanishes with all it knew; the others find that nobody listens at its address any more."""

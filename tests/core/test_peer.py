@@ -369,7 +369,7 @@ def test_a_store_that_keeps_nothing_ends_in_memory_purge(make_world: MakeWorld, 
     world = make_world()
     world.load(build.chain(2))
     tasks = world.submit(*range(5))
-    while world.running:
+    while world.running or world.rest():
         world.step()
         world.evict()
     assert {world.outcome(task).error.code for task in tasks} == {ErrorCode.MEMORY_PURGE}
@@ -472,7 +472,7 @@ def test_a_task_that_kills_its_executors_is_poison(make_world: MakeWorld, build:
     world.load(build.chain(1))
     tasks = world.submit(1, 2, 3)
     deaths = 0
-    while world.running:
+    while world.running or world.rest():
         executor = next(iter(world.running))
         order = world.running[executor]
         if tasks[1] in order.tasks:
@@ -494,10 +494,12 @@ def test_a_step_that_succeeds_clears_the_suspicion(make_world: MakeWorld, build:
     (task,) = world.submit(1)
     for _ in range(2):
         world.lose(next(iter(world.running)))
+        world.rest()
     world.step()
     for _ in range(3):
         assert not next(iter(world.running.values())).solo or _ > 0
         world.lose(next(iter(world.running)))
+        world.rest()
     world.drain()
     assert world.outcome(task).value == 4
 
@@ -543,6 +545,7 @@ def test_a_hundred_restarts_that_nobody_is_to_blame_for_are_enough(make_world: M
     (task,) = world.submit(150)
     for _ in range(100):
         world.lose(next(iter(world.running)))
+        world.rest()
         world.step()
     world.lose(next(iter(world.running)))
     assert world.outcome(task).error.code is ErrorCode.DEFUNCT_EXECUTOR
@@ -911,10 +914,9 @@ def test_a_task_tells_its_story(make_world: MakeWorld, build: Any) -> None:
     assert (report.place, report.ns, report.duration_ms) == ("main:main:n1", "main", 5)
     assert report.story == ("+0 ms queue n0", "+0 ms claim", "+5 ms queue n1", "+5 ms claim")
     world.evict()
-    for _ in range(40):
-        if world.running:
-            world.step()
-            world.evict()
+    while world.running or world.rest():
+        world.step()
+        world.evict()
     assert len(world.report(task).story) == 12
     assert world.report(task).story[0] == "+0 ms queue n0"
 

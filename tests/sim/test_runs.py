@@ -71,7 +71,7 @@ def test_random_lives() -> None:
 
 def test_what_was_not_covered_is_named() -> None:
     coverage = Coverage()
-    assert {"stale_queue", "wait/finish", "frame_index"} <= set(coverage.missing())
+    assert {"stale_queue", "defer/rest", "frame_index"} <= set(coverage.missing())
     coverage.add(run(draw(4)))
     assert "init/queue" not in coverage.missing()
     assert coverage.lines()[-1].startswith("never: ")
