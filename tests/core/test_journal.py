@@ -162,6 +162,16 @@ def test_an_end_stays_durable_while_another_one_becomes_its_holder() -> None:
     assert [(final.copies, final.durable) for final in finals(owner)] == [(2, True), (1, True), (2, True)]
 
 
+def test_of_two_copies_of_which_one_is_on_disk_one_is_durable() -> None:
+    mesh = Mesh(2, executors=[1, 0], static=False, journal=SYNC)
+    mesh.load(chain(1))
+    mesh.peers[1].disk.full = True
+    (task,) = mesh.submit(0, 7)
+    mesh.run()
+    mesh.peers[0].say(Attach(ids=(task,)), BOB)
+    assert [(final.copies, final.durable) for final in finals(mesh.peers[0])] == [(2, False), (1, True)]
+
+
 def test_what_is_deleted_before_an_owner_has_told_of_it_again_is_unknown() -> None:
     mesh = lone(executors=1)
     peer = mesh.peers[0]
