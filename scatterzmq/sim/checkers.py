@@ -296,7 +296,7 @@ class Checkers:
             kept = process.disk.task(task)
             if kept is None or (is_final and kept.status is None):
                 raise Violation(f"{process.name}: said to be durable, and is not: {task}", task)
-            counted = frozenset(self._set_of(process, task))
+            counted = frozenset(self._kept_by(process, task))
             disks = sum(
                 disk.was_safe.get(task, False) or (not is_final and task in disk.was_safe)
                 for disk in self.world.disks
