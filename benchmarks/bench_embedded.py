@@ -19,8 +19,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from queue import SimpleQueue
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +152,33 @@ def enqueue_and_wait(client: "Client", ns: str, values: list[Array]) -> list[Any
 
 def submit_one(client: "Client", ns: str, value: Array) -> Any:
     return client.submit(ns, value=value).result(timeout=10)["value"]
+
+
+# -- what it cannot be quicker than -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def bare_contenders() -> Iterator[list[Contender]]:
+    """A thread that does the same with torch, and nothing else: all that is left if our own code took no time."""
+    import torch
+
+    jobs, results = SimpleQueue[Array | None](), SimpleQueue[Any]()
+
+    def work() -> None:
+        while (value := jobs.get()) is not None:
+            results.put(torch.from_numpy(value).mul(2.0).numpy())
+
+    def one(value: Array) -> Any:
+        jobs.put(value)
+        return results.get()
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield [Contender("a bare thread with torch", None, None, one)]
+    finally:
+        jobs.put(None)
+        thread.join()
 
 
 # -- the process pool -------------------------------------------------------------------------------------------------
@@ -294,8 +323,8 @@ def main() -> None:
     figures: dict[tuple[str, str], list[float]] = {}
     with pool_contenders(options.workers) as pool:
         for _ in range(rounds):
-            with scatterzmq_contenders(options.executors) as ours:
-                contenders = [*ours, *pool]
+            with scatterzmq_contenders(options.executors) as ours, bare_contenders() as bare:
+                contenders = [*ours, *bare, *pool]
                 measure(contenders, sizes, figures)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, rounds: {rounds}, {sizes}")
     show([contender.name for contender in contenders], figures)
