@@ -46,7 +46,7 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DEFUNCT_EXECUTOR = "defunct_executor"
     GENERAL_EXCEPTION = "general_exception"
-    UNCAUGHT_EXECUTOR = "uncaught_executor"
+    UNCAUGHT_EXECUTOR = "uncaught_executor"  # in scattermind's results; nothing here ends a task with it
     CONNECTION = "connection"
     UNKNOWN = "unknown"
     # Final without a retry:

@@ -21,7 +21,7 @@ class Id(str):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Check and convert. Raises ValueError, which shows the text, for a wrong prefix, length or digit."""
-        if len(text) != 33 or text[0] != cls.PREFIX or not _HEX.issuperset(text[1:]):
+        if not isinstance(text, str) or len(text) != 33 or text[0] != cls.PREFIX or not _HEX.issuperset(text[1:]):
             raise ValueError(f"invalid {cls.__name__} {text!r}: expected {cls.PREFIX!r} and 32 hex digits (0-9, a-f)")
         return cls(text)
 

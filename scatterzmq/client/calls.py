@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..core.messages import (
@@ -36,7 +35,8 @@ from ..core.messages import (
     ToClient,
     ToPeer,
 )
-from ..errors import ClusterError, GraphError, ScatterError, Timeout
+from ..errors import ClusterError, FormatError, GraphError, ScatterError, Timeout
+from ..graph.definition import file_text
 from ..ids import TaskId
 from .handles import Box, Handle, Item, checked_inputs
 from .response import Response, standing
@@ -303,6 +303,10 @@ class Waiting(Generic[B]):
         self.left: dict[TaskId, Handle] = {}
         self._over: deque[Handle] = deque()
         self._rest: list[tuple[TaskId, Response]] = []
+        if isinstance(tasks, str):
+            raise FormatError(
+                f"wait_for: expected several ids of tasks, got the one text {tasks!r:.80}; put it in a list"
+            )
         # A set that keeps the order; asking for the type here saves a call per task.
         self._tasks = list(dict.fromkeys([task if type(task) is TaskId else task_id(task) for task in tasks]))
 
@@ -378,12 +382,7 @@ def definition_text(definition: Mapping[str, Any] | str | PathLike[str]) -> str:
             raise GraphError(f"the graph definition is no JSON: {error}; use dicts, lists, texts and numbers") from None
     if not isinstance(definition, (str, PathLike)):
         raise GraphError(f"a graph definition is a dict or the path of a JSON file, not {type(definition).__name__}")
-    path = Path(fspath(definition))
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise GraphError(f"cannot read the graph file {str(path)!r}: {reason}") from None
+    return file_text(definition)
 
 
 def must_not_wait() -> ScatterError:

@@ -1,7 +1,8 @@
 """Checks a whole definition before any task runs, and makes the plan of a sound one.
 
-All problems are found at once, each with its place "ns:graph:node" and what to do. What scattermind would run is at
-most a warning.
+All problems are found at once, each with its place "ns:graph:node" and what to do; only of the arguments of one node
+no more than the first, as a node may need the one to know about the other. What scattermind would run is at most a
+warning.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from math import isfinite
 from .build import make_plan
 from .definition import GraphSetDef
 from .findings import Findings, refusal
-from .names import check_name
+from .names import check_name, hint
 from .nodeinfo import CallInfo, Describe, NodeInfo, UnknownKind
 from .plan import Plan
 from .reading import parse
@@ -63,6 +64,7 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
         else:
             if _holds_together(place, info, findings):
                 infos[graph.name, node.name] = info
+                _warn_unused(place, info, findings)
     scope = Scope(definition, infos, parsed.unread)
     for (graph_name, node_name), error in failed.items():
         place = scope.place(graph_name, node_name)
@@ -105,3 +107,9 @@ def _holds_together(place: str, info: NodeInfo, findings: Findings) -> bool:
             text = f"calls graph {call.graph!r} to return by output {call.output!r}, which it does not have"
             findings.problem(place, f"{text} (this is how its kind is made)")
     return len(findings.problems) == before
+
+
+def _warn_unused(place: str, info: NodeInfo, findings: Findings) -> None:
+    for name in info.unused:
+        text = f"argument {name!r:.80} is ignored, this kind of node has none of that name"
+        findings.warn(place, f"{text}; {hint(name, info.arguments, 'arguments')}")

@@ -33,6 +33,7 @@ class NodeInfo:
     weight: added to a task that passes. load_cost: bytes of weights, or any comparable cost.
     thread_safe: whether one loaded copy may run several batches at once.
     doc: first line of its documentation. blobs: those that its arguments name.
+    arguments: the names it looks for. unused: those that were given besides.
     """
 
     input_format: Format
@@ -44,6 +45,8 @@ class NodeInfo:
     thread_safe: bool = False
     doc: str = ""
     blobs: tuple[BlobUse, ...] = ()
+    arguments: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 Describe: TypeAlias = Callable[[str, Mapping[str, object], str, str], NodeInfo]

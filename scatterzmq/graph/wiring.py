@@ -63,6 +63,10 @@ def _check_inputs(scope: Scope, graph: GraphDef, node: NodeDef, frames: Frames, 
             if field not in node.vmap:
                 text = f"input {field!r} is not connected"
                 findings.fault(place, f"{text}; say in 'vmap' where it comes from", live=live)
+    uniform = info is not None and all(form.is_uniform for form in info.input_format.values())
+    is_inner = graph.is_block and node.name != graph.input  # where no setting has an effect, which is told elsewhere
+    if node.batch_tokens is not None and uniform and not is_inner:
+        findings.warn(place, "'batch_tokens' has no effect, as no input has a null dimension; use 'batch_size'")
     is_ordered = scope.is_reachable(graph.name, node.name) and scope.knows_ways(graph.name)
     for field, source in node.vmap.items():
         if info is not None and field not in info.input_format:

@@ -119,6 +119,10 @@ class NodeArgs:
         """Any object, unchecked but for being one."""
         return self._converted(name, default, "an object", _object)
 
+    def asked(self) -> "tuple[builtins.str, ...]":
+        """Names of the arguments that were asked for so far, given or not."""
+        return tuple(sorted(self._asked))
+
     def unused(self) -> "tuple[builtins.str, ...]":
         """Names of the arguments that were given and never asked for."""
         return tuple(sorted(set(self._args) - self._asked))

@@ -91,6 +91,8 @@ class Registry:
             thread_safe=type(node).thread_safe,
             doc=doc,
             blobs=given.blobs,
+            arguments=given.asked(),
+            unused=given.unused(),
         )
 
     def _created(self, kind: str, args: NodeArgs) -> Node:

@@ -213,6 +213,12 @@ def test_wrong_inputs_raise_at_the_call(client: Client, x: Any) -> None:
             client.enqueue_task("double", value)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="never converted"):
         client.enqueue_task("double", {"x": np.array([1.0, 2.0])})
+    with pytest.raises(ValueError, match=r"invalid TaskId 5: expected 'T' and 32 hex digits"):
+        client.get_status(5)  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match=r"^wait_for: expected several ids of tasks, got the one text 'T0'"):
+        client.wait_for("T0")
+    with pytest.raises(GraphError, match=r"^cannot read graph file "):
+        client.load_graph("a\0b")
     with pytest.raises(ValueError, match="invalid TaskId 'mine'"):
         client.enqueue_task("double", x(), task_id="mine")
     assert not client._session._pending
@@ -254,7 +260,7 @@ def test_graph_files(client: Client, peer: Any, make_namespace: Any, tmp_path: A
     assert client.load_graph(tmp_path / "graph.json") == "filed"
     assert client.load_graph(str(tmp_path / "graph.json")) == "filed"
     assert {load.definition for load in peer.of(LoadGraph)} == {'{"a": 1}'}
-    with pytest.raises(GraphError, match=r"cannot read the graph file .*none.json': No such file"):
+    with pytest.raises(GraphError, match=r"cannot read graph file .*none.json': No such file"):
         client.load_graph(tmp_path / "none.json")
     with pytest.raises(GraphError, match="no JSON"):
         client.load_graph({"a": object()})

@@ -77,6 +77,8 @@ INFO = NodeInfo(
     calls=(CallInfo(graph="inner", args={"x": FieldFormat("bool", ())}, output="out"),),
     thread_safe=True,
     doc="Says what it is.",
+    arguments=("a", "b"),
+    unused=("c",),
 )
 WORDS: list[Word] = [
     Begin(
@@ -553,6 +555,15 @@ def test_what_nobody_reaches_is_judged_the_same(kind: str) -> None:
     assert (here.problems, here.warnings) == (told.problems, told.warnings)
     assert bool(told.problems) == (kind == "nothing")
     assert told.warnings or kind == "nothing"
+
+
+def test_an_ignored_argument_is_told_by_whoever_checks() -> None:
+    wanted = definition("constant_op")
+    wanted["graphs"][0]["nodes"][0]["args"]["konst"] = 9
+    here, told = both_ways(json.dumps(wanted), Registry())
+    assert here.plan is not None
+    line = "argument 'konst' is ignored, this kind of node has none of that name; did you mean 'const'?"
+    assert here.warnings == told.warnings == (f"ns:main:n: {line}",)
 
 
 def same(value: Any) -> Any:

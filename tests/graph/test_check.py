@@ -466,3 +466,14 @@ def test_a_check_never_raises(
     assert (found.plan is None) == bool(found.problems)
     assert show(found)
     assert all(line and "\n" not in line and len(line) < 2000 for line in found.problems + found.warnings)
+
+
+def test_batch_tokens_without_a_null_dimension_is_a_warning(checked: Check, small: dict[str, Any]) -> None:
+    small["graphs"][0]["nodes"][0]["batch_tokens"] = 64
+    found = checked(small)
+    assert found.plan is not None
+    assert found.warnings == (
+        "main:main:a: 'batch_tokens' has no effect, as no input has a null dimension; use 'batch_size'",
+    )
+    small["graphs"][0]["nodes"][0]["args"] = {"input": ["float", [None]]}
+    assert checked(small).warnings == ()

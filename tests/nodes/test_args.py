@@ -174,6 +174,7 @@ def test_unused() -> None:
     given.int("b")
     given.int("missing", 0)
     assert given.unused() == ("a", "c")
+    assert given.asked() == ("b", "missing")
 
 
 def test_a_place_in_a_blob_as_text() -> None:

@@ -87,6 +87,12 @@ def test_a_built_in_kind_is_described() -> None:
     assert info.doc == "Add a constant to every number, or multiply every number by it."
 
 
+def test_arguments_that_nobody_asks_for_are_told() -> None:
+    args = {"op": "add", "const": 1, "input": ["float", [2]], "konst": 9}
+    info = Registry().describe("constant_op", args, "ns", PLACE)
+    assert (info.arguments, info.unused) == (("const", "input", "op"), ("konst",))
+
+
 def test_calls_are_described() -> None:
     args = {"graph": "g", "args": {"a": ["bool", []]}, "ret": {"b": ["float", [1]]}}
     info = Registry().describe("call", args, "ns", PLACE)
