@@ -138,6 +138,18 @@ def test_tasks_whose_tensors_are_gone_with_a_peer_do_not_start_over_in_one_insta
     assert trio.mesh.results(0, trio.tasks) == [value + 3 for value in range(30)]
 
 
+def test_tasks_whose_tensors_have_left_do_not_start_over_in_one_instant() -> None:
+    trio = Trio(*range(30), executor={"batch_size": 99})
+    trio.mesh.leave(1)
+    trio.mesh.deliver()
+    trio.maker.dead = True
+    trio.start(2)
+    assert resting(trio.owner) == 30
+    trio.mesh.wait(FIRST_MS // 2)
+    assert 0 < resting(trio.owner) < 30
+    assert not any(record.restarts for record in trio.owner.core.state.ledger), "nobody has failed them"
+
+
 def test_who_leaves_hands_over_what_rests() -> None:
     mesh = Mesh(2, static=False, executors=[1, 0])
     mesh.load(chain(2))
