@@ -55,15 +55,13 @@ def test_the_calls(kind: str, request: Any, x: Any, y: Any) -> None:
 
 
 def test_map_on_an_unknown_namespace_raises_even_without_items(peer: Any) -> None:
-    """It just ended here, while the client for threads raised."""
+    """As the client for threads does (test_futures.py); here it just ended."""
 
     async def scenario(client: AsyncClient) -> None:
         with pytest.raises(GraphError, match="'half' is not loaded"):
             _ = [result async for result in client.map("half", [])]
 
     play(peer, scenario)
-    with Client(peer.connect) as client, pytest.raises(GraphError, match="'half' is not loaded"):
-        client.map("half", [])
 
 
 @pytest.mark.parametrize("kind", ["peer", "threaded", "pumped"])
