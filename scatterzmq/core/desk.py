@@ -434,7 +434,7 @@ class Desk:
                 self._out.report("error.task.ghost", task=record.id, node=record.place)
             is_unheard_of = self._is_unheard_of(record)
             self.release(record)
-            if not is_unheard_of:
+            if not is_unheard_of or self._state.may_repeat:
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)

@@ -57,6 +57,11 @@ class State:
     leaving: bool = False
     restoring: bool = False
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether clients may say again what was answered long ago: between processes an answer may get lost."""
+        return self.row_bytes_max is not None
+
     def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
         """The account of a task's crashes has changed (and its token is gone): tell its copies. `go_on` puts the task
         into its queue again, or ends it.

@@ -3,7 +3,7 @@
 import pytest
 
 from scatterzmq.core.actions import Persist
-from scatterzmq.core.entries import DefinitionText, Forgotten, Identity, Kept, Neighbour, Pointed
+from scatterzmq.core.entries import DefinitionText, Deleted, Forgotten, Identity, Kept, Neighbour, Pointed
 from scatterzmq.core.events import Persisted, PersistFailed
 from scatterzmq.core.messages import Accepted, Attach, Cleared, Final, GraphLoaded, LoadGraph, Refused, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated
@@ -532,6 +532,9 @@ def test_what_is_forgotten_is_forgotten_before_the_tombstone_is_written() -> Non
     hold(mesh, 0)
     peer.clear(task)
     (action,) = peer.disk.held
-    assert action.entries == (Forgotten(id=task),)  # nobody else ever heard of it
+    forgotten, deleted = action.entries
+    assert forgotten == Forgotten(id=task)
+    assert isinstance(deleted, Deleted)
+    assert deleted.id == task
     assert action.sync
     assert isinstance(accepted(peer)[0], Accepted)

@@ -798,7 +798,28 @@ def test_results_go_when_their_time_is_over(make_world: MakeWorld, build: Any) -
     assert world.status(second) is TaskStatus.UNKNOWN
     assert world.outcomes[world.sent[-2].to, second][-1].status is TaskStatus.UNKNOWN
     assert world.stored == {}
+    assert world.core.deadline_ms() == 86_400_000  # no longer are deletions remembered
+    world.wait(86_400_000)
     assert world.core.deadline_ms() is None
+
+
+@pytest.mark.parametrize("may_repeat", [True, False], ids=["between processes", "in one process"])
+def test_what_is_submitted_again_after_it_was_deleted_stays_deleted(
+    make_world: MakeWorld, build: Any, *, may_repeat: bool
+) -> None:
+    """The answer to the first submission got lost on its way to the client, the end did not. (In one process nothing
+    gets lost, and nothing is left of what was deleted.)"""
+    world = make_world()
+    if not may_repeat:
+        world.core.state.row_bytes_max = None
+    world.load(build.chain(1))
+    (task,) = world.submit(1)
+    world.drain()
+    world.clear(task)
+    world.submit(1, ids=[task])
+    assert bool(world.running) is not may_repeat
+    world.drain()
+    assert world.status(task) is (TaskStatus.UNKNOWN if may_repeat else TaskStatus.READY)
 
 
 def test_a_full_peer_accepts_what_fits_lets_the_rest_wait_and_then_refuses(make_world: MakeWorld, build: Any) -> None:
