@@ -204,7 +204,7 @@ class Desk:
                 (attached if known.submit_digest == digest else conflicts).append(task)
                 continue
             if self._copies.is_dead(task, message.nonce):
-                attached.append(task)  # a repeated submission comes after its own deletion
+                attached.append(task)  # a submission that was repeated, or waited, comes after its own deletion
                 continue
             record = Record(
                 id=task,
@@ -317,7 +317,7 @@ class Desk:
         if refused:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=gone))
-            self.clear(refused, _nothing)
+            self._forget(refused, _nothing)
         not_now = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in not_now])
 
@@ -421,8 +421,14 @@ class Desk:
         return tuple([task for task in ids if known(task) is None and copies(task) is None])
 
     def clear(self, ids: Iterable[TaskId], then: Callable[[], None]) -> None:
-        """Forget tasks, wherever they are in their lives; `then` is called when the copies have, too."""
-        ids = tuple(dict.fromkeys(ids))
+        """Forget tasks for a client, wherever they are in their lives: also what is submitted here and waits its turn.
+        `then` is called when the copies have forgotten them, too.
+        """
+        self._forget(ids, then, self.waiting)
+
+    def _forget(self, ids: Iterable[TaskId], then: Callable[[], None], waiting: Iterable[Waiting] = ()) -> None:
+        """waiting: submissions of which these tasks are not to be accepted any more, but told to be unknown."""
+        ids = dict.fromkeys(ids)
         records = self._known(ids)
         self._claims.revoke(records)
         told: dict[ClientId, list[TaskId]] = {}
@@ -438,6 +444,10 @@ class Desk:
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
+        for entry in waiting:
+            version = Version(Rank.DELETED, self._state.first_n, self._state.me, self._state.life, 0)
+            for task in entry.open_among(ids):
+                self._copies.bury(task, entry.message.nonce, version, self._state.now_ms)
         self._replicas.write(CopyKind.DELETE, records, self._state.now_ms, partial(self._cleared, told, then))
 
     def _cleared(self, told: Mapping[ClientId, list[TaskId]], then: Callable[[], None]) -> None:
@@ -518,7 +528,7 @@ class Desk:
     def expire(self) -> None:
         """Forget results whose time is over."""
         now_ms = self._state.now_ms
-        self.clear(list(takewhile(lambda task: self._expiring[task] <= now_ms, self._expiring)), _nothing)
+        self._forget(list(takewhile(lambda task: self._expiring[task] <= now_ms, self._expiring)), _nothing)
 
     def deadline_ms(self) -> int | None:
         """When `expire` or `admit_waiting` has something to do by itself."""

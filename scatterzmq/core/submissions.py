@@ -1,10 +1,10 @@
 """Submissions: how one waits to be accepted, and what may be wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from ..graph.formats import Format
-from ..ids import ClientId
+from ..ids import ClientId, TaskId
 from .messages import Submit
 from .values import Block
 
@@ -29,6 +29,10 @@ class Waiting:
 
     def row_nbytes(self, row: int) -> int:
         return sum([block.row_nbytes(row) for block in self.blocks.values()])
+
+    def open_among(self, ids: Container[TaskId]) -> list[TaskId]:
+        """Those of these tasks that are here, neither accepted nor refused yet."""
+        return [task for task in self.message.ids[self.start :] if task in ids]
 
     def is_repeated(self, sender: ClientId, message: Submit) -> bool:
         """Whether the client just says it again: then it must not take room twice."""

@@ -221,6 +221,7 @@ class World:
         cache: bool = True,
         lengths: Sequence[int] = (),
         number: bool = False,
+        nonce: bytes = b"nonce...",
     ) -> tuple[TaskId, ...]:
         if ids is None:
             ids = tuple(TaskId("T" + f"{self.tasks + at:032x}") for at in range(len(values)))
@@ -233,7 +234,7 @@ class World:
             mid=self.mid(),
             ns=ns,
             digest=self.plans[ns].digest,
-            nonce=b"nonce...",
+            nonce=nonce,
             ids=tuple(ids),
             submit_digests=tuple(_digest(f"{ns}{value}")[:16] for value in values),
             digests={"value": tuple(_digest(value) for value in values)},

@@ -822,6 +822,36 @@ def test_what_is_submitted_again_after_it_was_deleted_stays_deleted(
     assert world.status(task) is (TaskStatus.UNKNOWN if may_repeat else TaskStatus.READY)
 
 
+def test_what_is_deleted_while_it_waits_for_room_stays_deleted(make_world: MakeWorld, build: Any) -> None:
+    """Its client may have had it accepted somewhere else meanwhile, which is not known here."""
+    world = make_world(store={"record_bytes": 16})
+    world.load(build.chain(1))
+    first = world.submit(1, 2)
+    ghost, wanted = world.submit(3, 4)
+    world.clear(ghost)
+    assert world.last(Cleared).unknown == (ghost,)
+    world.drain()
+    world.clear(*first)
+    world.drain()
+    assert world.results([ghost, wanted]) == [None, 5]
+    world.submit(3, 4, ids=[ghost, wanted])
+    world.drain()
+    assert world.status(ghost) is TaskStatus.UNKNOWN
+
+
+def test_what_waits_for_room_is_not_deleted_with_a_result_whose_time_is_over(make_world: MakeWorld, build: Any) -> None:
+    world = make_world(store={"record_bytes": 16}, tasks={"result_ttl_s": 5.0, "refuse_after_s": 10.0})
+    world.load(build.chain(1))
+    first, second = world.submit(1, 2)
+    world.drain()
+    third = TaskId("T" + "a" * 32)
+    world.submit(3, 1, ids=[third, first], nonce=b"another.", client=BOB)
+    world.wait(5000)
+    world.drain()
+    statuses = [world.status(task) for task in (first, second, third)]
+    assert statuses == [TaskStatus.READY, TaskStatus.UNKNOWN, TaskStatus.READY]
+
+
 def test_a_full_peer_accepts_what_fits_lets_the_rest_wait_and_then_refuses(make_world: MakeWorld, build: Any) -> None:
     """A submission is as large as its client happened to make it: each of its tasks counts for itself."""
     world = make_world(store={"record_bytes": 24}, tasks={"refuse_after_s": 10.0})

@@ -240,6 +240,25 @@ def test_clients_wait_until_a_peer_knows_what_became_of_its_tasks() -> None:
     assert records(mesh, 0).keys() == {task, *submitted}
 
 
+def test_what_is_deleted_while_its_submission_waits_stays_deleted() -> None:
+    """Its client had it accepted by another peer meanwhile, and then sent to everybody that it should be deleted."""
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
+    mesh.load(chain(1))
+    mesh.crash(0, 1)
+    peer = mesh.reboot(0)
+    deleted, wanted = mesh.submit(0, 8, 9)
+    peer.clear(deleted)
+    mesh.wait(25_000)
+    assert told(peer, Cleared)
+    assert records(mesh, 0).keys() == {wanted}
+    assert peer.disk.tasks().keys() == {wanted}
+    mesh.crash(0)
+    peer = mesh.reboot(0)
+    peer.submit(8, 9, ids=[deleted, wanted])
+    mesh.wait(25_000)
+    assert records(mesh, 0).keys() == {wanted}
+
+
 def test_submissions_wait_for_the_restoration_however_long() -> None:
     """Longer than they would wait for room."""
     mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE, tasks={"refuse_after_s": 1.0})
