@@ -23,19 +23,23 @@ Epoch: TypeAlias = tuple[int, PeerId, int]
 
 
 class History:
-    """Of one life of a process.
+    """Of one life of a process. watching: what is lent and copied, too.
 
     was: the last epoch of each task that it owned. adopted: that of copies it has let go in the event under way: what
     it forgets for good (their owner does not want them there) may come back with a submission that is repeated.
     """
 
-    def __init__(self, core: PeerCore, life: int) -> None:
+    def __init__(self, core: PeerCore, life: int, *, watching: bool) -> None:
         self._me = core.state.me
         self._life = life
         self._was: dict[TaskId, Epoch] = {}
         self._adopted: dict[TaskId, Epoch] = {}
         self._accounts: dict[Record, tuple[int, int, int]] = {}
         self._lent: dict[TaskId, Token] = {}
+        if watching:
+            self._watch(core)
+
+    def _watch(self, core: PeerCore) -> None:
         copies: Any = core.state.copies
         copies.__class__ = WatchedJournaledCopies if isinstance(copies, JournaledCopies) else WatchedCopies
         copies.history = self

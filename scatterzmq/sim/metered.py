@@ -92,6 +92,8 @@ class Pace(Faults):
 class Watch(Checkers):
     """Looks at results only. done: tasks that ended. work: tasks that executors were given, by peer."""
 
+    watches_all = False
+
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.done = 0

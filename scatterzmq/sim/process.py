@@ -155,7 +155,7 @@ class Process:
         ledger.begun = partial(world.checkers.begun, self)
         ledger.removed = partial(world.checkers.removed, self)
         self.touched = ledger.touched = {}
-        self.history = History(self.core, me.incarnation)
+        self.history = History(self.core, me.incarnation, watching=world.checkers.watches_all)
         self.events = 0
         self._events: deque[Event] = deque()
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
