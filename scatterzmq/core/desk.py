@@ -323,8 +323,7 @@ class Desk:
 
     def _is_unheard_of(self, record: Record) -> bool:
         """Whether nobody but this peer knows of a record, or ever did."""
-        is_first = len(record.rset) == 1 and record.epoch_n == self._state.first_n
-        return is_first and record.id not in self._ledger.heard_of
+        return len(record.rset) == 1 and record.id not in self._ledger.heard_of
 
     def _refuse(self, entry: Waiting, stop: int, reason: str) -> None:
         """Refuse the rows up to `stop`."""

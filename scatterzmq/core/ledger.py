@@ -240,7 +240,7 @@ _STATUS = {
 class Ledger:
     """All records of one owner. kept_nbytes: of all their inputs and results. out: told of every change; None: not.
 
-    heard_of: those without a copy of which others have been told all the same, and may keep something in its place.
+    heard_of: those without a copy of which others know all the same (had one, or were told), and may keep something.
     record: the record of a task, or None if there is no such task (any more). next_seq: the age of the next record.
     Both are built-ins, as they are called several times per task.
     """

@@ -399,6 +399,8 @@ class Replicas:
     def _move(self, record: Record, rset: tuple[PeerId, ...]) -> None:
         Replicas.dismiss(self, record)  # it is not gone: heirs of this class are not to believe so
         record.durable = False
+        if len(rset) == 1 < len(record.rset):
+            self._ledger.heard_of.add(record.id)
         record.rset = rset
         record.epoch_n += 1
         record.change = 0

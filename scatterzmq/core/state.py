@@ -30,8 +30,9 @@ in which the next one's tasks begin.
 class State:
     """now_ms: time of the event that is being handled. cache: None when caching is switched off.
 
-    life: this peer's incarnation. first_n: the epoch in which a task begins here; with a journal, above those that
-    began in earlier lives, so that what such a life has left behind elsewhere gives way.
+    life: this peer's incarnation. first_n: the epoch in which a task begins here; above those of all that was given up
+    here and may come back, and, with a journal, above those that began in earlier lives, so that what is left behind
+    elsewhere gives way.
     row_bytes_max: of the tensors of one task at one step; None where messages may be as long as they like.
     gossip: what is believed of other peers' queues. leaving: nothing new is begun.
     restoring: what was here before this peer started is not compared with others yet, so clients have to wait.

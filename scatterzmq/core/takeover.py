@@ -9,6 +9,8 @@ Rules     1. The next living member of a record's stored set adopts it, in the n
           4. Safety does not rest on any of this: copies refuse old epochs, and a client latches the first end it sees.
           5. Whoever gives way keeps what it has as a stand-in (core/copies.py): the better account may be the only one.
              Its owner says when it is not wanted: when that one has its copies.
+          6. What this peer has given up may come back to it, and is then in an epoch above all that it was in here:
+             the better account may be of a lower one, and copies of what is forgotten here may still be elsewhere.
 """
 
 from collections import OrderedDict
@@ -254,6 +256,8 @@ class Takeover:
             record = self._record(copy, rset)
             self._copies.drop(copy.id)
             self._ledger.add(record)
+            if len(rset) == 1:
+                self._ledger.heard_of.add(record.id)
             self._replicas.enroll((record,))
             self._desk.adopted(record)
             (ended if record.phase.ended else live).append(record)
@@ -356,6 +360,7 @@ class Takeover:
         if self._ledger.record(record.id) is not record:
             return
         self.counters["handed_off"] += 1
+        self._state.first_n = max(self._state.first_n, record.epoch_n + 1)
         self._claims.revoke((record,))
         if version.rank == Rank.DELETED:
             self._desk.release(record)

@@ -253,6 +253,48 @@ def test_who_has_given_way_owns_the_task_again_if_nobody_else_has_it() -> None:
     assert mesh.peers[other.number].outcome(task, BOB).value == 8  # type: ignore[union-attr]
 
 
+def in_a_later_epoch(mesh: Mesh) -> tuple[TaskId, int, int]:
+    """A task that peer 0 gives up to one who has its result from an epoch before, that one, and who has a copy of it as
+    it was at peer 0.
+    """
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    record, held = records(mesh, 0)[task], holder(mesh)
+    replicas = mesh.peers[0].core.state.replicas
+    replicas._move(record, record.rset)
+    replicas.rewrite((record,), mesh.now_ms)
+    mesh.peers[0].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    assert copies(mesh.peers[held])[task].version.n == record.epoch_n == 2
+    other = 3 - held
+    better = Version(Rank.READY, 1, mesh.peers[other].me, 1, 2)
+    mesh.peers[0].core._takeover.hand_off(record, better, better.owner)
+    return task, other, held
+
+
+def test_what_was_given_up_is_adopted_in_an_epoch_that_it_was_not_in_here() -> None:
+    """Found by simulation: the result was of an earlier epoch. The later one then came twice."""
+    mesh = Mesh(3, static=False, executors=0)
+    task, other, held = in_a_later_epoch(mesh)
+    mesh.drop(Inquire)
+    mesh.kill(other)
+    mesh.wait(10_000)
+    record = records(mesh, 0)[task]
+    assert record.epoch_n > 2
+    assert copies(mesh.peers[held])[task].version.n == record.epoch_n
+
+
+def test_what_was_given_up_and_is_forgotten_begins_in_an_epoch_that_it_was_not_in_here() -> None:
+    mesh = Mesh(3, static=False, executors=0)
+    task, other, _ = in_a_later_epoch(mesh)
+    mesh.speak(other, 0, Drop(ids=(task,)))
+    mesh.deliver()
+    assert not copies(mesh.peers[0])
+    mesh.peers[0].submit(7, ids=(task,))
+    assert records(mesh, 0)[task].epoch_n > 2
+
+
 def test_what_somebody_stands_in_for_does_not_come_back_from_there_when_it_is_deleted() -> None:
     """It is in its first epoch, and has no copies: else nobody would have heard of it."""
     mesh = Mesh(2, static=False, executors=0, cluster={"replicas": 1})
@@ -344,6 +386,20 @@ def test_what_was_given_up_to_somebody_who_lost_it_is_owned_by_who_still_has_a_c
     assert records(mesh, held)[task].restarts == 0
     assert not records(mesh, 0)
     assert not records(mesh, other)
+
+
+def test_the_deletion_of_what_was_adopted_is_remembered_also_by_who_has_it_alone() -> None:
+    """Others had it."""
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    task, other = given_up(mesh)
+    held = mesh.peers[3 - other]
+    held.core.state.replicas._wanted = 1
+    mesh.wait(40_000)
+    record = records(mesh, held.number)[task]
+    assert record.rset == (held.me,)
+    held.clear(task)
+    assert held.core.state.copies.is_dead(task, record.nonce)
 
 
 def test_who_was_halted_compares_with_others_what_it_has() -> None:
