@@ -18,10 +18,11 @@ from .clientasks import Asks, ClientState, Question
 from .clientevents import ClientAction, ClientEvent, GiveUp, Heard, LetGo, PeerDown, PeerUp, Said
 from .clientpeers import LOST_MS, Peers
 from .clientpolls import Polls, added, cleared
-from .clientsubmit import Ending, Submission
+from .clientsubmit import Ending, Submission, clear_ghosts
 from .clienttasks import Tasks
 from .events import TimerFired
 from .messages import (
+    Accepted,
     AskDefinition,
     AskMembers,
     AskNamespaces,
@@ -144,6 +145,8 @@ class ClientCore:
                 self._tasks.moved(message)
             case MemberList() as message:
                 self._state.out += self._state.peers.listed(event.peer, message, self._state.now_ms)
+            case Accepted(mid=mid, ids=ids) if not self._asks.is_open(mid):
+                clear_ghosts(self._state, self._asks, self._tasks, event.peer, ids)
             case message:
                 self._asks.answered(event.peer, message)
 

@@ -139,6 +139,9 @@ class Asks:
         self._need(ask, -1)
         self._state.alarms.drop(ask.number)
 
+    def is_open(self, number: int) -> bool:
+        return number in self._asks
+
     def answered(self, peer: PeerId, message: Answer) -> None:
         ask = self._asks.get(message.mid)
         if ask is not None and isinstance(message, _ANSWERS[type(ask.message)]):

@@ -7,6 +7,8 @@ Rules   1. A submission is repeated, whole and under its nonce, until each of it
         3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
            usable, to the next one with a copy; when there is none, to everybody. What none of those knows that were to
            clear it is somewhere else: the word that it has moved may have been lost. Then it goes to everybody else.
+        4. What is accepted and not wanted any more is cleared there: repeating the whole brings in what was refused
+           before, and a peer that did not answer may come to what was accepted elsewhere and cleared since.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +32,6 @@ class Submission:
         self._mid = message.mid
         self._parcel = parcel
         self._open = dict.fromkeys(message.ids)
-        self._refused: dict[TaskId, None] = {}
         self._tried: tuple[PeerId, ...] = ()
         tasks.submitted(message.ids, self)
         self._ask = asks.send(self, message, self._next(), parcel)
@@ -45,7 +46,7 @@ class Submission:
         if isinstance(message, Accepted):
             self._accepted(peer, message, ids)
         elif ids:
-            self._refused |= dict.fromkeys(ids)
+            self._tasks.unwant(ids)
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
         self._settle(ids)
 
@@ -58,10 +59,7 @@ class Submission:
             self._tasks.accepted([*ids, *moved], place)
         if ids:
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
-        # Repeating the whole may have brought in what was refused before: nobody wants that any more.
-        ghosts = [task for task in message.ids if task in self._refused and not self._tasks.is_known(task)]
-        if ghosts:
-            Ending(self._state, self._asks, self._tasks, Clear(mid=0, ids=tuple(ghosts)), where=peer)
+        clear_ghosts(self._state, self._asks, self._tasks, peer, message.ids)
 
     def _is_orphan(self, task: TaskId) -> bool:
         """Accepted elsewhere before, by a peer that is gone."""
@@ -87,6 +85,13 @@ class Submission:
             self._asks.close(self._ask)
             if self._parcel:
                 self._state.out.append(LetGo(parcel=self._parcel))
+
+
+def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, accepted: Iterable[TaskId]) -> None:
+    """Rule 4, when a peer has accepted these tasks."""
+    ghosts = tuple(filter(tasks.is_ghost, accepted))
+    if ghosts and state.peers.usable(peer):
+        Ending(state, asks, tasks, Clear(mid=0, ids=ghosts), where=peer)
 
 
 class Ending:

@@ -29,6 +29,8 @@ IDS_MAX = 1024
 HOPS_MAX = 3
 ENDED_MAX = 1 << 16
 """Of so many tasks that ended it is remembered where they were; others are looked for."""
+UNWANTED_MAX = 1 << 16
+"""Of so many tasks it is remembered that they were cleared or refused, in case another peer accepts them only then."""
 
 
 @frozen(kw_only=False)
@@ -106,6 +108,7 @@ class Tasks:
         self._watches: dict[int, Watch] = {}
         self._watched: dict[TaskId, Watch] = {}
         self._ended: OrderedDict[TaskId, _End] = OrderedDict()
+        self._unwanted: OrderedDict[TaskId, None] = OrderedDict()
         self.submitting: dict[TaskId, Submitting] = {}
         self.clearing: dict[TaskId, object] = {}
         self.counters = {"contradicted": 0, "repeated": 0, "unwanted": 0}
@@ -128,6 +131,12 @@ class Tasks:
         """Whether the user's side has this task: accepted, and not cleared since."""
         return task in self._watched or task in self._ended
 
+    def is_ghost(self, task: TaskId) -> bool:
+        """Whether the user's side has cleared this task, or it was refused, and it was not submitted since."""
+        if task in self.submitting:
+            return False
+        return task in self.clearing or (task in self._unwanted and not self.is_known(task))
+
     def submitted(self, ids: Iterable[TaskId], submission: Submitting) -> None:
         """The user's side submits these tasks, maybe once more."""
         for task in ids:
@@ -136,6 +145,13 @@ class Tasks:
             self.submitting[task] = submission
             self.clearing.pop(task, None)
             self._ended.pop(task, None)
+            self._unwanted.pop(task, None)
+
+    def unwant(self, ids: Iterable[TaskId]) -> None:
+        """These tasks were cleared or refused."""
+        self._unwanted |= dict.fromkeys(ids)
+        while len(self._unwanted) > UNWANTED_MAX:
+            self._unwanted.popitem(last=False)
 
     def accepted(self, ids: Iterable[TaskId], place: Place) -> Watch:
         """Wait for the ends of these tasks there."""
@@ -180,6 +196,7 @@ class Tasks:
         waiting = [task for task in ids if self._unwatch(task)]
         for task in ids:
             self._ended.pop(task, None)
+        self.unwant(ids)
         self._tell_unknown(waiting)
 
     # ---- how they end
@@ -333,6 +350,7 @@ class Tasks:
         assert not self._watched.keys() & self._ended.keys()
         assert not self.submitting.keys() & self._ended.keys()
         assert len(self._ended) <= ENDED_MAX
+        assert len(self._unwanted) <= UNWANTED_MAX
         for number, watch in self._watches.items():
             assert watch.number == number
             assert watch.ids

@@ -783,6 +783,100 @@ def test_what_is_not_where_it_should_be_is_cleared_everywhere() -> None:
     assert not clears(world), "nobody has it"
 
 
+def moved_on(world: ClientWorld, *numbers: int) -> int:
+    """Tasks are accepted by B, as A did not answer, and A is there again. Returns the number of the submission."""
+    world.say(submit(5, *numbers))
+    (said,) = world.said(Submit, A)
+    world.down(A)
+    world.accept(B, said.message.mid, *tasks(*numbers))
+    world.take()
+    return int(said.message.mid)
+
+
+def test_what_a_peer_accepts_after_it_was_cleared_elsewhere_is_cleared_there() -> None:
+    """Found by simulation: the peer had been halted, and its client had gone elsewhere. Nobody told it to clear it."""
+    world = ClientWorld(A, B)
+    mid = moved_on(world, 1, 2, 3)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.say(Clear(mid=10, ids=tasks(2)))
+    assert clears(world).keys() == {B}
+    world.up(A)
+    world.accept(A, mid, *tasks(1, 2, 3))
+    (late,) = world.said(Clear)
+    assert (late.peer, late.message.ids) == (A, tasks(1, 2))
+    world.hear(A, Cleared(mid=late.message.mid))
+    assert not world.take(), "the user's side knows nothing of it"
+
+
+def test_so_it_is_while_others_of_its_submission_are_not_accepted() -> None:
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2))
+    (said,) = world.said(Submit)
+    world.accept(A, said.message.mid, *tasks(1))
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(A, Cleared(mid=clears(world)[A].mid))
+    world.down(A)
+    world.take()
+    world.accept(B, said.message.mid, *tasks(1, 2))
+    assert world.targets(Clear) == [(B, tasks(1))]
+
+
+def test_what_was_cleared_and_is_submitted_or_asked_for_again_is_not_cleared_late() -> None:
+    world = ClientWorld(A, B)
+    mid = moved_on(world, 1, 2, 3)
+    world.say(Clear(mid=9, ids=tasks(1, 2, 3)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.say(submit(6, 1))
+    (again,) = world.said(Submit)
+    world.say(submit(7, 2))
+    world.accept(B, again.message.mid, *tasks(1))
+    world.say(Attach(ids=tasks(3)))
+    world.up(A)
+    world.take()
+    world.accept(A, mid, *tasks(1, 2, 3))
+    assert not world.said(Clear)
+
+
+def test_what_was_submitted_again_is_not_cleared_late_when_its_end_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clienttasks, "ENDED_MAX", 1)
+    world = ClientWorld(A, B)
+    mid = moved_on(world, 1)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.say(submit(6, 1, 2))
+    (again,) = world.said(Submit)
+    world.accept(B, again.message.mid, *tasks(1, 2))
+    world.hear(B, final(*[(task, READY) for task in tasks(1, 2)]))
+    world.up(A)
+    world.take()
+    world.accept(A, mid, *tasks(1))
+    assert not world.said(Clear)
+
+
+def test_who_leaves_is_not_told_to_clear_what_it_accepts_late() -> None:
+    world = ClientWorld(A, B)
+    mid = moved_on(world, 1)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.up(A)
+    world.hear(A, Goodbye())
+    world.take()
+    world.accept(A, mid, *tasks(1))
+    assert not world.said(Clear)
+
+
+def test_of_many_that_were_cleared_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clienttasks, "UNWANTED_MAX", 2)
+    world = ClientWorld(A, B)
+    mid = moved_on(world, 1, 2, 3)
+    world.say(Clear(mid=9, ids=tasks(1, 2, 3)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.up(A)
+    world.take()
+    world.accept(A, mid, *tasks(1, 2, 3))
+    assert world.targets(Clear) == [(A, tasks(2, 3))]
+
+
 def test_of_several_who_may_have_it_one_is_enough() -> None:
     world = ClientWorld(A, B, C)
     world.say(Clear(mid=9, ids=tasks(1, 2)))
