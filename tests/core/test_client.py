@@ -838,7 +838,7 @@ def test_what_was_cleared_and_is_submitted_or_asked_for_again_is_not_cleared_lat
     assert not world.said(Clear)
 
 
-def test_what_was_submitted_again_is_not_cleared_late_when_its_end_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_submitted_again_is_not_cleared_late_with_its_end_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clienttasks, "ENDED_MAX", 1)
     world = ClientWorld(A, B)
     mid = moved_on(world, 1)
