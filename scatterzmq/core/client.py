@@ -136,7 +136,8 @@ class ClientCore:
     def _heard(self, event: Heard) -> None:
         match event.message:
             case Final() as message:
-                self._tasks.final(event.peer, message, event.parcel, self._polls)
+                others = self._tasks.final(event.peer, message, event.parcel, self._polls)
+                clear_ghosts(self._state, self._asks, self._tasks, event.peer, others)
             case Goodbye():
                 self._state.peers.leaves(event.peer, self._state.now_ms)
             case Released():

@@ -87,9 +87,9 @@ class Submission:
                 self._state.out.append(LetGo(parcel=self._parcel))
 
 
-def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, accepted: Iterable[TaskId]) -> None:
-    """Rule 4, when a peer has accepted these tasks."""
-    ghosts = tuple(filter(tasks.is_ghost, accepted))
+def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, ids: Iterable[TaskId]) -> None:
+    """Rule 4, when a peer has these tasks: it has accepted them, or, where that word got lost, says how they ended."""
+    ghosts = tuple(filter(tasks.is_ghost, ids))
     if ghosts and state.peers.usable(peer):
         Ending(state, asks, tasks, Clear(mid=0, ids=ghosts), where=peer)
 

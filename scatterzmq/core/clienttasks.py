@@ -201,22 +201,26 @@ class Tasks:
 
     # ---- how they end
 
-    def final(self, peer: PeerId, message: Final, parcel: int, doubter: Doubter) -> None:
-        """A peer says how tasks ended."""
+    def final(self, peer: PeerId, message: Final, parcel: int, doubter: Doubter) -> list[TaskId]:
+        """A peer says how tasks ended. Returns those of which nobody waits for that."""
         keep: list[int] = []
         doubted: list[TaskId] = []
+        others: list[TaskId] = []
         for index, (task, status) in enumerate(zip(message.ids, message.statuses, strict=True)):
             if status is TaskStatus.UNKNOWN:
                 if self.is_known(task) and task not in self.clearing and task not in self.submitting:
                     doubted.append(task)
             elif self._ends(peer, task, status):
                 keep.append(index)
+            else:
+                others.append(task)
         if len(keep) == len(message.ids):
             self._state.out.append(Deliver(message=message, parcel=parcel))
         elif keep:
             part, rows = _cut(message, keep)
             self._state.out.append(Deliver(message=part, parcel=parcel, rows=rows))
         doubter.doubt(doubted)
+        return others
 
     def _ends(self, peer: PeerId, task: TaskId, status: TaskStatus) -> bool:
         """Whether this is news."""

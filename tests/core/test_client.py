@@ -728,7 +728,7 @@ def test_what_was_cleared_is_unknown_to_who_waits() -> None:
     assert told[0] == Cleared(mid=9)
     assert [message.ids for message in of(Final, told)] == [(one,)]
     world.hear(A, final((one, READY), (two, UNKNOWN), (three, READY)))
-    assert not world.take()
+    assert not world.told()
 
 
 def test_without_the_owner_the_next_copy_is_told() -> None:
@@ -807,6 +807,20 @@ def test_what_a_peer_accepts_after_it_was_cleared_elsewhere_is_cleared_there() -
     assert (late.peer, late.message.ids) == (A, tasks(1, 2))
     world.hear(A, Cleared(mid=late.message.mid))
     assert not world.take(), "the user's side knows nothing of it"
+
+
+def test_its_end_shows_that_a_peer_has_accepted_what_was_cleared() -> None:
+    """Found by simulation: the word that it was accepted had got lost."""
+    world = ClientWorld(A, B)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.up(A)
+    world.take()
+    world.hear(A, final((tasks(1)[0], UNKNOWN)))
+    assert not world.said(Clear)
+    world.hear(A, final(*[(task, READY) for task in tasks(1, 2)]), PARCEL)
+    assert world.targets(Clear) == [(A, tasks(1))]
 
 
 def test_so_it_is_while_others_of_its_submission_are_not_accepted() -> None:
