@@ -317,7 +317,7 @@ class Desk:
         if refused:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=gone))
-            self._forget(refused, _nothing)
+            self._forget(refused, _nothing, undo=True)
         not_now = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in not_now])
 
@@ -425,8 +425,12 @@ class Desk:
         """
         self._forget(ids, then, self.waiting)
 
-    def _forget(self, ids: Iterable[TaskId], then: Callable[[], None], waiting: Iterable[Waiting] = ()) -> None:
-        """waiting: submissions of which these tasks are not to be accepted any more, but told to be unknown."""
+    def _forget(
+        self, ids: Iterable[TaskId], then: Callable[[], None], waiting: Iterable[Waiting] = (), *, undo: bool = False
+    ) -> None:
+        """waiting: submissions of which these tasks are not to be accepted any more, but told to be unknown.
+        undo: they were never accepted, so they are not deleted: their client may have had them accepted elsewhere.
+        """
         ids = dict.fromkeys(ids)
         records = self._known(ids)
         self._claims.revoke(records)
@@ -439,7 +443,7 @@ class Desk:
                 self._out.report("error.task.ghost", task=record.id, node=record.place)
             is_unheard_of = self._is_unheard_of(record)
             self.release(record)
-            if not is_unheard_of or self._state.may_repeat:
+            if not undo and (self._state.may_repeat or not is_unheard_of):
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)

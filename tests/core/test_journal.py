@@ -5,8 +5,18 @@ import pytest
 from scatterzmq.core.actions import Persist
 from scatterzmq.core.entries import DefinitionText, Deleted, Forgotten, Identity, Kept, Neighbour, Pointed
 from scatterzmq.core.events import Persisted, PersistFailed
-from scatterzmq.core.messages import Accepted, Attach, Cleared, Final, GraphLoaded, LoadGraph, Refused, TaskStatus
-from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated
+from scatterzmq.core.messages import (
+    Accepted,
+    AskTasks,
+    Attach,
+    Cleared,
+    Final,
+    GraphLoaded,
+    LoadGraph,
+    Refused,
+    TaskStatus,
+)
+from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, Sync
 from scatterzmq.errors import ErrorCode
 from scatterzmq.ids import ExecutorId
 from tests.core.conftest import BOB, chain, graph, node
@@ -412,6 +422,25 @@ def test_a_task_that_others_may_have_accepted_is_not_refused() -> None:
     mesh.wait(2000)
     peer.submit(7, ids=(task,))
     assert [(answer.ids, answer.copies, answer.durable) for answer in accepted(peer)] == [((task,), 2, False)]
+
+
+def test_what_is_refused_is_not_deleted_where_it_was_accepted() -> None:
+    """Found by simulation: its client had gone to another peer with it, when the first one did not answer."""
+    mesh = Mesh(2, executors=1, static=False, journal=SYNC, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    first = mesh.peers[0]
+    (task,) = mesh.submit(1, 7)
+    mesh.run()
+    hold(mesh, 0)
+    first.submit(7, ids=(task,))
+    first.tell(PersistFailed(write=first.disk.held[0].write, reason="broken"))
+    assert [refusal.ids for refusal in refusals(first)] == [(task,)]
+    mesh.peers[1].core._takeover.healed(first.me)
+    mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    assert mesh.said(Sync)
+    assert mesh.results(1, [task]) == [8]
+    assert mesh.peers[1].core.state.ledger.record(task) is not None
 
 
 def test_everything_under_way_goes_on_when_the_disk_fails() -> None:
