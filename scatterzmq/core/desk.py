@@ -318,6 +318,8 @@ class Desk:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=gone))
             self._forget(refused, _nothing, undo=True)
+            # What is submitted here again is not taken for the same life of it.
+            self._state.first_n = max(self._state.first_n, *[record.epoch_n + 1 for record in alone])
         not_now = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in not_now])
 
