@@ -433,8 +433,10 @@ def test_what_is_refused_is_not_deleted_where_it_was_accepted() -> None:
     mesh.run()
     hold(mesh, 0)
     first.submit(7, ids=(task,))
+    epoch_n = first.core.state.ledger.record(task).epoch_n  # type: ignore[union-attr]
     first.tell(PersistFailed(write=first.disk.held[0].write, reason="broken"))
     assert [refusal.ids for refusal in refusals(first)] == [(task,)]
+    assert first.core.state.first_n > epoch_n, "submitted here again it would be taken for what was refused"
     mesh.peers[1].core._takeover.healed(first.me)
     mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
     mesh.deliver()
