@@ -317,9 +317,9 @@ class Desk:
         if refused:
             self.counters["refused"] += len(refused)
             self._out.send(sender, Refused(mid=mid, ids=refused, code=ErrorCode.REFUSED, message=gone))
-            self._forget(refused, _nothing, undo=True)
+            self._forget(refused, _nothing)
             # What is submitted here again is not taken for the same life of it.
-            self._state.first_n = max(self._state.first_n, *[record.epoch_n + 1 for record in alone])
+            self._state.begin_above(max(record.epoch_n for record in alone))
         not_now = frozenset([record.id for record in alone])
         return tuple([record for record in created if record.id not in not_now])
 
@@ -425,13 +425,11 @@ class Desk:
         """Forget tasks for a client, wherever they are in their lives: also what is submitted here and waits its turn.
         `then` is called when the copies have forgotten them, too.
         """
-        self._forget(ids, then, self.waiting)
+        self._forget(ids, then, is_wish=True)
 
-    def _forget(
-        self, ids: Iterable[TaskId], then: Callable[[], None], waiting: Iterable[Waiting] = (), *, undo: bool = False
-    ) -> None:
-        """waiting: submissions of which these tasks are not to be accepted any more, but told to be unknown.
-        undo: they were never accepted, so they are not deleted: their client may have had them accepted elsewhere.
+    def _forget(self, ids: Iterable[TaskId], then: Callable[[], None], *, is_wish: bool = False) -> None:
+        """is_wish: of their client, who wants them nowhere, and may submit them again because an answer got lost. What
+        goes for another reason, and nobody else has heard of, is not remembered: it may have been accepted elsewhere.
         """
         ids = dict.fromkeys(ids)
         records = self._known(ids)
@@ -445,11 +443,11 @@ class Desk:
                 self._out.report("error.task.ghost", task=record.id, node=record.place)
             is_unheard_of = self._is_unheard_of(record)
             self.release(record)
-            if not undo and (self._state.may_repeat or not is_unheard_of):
+            if not is_unheard_of or (is_wish and self._state.may_repeat):
                 version = Version(Rank.DELETED, record.epoch_n, self._state.me, self._state.life, record.change + 1)
                 self._copies.bury(record.id, record.nonce, version, self._state.now_ms)
         self._clear_copies(ids)
-        for entry in waiting:
+        for entry in self.waiting if is_wish else ():
             version = Version(Rank.DELETED, self._state.first_n, self._state.me, self._state.life, 0)
             for task in entry.open_among(ids):
                 self._copies.bury(task, entry.message.nonce, version, self._state.now_ms)

@@ -63,6 +63,10 @@ class State:
         """Whether clients may say again what was answered long ago: between processes an answer may get lost."""
         return self.row_bytes_max is not None
 
+    def begin_above(self, epoch_n: int) -> None:
+        """A task that is given up here in this epoch may come back, and is not taken for the same then."""
+        self.first_n = max(self.first_n, epoch_n + 1)
+
     def crash_marked(self, record: Record, go_on: Callable[[], None]) -> None:
         """The account of a task's crashes has changed (and its token is gone): tell its copies. `go_on` puts the task
         into its queue again, or ends it.

@@ -360,7 +360,7 @@ class Takeover:
         if self._ledger.record(record.id) is not record:
             return
         self.counters["handed_off"] += 1
-        self._state.first_n = max(self._state.first_n, record.epoch_n + 1)
+        self._state.begin_above(record.epoch_n)
         self._claims.revoke((record,))
         if version.rank == Rank.DELETED:
             self._desk.release(record)

@@ -18,7 +18,7 @@ from scatterzmq.core.messages import (
 )
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, Sync
 from scatterzmq.errors import ErrorCode
-from scatterzmq.ids import ExecutorId
+from scatterzmq.ids import ExecutorId, TaskId
 from tests.core.conftest import BOB, chain, graph, node
 from tests.core.mesh import Mesh, Peer
 from tests.core.test_replicas import accepted, copies, holder
@@ -121,9 +121,8 @@ def test_a_result_is_shown_when_it_is_on_disk(mode: object) -> None:
     assert (kept.status, [number for _, number in (kept.values or {}).values()]) == (TaskStatus.READY, [8])
 
 
-@pytest.mark.parametrize("mode", [SYNC, BATCH])
-def test_a_holder_tells_of_an_end_when_it_is_on_its_own_disk(mode: object) -> None:
-    """So nobody hears after a restart that what was on disk is not, because a holder answers in the owner's place."""
+def asked_before_it_is_written(mode: object) -> tuple[TaskId, Peer]:
+    """A task that has ended, and a holder that knows, is asked, and does not have it on disk yet."""
     mesh = Mesh(2, executors=[1, 0], static=False, journal=mode)  # type: ignore[arg-type]
     mesh.load(chain(1))
     (task,) = mesh.submit(0, 7)
@@ -132,6 +131,13 @@ def test_a_holder_tells_of_an_end_when_it_is_on_its_own_disk(mode: object) -> No
     mesh.run()
     keeper = mesh.peers[1]
     keeper.say(Attach(ids=(task,)), BOB)
+    return task, keeper
+
+
+@pytest.mark.parametrize("mode", [SYNC, BATCH])
+def test_a_holder_tells_of_an_end_when_it_is_on_its_own_disk(mode: object) -> None:
+    """So nobody hears after a restart that what was on disk is not, because a holder answers in the owner's place."""
+    task, keeper = asked_before_it_is_written(mode)
     assert copies(keeper)[task].status is TaskStatus.READY
     assert not finals(keeper)
     keeper.write_all()
@@ -141,16 +147,9 @@ def test_a_holder_tells_of_an_end_when_it_is_on_its_own_disk(mode: object) -> No
 
 
 def test_what_is_deleted_before_a_holder_has_told_of_it_is_unknown() -> None:
-    mesh = Mesh(2, executors=[1, 0], static=False, journal=SYNC)
-    mesh.load(chain(1))
-    (task,) = mesh.submit(0, 7)
-    mesh.deliver()
-    hold(mesh, 1)
-    mesh.run()
-    keeper = mesh.peers[1]
-    keeper.say(Attach(ids=(task,)), BOB)
-    mesh.peers[0].clear(task)
-    mesh.deliver()
+    task, keeper = asked_before_it_is_written(SYNC)
+    keeper.mesh.peers[0].clear(task)
+    keeper.mesh.deliver()
     keeper.write_all()
     assert [final.statuses for final in finals(keeper)] == [(TaskStatus.UNKNOWN,)]
 
@@ -433,8 +432,10 @@ def test_what_is_refused_is_not_deleted_where_it_was_accepted() -> None:
     mesh.run()
     hold(mesh, 0)
     first.submit(7, ids=(task,))
+    epoch_n = first.core.state.ledger.record(task).epoch_n  # type: ignore[union-attr]
     first.tell(PersistFailed(write=first.disk.held[0].write, reason="broken"))
     assert [refusal.ids for refusal in refusals(first)] == [(task,)]
+    assert first.core.state.first_n > epoch_n, "submitted here again it would be taken for what was refused"
     mesh.peers[1].core._takeover.healed(first.me)
     mesh.peers[1].say(AskTasks(mid=1, ids=()))  # any event lets it speak
     mesh.deliver()

@@ -798,6 +798,8 @@ def test_results_go_when_their_time_is_over(make_world: MakeWorld, build: Any) -
     assert world.status(second) is TaskStatus.UNKNOWN
     assert world.outcomes[world.sent[-2].to, second][-1].status is TaskStatus.UNKNOWN
     assert world.stored == {}
+    is_dead = [world.core.state.copies.is_dead(task, b"nonce...") for task in (first, second)]
+    assert is_dead == [True, False], "what went by itself, and nobody else has heard of, is not remembered"
     assert world.core.deadline_ms() == 86_400_000  # no longer are deletions remembered
     world.wait(86_400_000)
     assert world.core.deadline_ms() is None
