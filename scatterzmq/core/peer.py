@@ -304,9 +304,10 @@ class PeerCore:
             self._claims.lost(event.executor, event.reason, crashed=event.crashed)
 
     def _restore(self, restoring: Restoring) -> None:
-        """Go on with it, and answer clients who had to wait for it."""
+        """Go on with it, and answer clients who had to wait for it: one after the other, as they came."""
         for deferred in restoring.go_on():
             self._message(deferred)
+            self._work_off()
 
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
         assert self._journal is not None

@@ -13,6 +13,8 @@ from scatterzmq.core.members import Status
 from scatterzmq.core.messages import (
     AskTasks,
     Attach,
+    Cancel,
+    Cancelled,
     Clear,
     Cleared,
     Final,
@@ -257,6 +259,23 @@ def test_what_is_deleted_while_its_submission_waits_stays_deleted() -> None:
     peer.submit(8, 9, ids=[deleted, wanted])
     mesh.wait(25_000)
     assert records(mesh, 0).keys() == {wanted}
+
+
+def test_what_is_cancelled_and_cleared_meanwhile_is_gone() -> None:
+    """Found by simulation (seed 200027): both were answered in one turn, and what was deleted ended after that."""
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.crash(0, 1)
+    peer = mesh.reboot(0)
+    peer.say(Cancel(mid=1, ids=(task,)))
+    peer.clear(task)
+    mesh.wait(25_000)
+    assert told(peer, Cancelled)
+    assert told(peer, Cleared)
+    assert not records(mesh, 0)
+    assert not peer.disk.tasks()
 
 
 def test_submissions_wait_for_the_restoration_however_long() -> None:
