@@ -304,8 +304,9 @@ class PeerCore:
             self._claims.lost(event.executor, event.reason, crashed=event.crashed)
 
     def _restore(self, restoring: Restoring) -> None:
-        """Go on with it, and answer clients who had to wait for it."""
+        """Go on with it, and answer clients who had to wait for it: each finds what came before it worked off."""
         for deferred in restoring.go_on():
+            self._work_off()
             self._message(deferred)
 
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
