@@ -576,7 +576,8 @@ def test_a_restart_after_the_disk_has_failed_finds_what_is_known_elsewhere() -> 
     assert records(mesh, 1).keys() == set(tasks)
 
 
-def test_deleted_stays_deleted_when_the_holder_was_away() -> None:
+@pytest.mark.parametrize("away_s", [10, 23 * 3600], ids=["for a while", "for nearly as long as it is remembered"])
+def test_deleted_stays_deleted_when_the_holder_was_away(away_s: int) -> None:
     mesh = Mesh(2, executors=0, static=False, journal=SYNC)
     mesh.load(chain(1))
     (task,) = mesh.submit(0, 7)
@@ -585,6 +586,7 @@ def test_deleted_stays_deleted_when_the_holder_was_away() -> None:
     mesh.wait(10_000)
     mesh.peers[0].clear(task)
     mesh.deliver()
+    mesh.wait(1_000 * away_s)
     mesh.reboot(1)
     mesh.wait(40_000)
     assert not any(records(mesh, number) or copies(mesh.peers[number]) for number in (0, 1))
