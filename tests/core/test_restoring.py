@@ -258,6 +258,20 @@ def test_of_clients_who_wait_each_finds_what_came_before_worked_off() -> None:
     assert not records(mesh, 0)
 
 
+def test_what_waits_to_be_cleared_is_no_conflict_for_what_waits_to_be_accepted() -> None:
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.crash(0, 1)
+    peer = mesh.reboot(0)
+    peer.say(Clear(mid=1, ids=(task,)), BOB)
+    peer.submit(8, ids=(task,), nonce=b"another")
+    mesh.wait(25_000)
+    assert not told(peer, Refused)
+    assert accepted(peer)[-1].ids == (task,)
+
+
 def test_what_is_deleted_while_its_submission_waits_stays_deleted() -> None:
     """Its client had it accepted by another peer meanwhile, and then sent to everybody that it should be deleted."""
     mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
