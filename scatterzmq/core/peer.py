@@ -279,15 +279,19 @@ class PeerCore:
             if replicas.lost:
                 self._takeover.take_lost()
             if travel.agenda or travel.ended:
-                ended = travel.run()
-                if ended:
-                    desk.ended(ended)
+                self._move_on()
             if desk.waiting:
                 desk.admit_waiting()
             if self._executors.idle and plans.waiting:
                 self._claims.dispatch()
             if not self._lending.answer() and not (travel.agenda or travel.ended):
                 return
+
+    def _move_on(self) -> None:
+        """Let tasks take the steps that are due, and tell of those that have ended."""
+        ended = self._travel.run()
+        if ended:
+            self._desk.ended(ended)
 
     def _network(self, event: PeerSeen | LinkDown) -> None:
         members, now_ms = self._state.members, self._state.now_ms
@@ -304,10 +308,12 @@ class PeerCore:
             self._claims.lost(event.executor, event.reason, crashed=event.crashed)
 
     def _restore(self, restoring: Restoring) -> None:
-        """Go on with it, and answer clients who had to wait for it: one after the other, as they came."""
+        """Go on with it, and answer clients who had to wait for it: each finds what came before it worked off. What
+        they have submitted waits until then: they may have cleared the same tasks before.
+        """
         for deferred in restoring.go_on():
+            self._move_on()
             self._message(deferred)
-            self._work_off()
 
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
         assert self._journal is not None
