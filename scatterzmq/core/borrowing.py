@@ -344,7 +344,7 @@ class Borrowing:
         self._end(batch)
         crashed = crashed and batch.begun  # else it was not at work yet
         if crashed:
-            self._executors.deaths.died([task for loan in batch.loans for task in loan.tasks], self._state.now_ms)
+            self._executors.deaths.died(self._state.now_ms)
         for loan in batch.loans:
             if not loan.fenced:
                 message = Surrender(executor=batch.executor, order=loan.number, reason=reason, crashed=crashed)

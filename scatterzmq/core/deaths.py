@@ -1,61 +1,50 @@
-"""Deaths: whether this machine is to blame for the ends of its executors.
+"""Deaths: whether this machine may be to blame for the ends of its executors.
 
-Rules     1. Executors that die of TASKS_MIN different tasks within SPAN_MS, while no batch ends, die of their machine:
-             of a device or a driver that fails whatever runs on it.
-          2. Batches that have tasks in common may have died of one of these: they count once.
-          3. Then this peer claims nothing for a while. After that one executor tries: if it dies, too, the next while
-             is twice as long; a batch that ends, ends all of it.
-          4. That holds only while another peer can work (core/gossip.py). Where all are in trouble, it is the tasks
-             that kill, and all go on, so that they come to their end.
+Rules     1. When LIMIT executors have died within SPAN_MS, and no batch has ended between, this peer claims nothing for
+             a while. After that one executor tries: if it dies, too, the next while is twice as long; a batch that
+             ends, ends all of it.
+          2. That holds only while another peer can work (core/gossip.py). Where all are in trouble, it is the tasks
+             that kill, and all go on, so that these come to their end.
+Why       A device or a driver may fail whatever runs on it, and who fails at once always has time for more: it would
+          take all tasks there are, and they would be held to be poison. One task that kills counts as well: LIMIT is
+          below what makes it poison, so that another peer has the last word about it, if one has time for it.
 """
 
-from collections.abc import Iterable
-
-from ..ids import TaskId
 from .outbox import Outbox
 
-TASKS_MIN = 3
+LIMIT = 3
 SPAN_MS = 600_000
 FIRST_MS = 30_000
 LONGEST_MS = 600_000
 
 
 class Deaths:
-    """What the executors of one peer have died of since a batch ended the last time."""
+    """How many executors of one peer have died since a batch ended the last time."""
 
     def __init__(self, out: Outbox) -> None:
         self._out = out
-        self._blamed: list[tuple[int, frozenset[TaskId]]] = []
+        self._died_ms: list[int] = []
         self._rest_ms = 0
         self._until_ms: int | None = None
 
-    def died(self, tasks: Iterable[TaskId], now_ms: int) -> None:
-        """An executor has died at work on these tasks."""
+    def died(self, now_ms: int) -> None:
+        """An executor has died at work."""
         if self._until_ms is not None:
             return
-        self._blame(frozenset(tasks), now_ms)
-        if self._rest_ms or len(self._blamed) >= TASKS_MIN:
+        self._died_ms = [died_ms for died_ms in self._died_ms if died_ms > now_ms - SPAN_MS] + [now_ms]
+        if self._rest_ms or len(self._died_ms) >= LIMIT:
             self._rest_ms = min(2 * self._rest_ms, LONGEST_MS) or FIRST_MS
             self._until_ms = now_ms + self._rest_ms
-            message = f"{WARNING}: it takes no tasks for {self._rest_ms // 1000} s while another peer can"
-            self._out.report("warning.executor.deaths", message=message)
-
-    def _blame(self, tasks: frozenset[TaskId], now_ms: int) -> None:
-        blamed = [known for known in self._blamed if known[0] > now_ms - SPAN_MS]
-        same = next((known for known in blamed if known[1] & tasks), None)
-        if same is not None:
-            blamed.remove(same)
-            tasks &= same[1]
-        self._blamed = [*blamed, (now_ms, tasks)]
+            self._out.report("warning.executor.deaths", message=WARNING, rest_s=self._rest_ms / 1000)
 
     def went_well(self) -> None:
         """A batch has ended."""
-        if self._blamed:
-            self._blamed, self._rest_ms, self._until_ms = [], 0, None
+        if self._died_ms:
+            self._died_ms, self._rest_ms, self._until_ms = [], 0, None
 
     @property
-    def is_machine(self) -> bool:
-        """Whether it seems to be the machine."""
+    def suspects(self) -> bool:
+        """Whether it may be this machine."""
         return self._rest_ms > 0
 
     @property
@@ -78,4 +67,7 @@ class Deaths:
         return self._until_ms
 
 
-WARNING = "executors here die whatever they work on, so look at this machine's devices and drivers"
+WARNING = (
+    "executors die here one after another, so as long as other peers can work this one takes no tasks for a while; if "
+    "it is not always the same node, look at this machine's devices and drivers"
+)

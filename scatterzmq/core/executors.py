@@ -4,7 +4,7 @@ Rules     1. An executor is idle or at work on one batch, of this peer or of ano
           2. A node that is not thread-safe is worked at by one executor at a time: a second one would only wait, and be
              held to hang.
           3. A strategy that fails is reported once and replaced.
-          4. Where it is the machine that kills executors, they rest (core/deaths.py), and are not idle.
+          4. Where it may be the machine that kills executors, they rest (core/deaths.py), and are not idle.
 """
 
 from collections import Counter

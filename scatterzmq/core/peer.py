@@ -201,7 +201,7 @@ class PeerCore:
         changed = bool(members.changes or members.clock.paused_ms) and self._membership_changed()
         if self._restoring is not None:
             self._restore(self._restoring)
-        if self._executors.deaths.is_machine or self._executors.resting:
+        if self._executors.deaths.suspects or self._executors.resting:
             self._executors.limit(others_work=self._gossip.any_usable())
         if what is not ResultRead or self._restoring is not None:  # else nothing follows
             self._work_off()
