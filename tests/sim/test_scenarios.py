@@ -1,10 +1,12 @@
 """What can go wrong, one at a time and on purpose, on real cores, the real codec and a simulated network."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 
+from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.cache import cache_key
 from scatterzmq.core.messages import Accepted, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
@@ -324,7 +326,13 @@ def test_whom_a_task_has_killed_is_known_to_the_next_owner(make: Make) -> None:
 def broken_machine(world: World) -> None:
     """Whatever peer1 runs kills its executor, soon; the other peers take their time."""
     broken = world.peer(1)
-    world.faults.fate = lambda process, _, __: ("crash", 10_000) if process is broken else ("", 2_000_000)  # type: ignore[method-assign]
+
+    def fate(process: Process, order: BatchOrder, work: Random) -> tuple[str, int]:
+        assert order.tasks
+        assert work
+        return ("crash", 10_000) if process is broken else ("", 2_000_000)
+
+    world.faults.fate = fate  # type: ignore[method-assign]
 
 
 def test_good_tasks_survive_a_machine_that_kills_all_executors(make: Make) -> None:
