@@ -164,6 +164,7 @@ class PeerCore:
         state, owners = self._state, self._travel.owners
         self._timed: tuple[_Timed, ...] = (
             state.leases,
+            self._executors.deaths,
             state.replicas,
             self._desk,
             self._travel.resting,
@@ -200,6 +201,8 @@ class PeerCore:
         changed = bool(members.changes or members.clock.paused_ms) and self._membership_changed()
         if self._restoring is not None:
             self._restore(self._restoring)
+        if self._executors.deaths.suspects or self._executors.resting:
+            self._executors.limit(others_work=self._gossip.any_usable())
         if what is not ResultRead or self._restoring is not None:  # else nothing follows
             self._work_off()
         if changed or members.linked_count:
@@ -337,6 +340,7 @@ class PeerCore:
         now_ms = self._state.now_ms
         self._state.members.expire(now_ms, self._pulse())
         self._gossip.expire(now_ms)
+        self._executors.deaths.expire(now_ms)
         for lease in self._state.leases.expire(now_ms):
             if lease.holder is None:
                 self._claims.expired(lease)
@@ -410,7 +414,8 @@ class PeerCore:
 
     def _pulse(self) -> Pulse:
         """What this peer's heartbeats say of it."""
-        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
+        usable = self._executors.usable and not self._state.leaving
+        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest, usable)
 
     def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
         self._gossip.heard(sender, message, self._state.now_ms)

@@ -15,6 +15,7 @@ from scatterzmq.questions import Questions
 from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, begun_in, chain
 from tests.processes.conftest import Connect
 
+pytestmark = pytest.mark.alone
 TASKS = 2000
 NAP_MS = 8.0
 """Of a third of all tasks more than two seconds are left when something happens to their peer."""
@@ -120,8 +121,9 @@ def test_a_peer_is_killed(cluster: RealCluster, connect: Connect, diary: Path, p
     assert rerun_after_s(diary, happened_s, pids) <= RERUN_S, noticed
 
 
-def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
-    cluster: RealCluster, connect: Connect, diary: Path
+@pytest.mark.parametrize("place", [0, 1], ids=["the owner", "another"])
+def test_a_peer_is_halted_for_twenty_seconds_and_goes_on(
+    cluster: RealCluster, connect: Connect, diary: Path, place: int
 ) -> None:
     """Others do its work, and more, meanwhile; what it says when it goes on does no harm."""
     client = connect(cluster.addresses)
@@ -131,7 +133,7 @@ def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
     pids: list[int] = []
 
     def submitted() -> None:
-        halted.append(by_tasks(cluster)[0])
+        halted.append(by_tasks(cluster)[place])
         pids.extend(halted[0].children())
 
     def accident() -> None:
@@ -147,12 +149,14 @@ def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
     assert halted[0].running
 
 
-def test_the_owner_leaves(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1], ids=["the owner", "another"])
+def test_a_peer_leaves(cluster: RealCluster, connect: Connect, diary: Path, place: int) -> None:
+    """What it had begun is finished or begun elsewhere, and counts as no failure."""
     client = connect(cluster.addresses)
     until_ready(cluster)
     left: list[RealPeer] = []
 
-    _, retries = run_through(client, diary, lambda: left[0].terminate(), lambda: left.append(by_tasks(cluster)[0]))
+    _, retries = run_through(client, diary, lambda: left[0].terminate(), lambda: left.append(by_tasks(cluster)[place]))
     assert left[0].wait() == 0
     assert retries == 0
     cluster.add()
