@@ -24,12 +24,12 @@ from itertools import count
 from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
-from ..errors import ConfigError, ErrorCode, ScatterError
+from ..errors import ConfigError, ErrorCode, MissingBlob, ScatterError
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
 from ..wire.columns import Column
-from .blobs import BlobStore, MissingBlob
+from .blobs import BlobStore
 from .childbatches import expected_of, finished_of, work_of
 from .childwire import (
     Begin,
