@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -36,7 +37,8 @@ SLACK_BYTES = 200 * MIB
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    """Two peers that keep little for those who do not read, and nothing for long."""
+    """Two peers that keep little for those who do not read, and nothing for long: this process must be able to read."""
+    import_module("torch")
     config = tmp_path_factory.mktemp("crowds") / "peer.toml"
     config.write_text(f"[network]\noutbox_bytes = {OUTBOX_BYTES}\n[tasks]\nresult_ttl_s = {RESULT_TTL_S}\n")
     with real_cluster(2, "--config", str(config)) as cluster:
