@@ -382,7 +382,15 @@ def definition_text(definition: Mapping[str, Any] | str | PathLike[str]) -> str:
             raise GraphError(f"the graph definition is no JSON: {error}; use dicts, lists, texts and numbers") from None
     if not isinstance(definition, (str, PathLike)):
         raise GraphError(f"a graph definition is a dict or the path of a JSON file, not {type(definition).__name__}")
-    return file_text(definition)
+    text = file_text(definition)
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise GraphError(f"graph file {str(definition)!r} is not JSON: {error.msg} at {where}") from None
+    except (ValueError, RecursionError):
+        pass  # the check says it better
+    return text
 
 
 def must_not_wait() -> ScatterError:
