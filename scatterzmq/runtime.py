@@ -143,7 +143,7 @@ class PeerProcess:
         Raises ConfigError if it has left because its settings ask for what this machine has not got.
         """
         with self._ending:
-            _raise_file_limit(self._settings.cluster.peers_max)
+            self._make_room_for_files()
             self.driver.start()
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
@@ -212,6 +212,14 @@ class PeerProcess:
         if isinstance(posted, GraphChecked) and posted.plan is not None:
             self._blobs.keep(posted.plan.blobs)
         self._take(posted)
+
+    def _make_room_for_files(self) -> None:
+        """Without it a peer goes on with the links that it can have; somebody should know why."""
+        needed = FILES_BESIDES + FILES_PER_PEER * self._settings.cluster.peers_max
+        allowed = _raised_file_limit(needed)
+        if allowed < needed:
+            message = f"connections may fail: raise the hard limit of open files to {needed} (ulimit -Hn)"
+            self._emit("warning.files", {"allowed": allowed, "needed": needed, "message": message})
 
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
@@ -342,10 +350,11 @@ def _drawn_incarnation() -> int:
     return 1 + int.from_bytes(os.urandom(8)) % ((1 << INCARNATION_BITS) - 1)
 
 
-def _raise_file_limit(peers_max: int) -> None:
-    """A full mesh needs many sockets, and running out of them ends the process."""
+def _raised_file_limit(needed: int) -> int:
+    """How many files this process may open, after asking for as many as are needed. A full mesh needs many sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = FILES_BESIDES + FILES_PER_PEER * peers_max
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    return allowed

@@ -7,6 +7,8 @@ Rules   1. A submission is repeated, whole and under its nonce, until each of it
         3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
            usable, to the next one with a copy; when there is none, to everybody. What none of those knows that were to
            clear it is somewhere else: the word that it has moved may have been lost. Then it goes to everybody else.
+           Who may have it, too, and cannot be reached is told when it can be; if it does not know it then, or is gone,
+           it has left it to somebody: so everybody is told.
         4. What is accepted and not wanted any more is cleared there: repeating the whole brings in what was refused
            before, and a peer that did not answer may come to what was accepted elsewhere and cleared since.
 """
@@ -57,6 +59,7 @@ class Submission:
         moved = [task for task in message.ids if task not in ids and self._is_orphan(task)]
         if ids or moved:
             self._tasks.accepted([*ids, *moved], place)
+        self._tasks.found([task for task in message.ids if task not in ids and task not in moved], owner)
         if ids:
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
         clear_ghosts(self._state, self._asks, self._tasks, peer, message.ids)
@@ -88,14 +91,16 @@ class Submission:
 
 
 def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, ids: Iterable[TaskId]) -> None:
-    """Rule 4, when a peer has these tasks: it has accepted them, or, where that word got lost, says how they ended."""
+    """Rule 4, when a peer has these tasks: it has accepted them, or, where that word got lost, says how they ended.
+    Also the end of rule 3: it may have them, and can be reached.
+    """
     ghosts = tuple(filter(tasks.is_ghost, ids))
     if ghosts and state.peers.usable(peer):
         Ending(state, asks, tasks, Clear(mid=0, ids=ghosts), where=peer)
 
 
 class Ending:
-    """One Clear or Cancel. mid 0: the user's side knows nothing of it. where: to this peer only, while it is there."""
+    """One Clear or Cancel. mid 0: the user's side knows nothing of it. where: to this peer first, while it is there."""
 
     def __init__(
         self, state: ClientState, asks: Asks, tasks: Tasks, message: Clear | Cancel, where: PeerId | None = None
@@ -116,7 +121,8 @@ class Ending:
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
         self._close(ask)
-        if isinstance(message, Cleared) and self._where is None:
+        if isinstance(message, Cleared):
+            self._tasks.reached(peer, ask.message.ids)  # type: ignore[union-attr]
             for task in message.unknown:
                 self._lacking.setdefault(task, {})[peer] = None
             self._found |= frozenset(ask.message.ids) - frozenset(message.unknown)  # type: ignore[union-attr]
@@ -126,10 +132,13 @@ class Ending:
 
     def _look_elsewhere(self) -> None:
         """Everybody who was to clear it has answered: what nobody has known goes to those who were not asked."""
-        clearing = self._tasks.clearing  # what is submitted again meanwhile is another task
-        missing = [task for task in self._lacking if task not in self._found and clearing.get(task) is self]
+        missing = [task for task in self._lacking if task not in self._found and self._is_unwanted(task)]
         everybody = self._state.peers.everybody()
         self._say({peer: [task for task in missing if peer not in self._lacking[task]] for peer in everybody})
+
+    def _is_unwanted(self, task: TaskId) -> bool:
+        """Whether it is still to go: what is submitted again meanwhile is another task."""
+        return self._tasks.clearing.get(task) is self if self._where is None else self._tasks.is_ghost(task)
 
     def stranded(self, ask: Ask) -> None:
         self._close(ask)
@@ -142,6 +151,8 @@ class Ending:
         self._asks.close(ask)
 
     def _send(self, ids: Iterable[TaskId]) -> None:
+        if isinstance(self._message, Clear) and self._where is None:
+            self._tasks.unreach(ids)
         by_peer: dict[PeerId | None, list[TaskId]] = {}
         for task in ids:
             for peer in self._targets(task) if self._where is None else (self._where,):

@@ -802,11 +802,132 @@ def test_what_a_peer_accepts_after_it_was_cleared_elsewhere_is_cleared_there() -
     world.say(Clear(mid=10, ids=tasks(2)))
     assert clears(world).keys() == {B}
     world.up(A)
+    world.take()
     world.accept(A, mid, *tasks(1, 2, 3))
     (late,) = world.said(Clear)
     assert (late.peer, late.message.ids) == (A, tasks(1, 2))
     world.hear(A, Cleared(mid=late.message.mid))
     assert not world.take(), "the user's side knows nothing of it"
+
+
+def test_who_may_have_it_and_was_out_of_reach_is_told_to_clear_it_when_it_can_be() -> None:
+    """Found by simulation: it had accepted and finished the task, and only a link was broken, and came back at once."""
+    world = ClientWorld(A, B, C)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    assert Cleared(mid=9) in world.told(), "the user's side does not wait for it"
+    world.up(C)
+    assert not world.said(Clear)
+    world.up(A)
+    assert clears(world)[A].ids == tasks(1)
+    world.down(A)
+    world.up(A)
+    asked = clears(world)
+    assert asked.keys() == {A}, "it has not answered"
+    world.hear(A, Cleared(mid=asked[A].mid))
+    world.down(A)
+    world.up(A)
+    assert not world.said(Clear)
+    assert not world.told()
+
+
+def test_who_does_not_know_any_more_what_it_is_told_late_has_left_it_to_somebody() -> None:
+    """Found by simulation: it was leaving, and the word to whom it had handed its tasks over got lost."""
+    world = ClientWorld(A, B, C)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.up(A)
+    world.hear(A, Cleared(mid=clears(world)[A].mid, unknown=tasks(1, 2)))
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: tasks(1, 2), C: tasks(1, 2)}
+    world.say(submit(6, 2))
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(1, 2)))
+    world.up(D)
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=tasks(1, 2)))
+    assert world.targets(Clear) == [(D, tasks(1))], "what is submitted again is another task"
+
+
+def test_if_who_was_to_be_told_is_gone_others_are() -> None:
+    world = ClientWorld(A, B, C, static=False)
+    moved_on(world, 1)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    for _ in range(2):
+        world.members(B, B, C)
+        world.members(C, C)  # not home
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: tasks(1)}
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(1)))
+    assert world.targets(Clear) == [(C, tasks(1))]
+
+
+def test_of_several_who_are_out_of_reach_each_is_told() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(submit(5, 1))
+    (said,) = world.said(Submit)
+    world.down(A)
+    world.down(B)
+    world.accept(C, said.message.mid, *tasks(1))
+    world.take()
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.down(C)  # before it has answered
+    world.up(B)
+    late = clears(world)[B]
+    world.hear(B, Cleared(mid=late.mid))
+    world.up(C)
+    assert clears(world)[C].ids == tasks(1)
+    world.up(A)
+    assert clears(world)[A].ids == tasks(1)
+
+
+def test_who_was_out_of_reach_is_not_told_of_what_was_submitted_again() -> None:
+    world = ClientWorld(A, B)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.say(submit(6, 1))
+    world.up(A)
+    assert world.targets(Clear) == [(A, tasks(2))]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_second_peer_that_has_accepted_a_task_is_told_to_clear_it(has_ended: bool) -> None:
+    """Its submission was repeated whole for the sake of others; the first peer is there again when it is cleared."""
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2))
+    (said,) = world.said(Submit)
+    world.accept(A, said.message.mid, *tasks(1))
+    if has_ended:
+        world.hear(A, final((tasks(1)[0], READY)), PARCEL)
+    world.down(A)
+    world.up(A)
+    world.accept(B, said.message.mid, *tasks(1, 2))
+    world.take()
+    world.say(Clear(mid=9, ids=tasks(1)))
+    assert clears(world).keys() == {A, B}
+
+
+def test_a_second_peer_that_tells_of_the_end_of_a_task_is_told_to_clear_it() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, READY)), PARCEL)
+    world.hear(B, final((task, READY)), PARCEL)
+    world.hear(B, final((task, READY)), PARCEL)
+    world.take()
+    world.say(Clear(mid=9, ids=(task,)))
+    assert sorted(world.targets(Clear)) == [(A, (task,)), (B, (task,))]
+
+
+def test_of_many_of_which_somebody_is_to_be_told_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clienttasks, "UNWANTED_MAX", 2)
+    world = ClientWorld(A, B)
+    moved_on(world, 1, 2, 3)
+    world.say(Clear(mid=9, ids=tasks(1, 2, 3)))
+    world.take()
+    world.up(A)
+    assert world.targets(Clear) == [(A, tasks(2, 3))]
 
 
 def test_its_end_shows_that_a_peer_has_accepted_what_was_cleared() -> None:
