@@ -59,12 +59,24 @@ def connect(
     """
     if key is not None:
         raise ConfigError("connect: key: this version does not encrypt anything yet; leave it out")
+    if not isinstance(address, Iterable | None):
+        raise _no_address(address)
     addresses = (address,) if isinstance(address, str) else tuple(address or ())
-    if address is not None and not addresses:
-        raise ConfigError('connect: expected an address such as "tcp://host:7411", a list of them or None, got none')
-    if window < 1:
-        raise ConfigError(f"connect: window: expected at least 1, got {window}")
+    if (address is not None and not addresses) or not all(isinstance(one, str) for one in addresses):
+        raise _no_address(address)
+    if cluster is not None and not (isinstance(cluster, str) and cluster.isprintable()):
+        raise ConfigError(f"connect: cluster: expected the name of a cluster, got {cluster!r:.80}")
+    if not isinstance(window, int) or window < 1:
+        raise ConfigError(f"connect: window: expected at least 1, got {window!r}")
+    if not isinstance(timeout_s, (int, float)) or not timeout_s >= 0:
+        raise ConfigError(f"connect: timeout_s: expected seconds, got {timeout_s!r}")
     return connected(addresses, cluster=cluster, timeout_s=timeout_s, window=window, cache=cache)
+
+
+def _no_address(given: object) -> ConfigError:
+    return ConfigError(
+        f'connect: expected an address such as "tcp://host:7411", a list of them or None, got {given!r:.80}'
+    )
 
 
 def connected(

@@ -49,9 +49,16 @@ def _main(argv: Sequence[str] | None) -> int:
     except (ScatterError, OSError, ImportError) as error:
         if options.debug:
             raise
-        complain(str(error))
+        complain(_said(error))
         return 2 if isinstance(error, UsageError) else 1
     return code
+
+
+def _said(error: Exception) -> str:
+    """What an error says. The system says it with a number and without what to do."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename!r}: {error.strerror}; check the path"
+    return str(error) or type(error).__name__
 
 
 def _parser() -> Parser:

@@ -1,14 +1,19 @@
 """Files in and out: JSON lines, lines of text, arrays of numpy. Read and written as they come, never held as a whole.
 
-A line that cannot be read is an answer of its own (`BadItem`), so that one bad line never costs the others.
+A line that cannot be read is an answer of its own (`Failure`), so that one bad line never costs the others.
+
+JSON out is strict, so that any program can read it: numbers that JSON does not have are the texts "NaN", "Infinity" and
+"-Infinity". All of these are read as numbers, too, also without the quotes, as Python writes them.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import isfinite, isinf, isnan
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import IO, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import FormatError, ScatterError, TaskError
 from .args import UsageError
@@ -19,71 +24,117 @@ OUTPUT_SUFFIXES = (".jsonl", ".json", ".npy")
 Item: TypeAlias = dict[str, Any]
 """field -> what a user gives for it"""
 
+_TOO_LARGE = re.compile(r"[eE]\+?0*[1-9]\d\d|\d{309}")
+"""What a number has that could be read as infinity."""
+
+
+class Place(NamedTuple):
+    """Where in its file an item is: its line, from 1, or the index of its row in an array."""
+
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.number}"
+
 
 @dataclass(frozen=True, slots=True)
-class BadItem:
-    """An input that is no item; `line` counts from 1."""
+class Failure:
+    """Why there is no result for the item at this place."""
 
-    line: int
-    message: str
+    place: Place
+    error: ScatterError
 
 
-Answer: TypeAlias = Mapping[str, Any] | BadItem | ScatterError
+Read: TypeAlias = tuple[Place, Item | FormatError]
+"""What was read at a place: an item, or why it is none."""
+Answer: TypeAlias = Mapping[str, Any] | Failure
 """What one item came to: its result (field -> tensor), or why there is none."""
 
 
-def read_items(stream: IO[bytes], suffix: str, inputs: frozenset[str]) -> Iterator[Item | BadItem]:
+def read_items(stream: IO[bytes], suffix: str, inputs: frozenset[str]) -> Iterator[Read]:
     """The items of an open file. `inputs` are the fields of the graph; .txt and .npy need that to be one.
 
     Raises UsageError if the file cannot be meant for the graph.
     """
     if suffix not in {".txt", ".npy"}:
-        return _json_items(stream)
+        return _read_lines(stream, _fields, skip_empty=True)
     if len(inputs) != 1:
         raise UsageError(
             f"a {suffix} file holds one field, this graph takes {', '.join(sorted(inputs)) or 'none'}: use .jsonl"
         )
     field = next(iter(inputs))
-    return _text_items(stream, field) if suffix == ".txt" else _array_items(stream, field)
+    if suffix == ".npy":
+        return _array_items(stream, field)
+    return _read_lines(stream, lambda text: {field: text}, skip_empty=False)
 
 
-def _json_items(stream: IO[bytes]) -> Iterator[Item | BadItem]:
-    for line, raw in enumerate(stream, 1):
-        if not raw.strip():
+def _read_lines(stream: IO[bytes], convert: Callable[[str], Item], *, skip_empty: bool) -> Iterator[Read]:
+    for number, raw in enumerate(stream, 1):
+        if skip_empty and not raw.strip():
             continue
+        place = Place("line", number)
         try:
-            item = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
-            yield BadItem(line, f"line {line} is not JSON: {error}")
-            continue
-        if isinstance(item, dict):
-            yield item
-        else:
-            yield BadItem(line, f"line {line}: expected an object of fields, got {json.dumps(item)[:40]}")
-
-
-def _text_items(stream: IO[bytes], field: str) -> Iterator[Item | BadItem]:
-    for line, raw in enumerate(stream, 1):
-        try:
-            text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield place, convert(text.removesuffix("\n").removesuffix("\r"))
         except UnicodeDecodeError as error:
-            yield BadItem(line, f"line {line} is not UTF-8: {error}")
-            continue
-        yield {field: text.removesuffix("\n").removesuffix("\r")}
+            yield place, FormatError(f"not UTF-8: {error.reason} at byte {error.start + 1}")
+        except FormatError as error:
+            yield place, error
 
 
-def _array_items(stream: IO[bytes], field: str) -> Iterator[Item]:
+def _fields(text: str) -> Item:
+    """One line of JSON. Raises FormatError."""
+    hint = "; write one object per line"
+    # Asking for each number costs time, so it is done only where it may matter.
+    number = _finite if _TOO_LARGE.search(text) else None
+    try:
+        item = json.loads(text, object_pairs_hook=_object, parse_float=number)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"not JSON: {error.msg} at column {error.colno}{hint}") from None
+    except RecursionError:
+        raise FormatError("not JSON that can be read: nested too deeply") from None
+    except FormatError:
+        raise
+    except ValueError as error:  # a whole number of thousands of digits
+        raise FormatError(f"not JSON that can be read: {error}") from None
+    if not isinstance(item, dict):
+        shown = text.strip()
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+        raise FormatError(f"expected an object of fields, got {shown}{hint}")
+    return item
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Item:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FormatError(f"{twice!r:.80} is given more than once; leave one of them out")
+    return made
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise FormatError(f"{text:.40} is beyond the largest number; write Infinity if that is meant")
+    return number
+
+
+def _array_items(stream: IO[bytes], field: str) -> Iterator[Read]:
     import numpy as np
 
     name = stream.name
+    if stream.read(6) != b"\x93NUMPY":
+        raise FormatError(f"{name} is no .npy file; make one with numpy.save, or use .jsonl")
     try:
         rows = np.load(name, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise FormatError(f"{name} is no array that can be read: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim == 0:
-        raise FormatError(f"{name}: expected one array with a row per task")
+    except (ValueError, EOFError, OSError) as error:
+        raise FormatError(f"{name} holds no array of numbers that can be read: {error}") from error
+    if not rows.ndim:
+        raise FormatError(f"{name}: expected an array with a row per item, got a single number")
     for index in range(len(rows)):
-        yield {field: np.array(rows[index])}
+        yield Place("row", index), {field: np.array(rows[index])}
 
 
 def count_items(path: str, suffix: str) -> int | None:
@@ -95,12 +146,16 @@ def count_items(path: str, suffix: str) -> int | None:
 
 
 def opened(path: str, standard: IO[Any], mode: str) -> AbstractContextManager[IO[Any]]:
-    """The file, or the standard stream for "-", which stays open."""
+    """The file, or the standard stream for "-", which stays open. Raises ScatterError."""
     if path == "-":
         return nullcontext(standard)
-    if "b" in mode:
-        return Path(path).open(mode)
-    return Path(path).open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
+    try:
+        if "b" in mode:
+            return Path(path).open(mode)
+        return Path(path).open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
+    except OSError as error:
+        what = "read" if "r" in mode else "write"
+        raise ScatterError(f"cannot {what} {path!r}: {error.strerror or error}; check the path") from error
 
 
 class Writer(Protocol):
@@ -124,7 +179,7 @@ class JsonWriter:
             shown: Any = {field: plain(value, field in self._texts) for field, value in answer.items()}
         else:
             shown = {"error": described(answer)}
-        self._stream.write(json.dumps(shown, ensure_ascii=False) + "\n")
+        self._stream.write(json_line(shown))
         if self._flush:
             self._stream.flush()
 
@@ -149,7 +204,7 @@ class ArrayWriter:
         if isinstance(answer, Mapping):
             self._append(as_array(next(iter(answer.values()))))
             return
-        self._complaints.write(json.dumps({"item": self._rows, "error": described(answer)}, ensure_ascii=False) + "\n")
+        self._complaints.write(json_line({"item": self._rows, "error": described(answer)}))
         if self._like is not None:
             self._append(self._filler())
 
@@ -230,14 +285,35 @@ def _nested(flat: Sequence[float], shape: Sequence[int]) -> object:
     return [_nested(flat[start * step : (start + 1) * step], shape[1:]) for start in range(shape[0])]
 
 
-def described(failure: BadItem | ScatterError) -> dict[str, object]:
+def json_line(value: object) -> str:
+    """A line of strict JSON."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_strict(value), ensure_ascii=False) + "\n"
+
+
+def _strict(value: object) -> object:
+    """With texts instead of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def described(failure: Failure) -> dict[str, object]:
     """An error as an object for JSON: code, message, and where and how it happened as far as is known."""
-    if isinstance(failure, BadItem):
-        return {"code": "invalid_input", "message": failure.message, "line": failure.line}
-    if isinstance(failure, TaskError) and failure.error is not None:
-        info = failure.error
+    place, error = failure.place, failure.error
+    where: dict[str, object] = {place.unit: place.number}
+    if isinstance(error, TaskError) and error.error is not None:
+        info = error.error
         places = ("executor", "task", "graph", "node")
-        context = {place: where for place in places if (where := getattr(info.context, place)) is not None}
+        context = {name: known for name in places if (known := getattr(info.context, name)) is not None}
         more = {"traceback": info.traceback} if info.traceback else {}
-        return {"code": str(info.code), "message": info.message, **more, "context": context}
-    return {"code": "invalid_input" if isinstance(failure, FormatError) else "unknown", "message": str(failure)}
+        return {"code": str(info.code), "message": info.message, **more, **where, "context": context}
+    if isinstance(error, FormatError):
+        return {"code": "invalid_input", "message": f"{place}: {error}", **where}
+    return {"code": "unknown", "message": str(error), **where}

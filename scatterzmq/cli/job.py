@@ -9,16 +9,18 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ScatterError
+from ..errors import FormatError, ScatterError
 from .args import Parser, UsageError, file_of, number
 from .io import (
     INPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
     Answer,
     ArrayWriter,
-    BadItem,
+    Failure,
     Item,
     JsonWriter,
+    Place,
+    Read,
     Writer,
     count_items,
     opened,
@@ -92,45 +94,52 @@ def do(
         failed = 0
         for answer in answers(client, ns, items, options.window):
             writer.write(answer)
-            failed += isinstance(answer, BadItem | Exception)
+            failed += isinstance(answer, Failure)
             bar.step()
         writer.finish()
     return 1 if failed else 0
 
 
-def answers(client: "Client", ns: str, items: Iterator[Item | BadItem], window: int) -> Iterator[Answer]:
+def answers(client: "Client", ns: str, items: Iterator[Read], window: int) -> Iterator[Answer]:
     """One answer per item, in order, with at most `window` tasks under way.
 
     Bad items take their place between the results. A great many of them in a row wait until all before them are
     done, instead of piling up.
     """
-    waiting: deque[BadItem | None] = deque()  # what has been read and not yet answered; None for a task
+    waiting: deque[tuple[Place, FormatError | None]] = deque()  # what has been read and not yet answered; None: a task
     exhausted = False
 
     def tasks() -> Iterator[Item]:
         nonlocal exhausted
         bad = 0
-        for item in items:
-            if isinstance(item, BadItem):
-                waiting.append(item)
+        for place, item in items:
+            if isinstance(item, FormatError):
+                waiting.append((place, item))
                 bad += 1
                 if bad >= _BAD_ITEMS_HELD:
                     return
             else:
-                waiting.append(None)
+                waiting.append((place, None))
                 bad = 0
                 yield item
         exhausted = True
 
+    def failures() -> Iterator[Failure]:
+        """Those that come before the next task."""
+        while waiting and (error := waiting[0][1]) is not None:
+            yield Failure(waiting.popleft()[0], error)
+
     while not exhausted:
         for result in client.map(ns, tasks(), window=window, ordered=True, return_exceptions=True):
-            while (before := waiting.popleft()) is not None:
-                yield before
-            if isinstance(result, BaseException) and not isinstance(result, ScatterError):
+            yield from failures()
+            place, _ = waiting.popleft()
+            if isinstance(result, ScatterError):
+                yield Failure(place, result)
+            elif isinstance(result, BaseException):
                 raise result
-            yield result
-        yield from (bad for bad in waiting if bad is not None)
-        waiting.clear()
+            else:
+                yield result
+        yield from failures()
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,11 +1,11 @@
 """`run --nearest K`: for each text the texts whose vectors are most alike, by cosine."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+from ..errors import FormatError
 from .args import UsageError
-from .io import Answer, BadItem, Item, as_array, described
+from .io import Answer, Failure, Read, as_array, described, json_line
 
 _ROWS = 1024  # of the table of similarities at a time: 1024 x all stays small for what fits into memory anyway
 
@@ -20,14 +20,14 @@ class NearestWriter:
         self._texts: list[str | None] = []
         self._answers: list[Any] = []
 
-    def listen(self, items: Iterator[Item | BadItem]) -> Iterator[Item | BadItem]:
+    def listen(self, items: Iterator[Read]) -> Iterator[Read]:
         """Hand the items on and remember their texts."""
-        for item in items:
-            value = None if isinstance(item, BadItem) else next(iter(item.values()), None)
-            if isinstance(item, dict) and not isinstance(value, str):
-                raise UsageError(f"--nearest compares texts, but item {len(self._texts) + 1} is none")
+        for place, item in items:
+            value = None if isinstance(item, FormatError) else next(iter(item.values()), None)
+            if not isinstance(item, FormatError) and not isinstance(value, str):
+                raise UsageError(f"--nearest compares texts, but {place} of the input is none")
             self._texts.append(value)
-            yield item
+            yield place, item
 
     def write(self, answer: Answer) -> None:
         self._answers.append(as_array(next(iter(answer.values()))) if isinstance(answer, Mapping) else answer)
@@ -39,11 +39,11 @@ class NearestWriter:
         self._stream.flush()
 
     def _shown(self, text: str | None, answer: Any, found: list[tuple[float, str]]) -> str:
-        failed = isinstance(answer, BadItem | Exception)
+        failed = isinstance(answer, Failure)
         if self._lines:
             near = [{"text": other, "cosine": round(cosine, 6)} for cosine, other in found]
             shown = {"error": described(answer)} if failed else {"text": text, "nearest": near}
-            return json.dumps(shown, ensure_ascii=False) + "\n"
+            return json_line(shown)
         if failed:
             return f"{text or ''}\n  error: {described(answer)['message']}\n"
         return "".join([f"{text}\n", *(f"  {cosine:6.3f}  {other}\n" for cosine, other in found)])

@@ -15,7 +15,7 @@ from ..graph.formats import OpenShape
 from ..ids import TaskId
 from .calls import Calls, Steps, T, Waiting, task_id
 from .client import GRACE_ROUNDS, Client, any_open, field_format
-from .futures import Flow, progress_bar
+from .futures import Flow, check_items, progress_bar
 from .handles import Item
 from .link import BlobWriter, Member
 from .response import Response, Result
@@ -186,6 +186,7 @@ class AsyncClient:
         return_exceptions: bool = False,
     ) -> AsyncIterator[Any]:
         """As the client's `map`; the items may come from an asynchronous iterator."""
+        check_items(items, (Iterable, AsyncIterable))
         await self._run(self._calls.info(ns))
         flow = Flow(self._calls, ns, window=window, ordered=ordered, return_exceptions=return_exceptions)
         source = aiter(items if isinstance(items, AsyncIterable) else _stepwise(items))

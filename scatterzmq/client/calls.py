@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from os import PathLike
+from threading import TIMEOUT_MAX
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..core.messages import (
@@ -37,6 +38,7 @@ from ..core.messages import (
 )
 from ..errors import ClusterError, FormatError, GraphError, ScatterError, Timeout
 from ..graph.definition import file_text
+from ..graph.names import check_name
 from ..ids import TaskId
 from .handles import Box, Handle, Item, checked_inputs
 from .response import Response, standing
@@ -105,11 +107,12 @@ class Calls(Generic[B]):
 
     def info(self, ns: str) -> Steps[NamespaceInfo]:
         """One namespace as it is now. Raises GraphError, naming those that are loaded."""
+        check_ns(ns)
         answer = yield from self.ask(partial(AskNamespaces, ns=ns), f"namespace {ns!r}")
         assert isinstance(answer, Namespaces)
         if not answer.infos:
             loaded = ", ".join(sorted((yield from self.infos()))) or "none"
-            raise GraphError(f"namespace {ns!r} is not loaded; loaded are: {loaded}. Use load_graph first")
+            raise GraphError(f"namespace {ns!r:.200} is not loaded; loaded are: {loaded}. Use load_graph first")
         self.session.learn(answer.infos)
         return answer.infos[0]
 
@@ -126,6 +129,7 @@ class Calls(Generic[B]):
         return answer.values
 
     def definition(self, ns: str) -> Steps[dict[str, Any]]:
+        check_ns(ns)
         answer = yield from self.ask(partial(AskDefinition, ns=ns), f"the definition of {ns!r}")
         assert isinstance(answer, Definition)
         if answer.definition is None:
@@ -157,6 +161,7 @@ class Calls(Generic[B]):
     ) -> Steps[Handle]:
         """The way of a task whose namespace is not known yet, or that finds the window full."""
         session = self.session
+        check_ns(ns)
         info = session.infos.get(ns)
         if info is None:
             info = yield from self.info(ns)
@@ -187,6 +192,7 @@ class Calls(Generic[B]):
             self.session.withdraw(box)
 
     def flush(self, timeout_s: float | None) -> Steps[None]:
+        timeout_s = seconds("flush", timeout_s)
         if not (yield from self.accepted(None, timeout_s)):
             count = self.session.pending_count
             raise Timeout(f"{count} tasks were not accepted within {timeout_s:g} s; they stay on their way")
@@ -298,7 +304,7 @@ class Waiting(Generic[B]):
     def __init__(self, calls: Calls[B], tasks: Iterable[str], timeout_s: float | None) -> None:
         self._calls = calls
         self._session = calls.session
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("wait_for", timeout_s)
         self._box = calls.box()
         self.left: dict[TaskId, Handle] = {}
         self._over: deque[Handle] = deque()
@@ -307,6 +313,8 @@ class Waiting(Generic[B]):
             raise FormatError(
                 f"wait_for: expected several ids of tasks, got the one text {tasks!r:.80}; put it in a list"
             )
+        if not isinstance(tasks, Iterable):
+            raise FormatError(f"wait_for: expected a list of ids of tasks, got {type(tasks).__name__}")
         # A set that keeps the order; asking for the type here saves a call per task.
         self._tasks = list(dict.fromkeys([task if type(task) is TaskId else task_id(task) for task in tasks]))
 
@@ -368,6 +376,23 @@ def first_steps(handle: Handle) -> Response:
     return standing(TaskReport(id=handle.id, status=status, ns=handle.ns or None), copies=0 if handle.pending else 1)
 
 
+def seconds(call: str, timeout: float | None) -> float | None:
+    """How long a call waits; None for ever. Raises FormatError for what is no time."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)) or not timeout >= 0:  # nor NaN
+        raise FormatError(f"{call}: timeout: expected seconds, or None for no limit, got {timeout!r:.80}")
+    return None if timeout > TIMEOUT_MAX else timeout
+
+
+def check_ns(ns: str) -> None:
+    """Raises GraphError for what can name no namespace: peers would not know what to do with it."""
+    try:
+        check_name(ns, "namespace")
+    except ValueError as error:
+        raise GraphError(f"{error}") from None
+
+
 def task_id(task: str) -> TaskId:
     """Raises FormatError, showing the text, if it is no id of a task."""
     return task if isinstance(task, TaskId) else TaskId.parse(task)
@@ -382,7 +407,15 @@ def definition_text(definition: Mapping[str, Any] | str | PathLike[str]) -> str:
             raise GraphError(f"the graph definition is no JSON: {error}; use dicts, lists, texts and numbers") from None
     if not isinstance(definition, (str, PathLike)):
         raise GraphError(f"a graph definition is a dict or the path of a JSON file, not {type(definition).__name__}")
-    return file_text(definition)
+    text = file_text(definition)
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise GraphError(f"graph file {str(definition)!r} is not JSON: {error.msg} at {where}") from None
+    except (ValueError, RecursionError):
+        pass  # the check says it better
+    return text
 
 
 def must_not_wait() -> ScatterError:

@@ -14,7 +14,7 @@ from ..errors import ClusterError, GraphError, ScatterError
 from ..graph.formats import OpenShape
 from ..ids import TaskId
 from .calls import Calls, Steps, T, Waiting, must_not_wait, task_id
-from .futures import Bar, Flow, TaskFuture, progress_bar
+from .futures import Bar, Flow, TaskFuture, check_items, progress_bar
 from .handles import Item, checked_inputs
 from .link import BlobWriter, Connect, Member, Pumped
 from .response import Response, Result
@@ -109,7 +109,7 @@ class Client:
         """
         session = self._session
         own = None if task_id is None else TaskId.parse(task_id)
-        info = session.infos.get(ns)
+        info = session.infos.get(ns) if isinstance(ns, str) else None
         handle = None if info is None else session.enqueue(info, checked_inputs(info, fields), own)
         if handle is None:
             handle = self._run(self._calls.enqueue(ns, fields, own))
@@ -161,7 +161,7 @@ class Client:
         """Enqueue a task; returns a concurrent.futures.Future of its result. Raises as `enqueue_task`."""
         session = self._session
         future = TaskFuture(session, self._help)
-        info = session.infos.get(ns)
+        info = session.infos.get(ns) if isinstance(ns, str) else None
         handle = None if info is None else session.enqueue(info, checked_inputs(info, fields), watcher=future)
         if handle is None:
             handle = self._run(self._calls.enqueue(ns, fields, watcher=future))
@@ -187,6 +187,7 @@ class Client:
         progress: show a bar (needs rich). ordered: results in the order of the items, else as they come.
         return_exceptions: hand out errors in place of results; else the first one is raised and the rest is dropped.
         """
+        check_items(items)
         self._run(self._calls.info(ns))
         flow = Flow(self._calls, ns, window=window, ordered=ordered, return_exceptions=return_exceptions)
         return self._mapped(flow, iter(items), progress_bar(ns, items if progress else None))
@@ -393,9 +394,9 @@ class Client:
 
 def field_format(outputs: Mapping[str, Any], ns: str, field: str) -> tuple[str, OpenShape]:
     """Raises GraphError for a field that the result does not have."""
-    if field not in outputs:
+    if not isinstance(field, str) or field not in outputs:
         known = ", ".join(sorted(outputs)) or "none"
-        raise GraphError(f"namespace {ns!r} has no output field {field!r}; it has: {known}")
+        raise GraphError(f"namespace {ns!r} has no output field {field!r:.80}; it has: {known}")
     return outputs[field].dtype_name, outputs[field].shape
 
 

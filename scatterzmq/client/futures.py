@@ -1,7 +1,7 @@
 """Futures and maps: tasks whose ids nobody needs to know. Such a task is cleared as soon as its outcome is here."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
@@ -94,6 +94,12 @@ class TaskFuture(Future["Result"]):
             self._help_out(self.done, timeout_s)
 
 
+def check_items(items: object, kinds: tuple[type, ...] = (Iterable,)) -> None:
+    """Raises FormatError for what `map` cannot go through."""
+    if not isinstance(items, kinds):
+        raise FormatError(f"map: expected items, each a dict of fields, got {type(items).__name__}")
+
+
 class Flow(Generic[B]):
     """One `map`: items in, outcomes out, a bounded number of them between.
 
@@ -101,8 +107,8 @@ class Flow(Generic[B]):
     """
 
     def __init__(self, calls: Calls[B], ns: str, *, window: int, ordered: bool, return_exceptions: bool) -> None:
-        if window < 1:
-            raise ConfigError(f"map: expected a window of at least 1 item, got {window}")
+        if not isinstance(window, int) or window < 1:
+            raise ConfigError(f"map: expected a window of at least 1 item, got {window!r:.80}")
         self.box = calls.box()
         self._calls = calls
         self._ns = ns

@@ -36,6 +36,8 @@ _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 def name_parts(name: str) -> tuple[str, ...]:
     """The parts of a contained name. Raises BlobError for one that could lead out of the root."""
+    if not isinstance(name, str):
+        raise BlobError(f"the name of a blob is a text such as 'model/a.bin', got {name!r:.80}")
     try:
         raw = name.encode("utf-8")
     except UnicodeEncodeError:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
-from math import prod
+from math import inf, nan, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,12 +210,15 @@ _PLAIN: Mapping[str, frozenset[type]] = {
 } | {"bool": frozenset({bool})}
 """dtype -> types of numbers that struct converts to it rightly by itself"""
 _SCALARS = (int, float, complex, np.generic)
+_NAMED: Mapping[object, float] = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
+"""How numbers are written that JSON does not have."""
 
 
 def from_value(value: object, format: FieldFormat, field: str) -> Column:  # noqa: A002 -- the word users know
     """One row from what a user gives, always a private copy.
 
-    value: a number or a list of (lists of) numbers, converted to the format's dtype if that can hold them; a string
+    value: a number or a list of (lists of) numbers, converted to the format's dtype if that can hold them, where the
+        texts "NaN", "Infinity" and "-Infinity" are numbers, too, as JSON has no others for them; a string
         (its UTF-8 bytes) or bytes, for uint8 fields; an ndarray or a Tensor, never converted.
     Raises FormatError with field, expected and actual.
     """
@@ -228,6 +231,8 @@ def from_value(value: object, format: FieldFormat, field: str) -> Column:  # noq
         if shape != format.shape:
             _check_shape(format, field, shape, "a list of shape ")
         data = _packed(numbers, format, field)
+    elif isinstance(value, str) and value in _NAMED and format.dtype.name not in _WHOLE and not format.shape:
+        shape, data = (), _packed([value], format, field)
     elif isinstance(value, (str, bytes, bytearray)):
         data = _from_text(value, format, field)
         shape = (len(data),)
@@ -364,6 +369,8 @@ def _converted(number: Any, dtype: DType) -> int | float | complex:
     """A Python number of the dtype's family. Raises ValueError with the reason, or OverflowError."""
     if isinstance(number, np.generic):
         number = number.item()
+    if isinstance(number, str):
+        number = _NAMED.get(number, number)
     if not isinstance(number, (int, float, complex)):
         raise ValueError("that is no number")
     if dtype.name in _COMPLEX:

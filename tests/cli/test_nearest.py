@@ -73,4 +73,4 @@ def test_items_that_are_no_texts_are_wrong_usage(cli: Any, texts: Path, tmp_path
     source = tmp_path / "in.jsonl"
     source.write_text('{"x": "cat"}\n{"x": 1}\n')
     ran = cli("run", "graph.json", "--input", source, "--nearest", 2)
-    assert (ran.code, ran.err) == (2, "scatterzmq: --nearest compares texts, but item 2 is none\n")
+    assert (ran.code, ran.err) == (2, "scatterzmq: --nearest compares texts, but line 2 of the input is none\n")

@@ -45,11 +45,60 @@ def test_a_bad_line_costs_nobody_else_anything(cli: Any, client: Any, file: Any)
     assert [answer.get("y") for answer in found] == [None, [2.0], None, None, [4.0], None, [6.0], None]
     errors = {index: answer["error"] for index, answer in enumerate(found) if "error" in answer}
     assert {error["code"] for error in errors.values()} == {"invalid_input"}
-    assert [errors[index]["line"] for index in (0, 2, 3, 7)] == [1, 3, 4, 8]
-    assert errors[0]["message"] == "line 1: expected an object of fields, got [1]"
-    assert errors[2]["message"].startswith("line 3 is not JSON: ")
-    assert "utf-8" in errors[3]["message"]
-    assert errors[5]["message"] == "expected fields ['x'], got ['z']"
+    assert [errors[index]["line"] for index in (0, 2, 3, 5, 7)] == [1, 3, 4, 6, 8]
+    assert errors[0]["message"] == "line 1: expected an object of fields, got [1]; write one object per line"
+    assert errors[2]["message"] == "line 3: not JSON: Expecting ':' delimiter at column 5; write one object per line"
+    assert errors[3]["message"] == "line 4: not UTF-8: invalid start byte at byte 1"
+    assert errors[5]["message"] == "line 6: expected fields ['x'], got ['z']"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON: Expecting property name enclosed in double quotes at column 2; write one object per line"),
+        ('{"x": [1]} 2', "not JSON: Extra data at column 12; write one object per line"),
+        ("[" * 100_000, "not JSON that can be read: nested too deeply"),
+        ('{"x": [%s]}' % ("1" * 5000), "not JSON that can be read: Exceeds the limit"),
+        ('"%s"' % ("a" * 60), 'expected an object of fields, got "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...; write one'),
+        ("null", "expected an object of fields, got null; write one object per line"),
+        ('{"x": [1], "x": [2]}', "'x' is given more than once; leave one of them out"),
+        ('{"x": [1e400]}', "1e400 is beyond the largest number; write Infinity if that is meant"),
+        ('{"x": [-1E+0309]}', "-1E+0309 is beyond the largest number; write Infinity if that is meant"),
+        ('{"x": [%s.0]}' % ("9" * 400), "9999999999999999999999999999999999999999 is beyond the largest number"),
+    ],
+)
+def test_each_wrong_line_is_told_in_one_line(cli: Any, client: Any, file: Any, line: str, message: str) -> None:
+    ran = cli("run", "graph.json", "--input", file("in.jsonl", f'{{"x": [1]}}\n\n{line}\n{{"x": [1e308]}}\n'))
+    assert ran.code == 1
+    good, bad, large = lines(ran.out)
+    assert good == {"y": [2.0]}
+    assert large == {"y": ["Infinity"]}
+    assert bad["error"]["code"] == "invalid_input"
+    assert bad["error"]["line"] == 3
+    assert bad["error"]["message"].startswith(f"line 3: {message}")
+
+
+def no_constant(name: str) -> Any:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("numbers", ["[NaN, Infinity, -Infinity]", '["NaN", "Infinity", "-Infinity"]'])
+def test_numbers_that_json_does_not_have_are_texts(cli: Any, client: Any, file: Any, numbers: str) -> None:
+    client.outputs = {"y": ("float", (3,)), "one": ("double", ()), "many": ("cfloat", (1,)), "small": ("half", (1, 1))}
+
+    def same(item: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+        y = torch.tensor([float(number) for number in item["x"]])
+        nan = y[0]
+        return {"y": y, "one": nan.double(), "many": torch.complex(nan, -y[1])[None], "small": nan.half()[None, None]}
+
+    client.function = same
+    ran = cli("run", "graph.json", "--input", file("in.jsonl", f'{{"x": {numbers}}}\n'))
+    assert json.loads(ran.out, parse_constant=no_constant) == {
+        "y": ["NaN", "Infinity", "-Infinity"],
+        "one": "NaN",
+        "many": [["NaN", "-Infinity"]],
+        "small": [["NaN"]],
+    }
 
 
 def test_a_failed_task_says_where_and_why(cli: Any, client: Any, file: Any) -> None:
@@ -58,7 +107,7 @@ def test_a_failed_task_says_where_and_why(cli: Any, client: Any, file: Any) -> N
     assert ran.code == 1
     error, result = lines(ran.out)
     assert result == {"y": [1]}
-    assert error["error"]["code"] == "general_exception"
+    assert (error["error"]["code"], error["error"]["line"]) == ("general_exception", 1)
     assert "zero" in error["error"]["message"]
     assert error["error"]["context"] == {"task": "T1", "graph": "main:main", "node": "main:main:n"}
 
@@ -247,11 +296,54 @@ def test_a_missing_file_is_one_line_and_starts_nothing(cli: Any, client: Any, tm
     assert client.options == {}
 
 
-def test_what_is_no_array_is_one_line(cli: Any, client: Any, file: Any) -> None:
-    ran = cli("run", "graph.json", "--input", file("in.npy", "no array"))
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("no array"), " is no .npy file; make one with numpy.save, or use .jsonl"),
+        (lambda path: path.write_bytes(b""), " is no .npy file; make one with numpy.save, or use .jsonl"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x01"), " holds no array of numbers that can be read: "),
+        (lambda path: np.save(path, np.array([{}])), " holds no array of numbers that can be read: "),
+        (lambda path: np.save(path, np.float32(1)), ": expected an array with a row per item, got a single number"),
+    ],
+)
+def test_what_is_no_array_is_one_line(
+    cli: Any, client: Any, tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    path = tmp_path / "in.npy"
+    make(path)
+    ran = cli("run", "graph.json", "--input", path)
     assert ran.code == 1
-    assert "in.npy is no array that can be read" in ran.err
+    assert f"{path}{message}" in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_a_row_that_does_not_fit_is_named_by_its_index(cli: Any, client: Any, tmp_path: Path) -> None:
+    client.inputs = frozenset({"x"})
+    client.function = lambda item: {"y": torch.tensor([1 // int(item["x"][0])])}
+    np.save(tmp_path / "in.npy", np.array([[1.0], [0.0]]))
+    ran = cli("run", "graph.json", "--input", tmp_path / "in.npy")
+    assert ran.code == 1
+    assert [answer.get("error", {}).get("row") for answer in lines(ran.out)] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "{}/nope.jsonl"], "cannot read '{}/nope.jsonl': No such file or directory; check the path"),
+        (["--input", "{}/a.jsonl"], "cannot read '{}/a.jsonl': Is a directory; check the path"),
+        (
+            ["--input", "{}/in.jsonl", "--output", "{}/no/x.jsonl"],
+            "cannot write '{}/no/x.jsonl': No such file or directory; check the path",
+        ),
+    ],
+)
+def test_files_that_are_not_there_are_one_line(
+    cli: Any, client: Any, file: Any, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    file("in.jsonl", '{"x": [1]}\n')
+    (tmp_path / "a.jsonl").mkdir()
+    ran = cli("run", "graph.json", *[argument.format(tmp_path) for argument in arguments])
+    assert ran == (1, "", f"scatterzmq: {message.format(tmp_path)}\n")
 
 
 def test_an_error_of_the_graph_is_one_line_unless_debug(cli: Any, client: Any, file: Any) -> None:

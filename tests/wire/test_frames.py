@@ -295,7 +295,7 @@ REFUSED: dict[str, tuple[Reject, str, Change]] = {
     "column with a number as name": (Reject.NAME, "1 to 255", head(0, 7)),
     "columns of the same name": (Reject.NAME, "same name", head(0, "text")),
     "dtype 0": (Reject.DTYPE, "unknown dtype of 'x'", head(1, 0)),
-    "dtype 20": (Reject.DTYPE, "unknown dtype", head(1, 20)),
+    "dtype 21": (Reject.DTYPE, "unknown dtype", head(1, 21)),
     "dtype true": (Reject.DTYPE, "unknown dtype", head(1, True)),
     "dtype by name": (Reject.DTYPE, "unknown dtype", head(1, "int16")),
     "dtype is a list": (Reject.DTYPE, "unknown dtype", head(1, [])),

@@ -72,6 +72,24 @@ def test_infinity_is_a_number(name: Any) -> None:
     assert given([math.inf, -math.inf], name, 2).to(torch.float64).tolist() == [math.inf, -math.inf]
 
 
+@pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16", "complex64"])
+def test_numbers_that_json_does_not_have_may_be_texts(name: Any) -> None:
+    told = [math.nan, math.inf, -math.inf]
+    for text, number in zip(["NaN", "Infinity", "-Infinity"], told, strict=True):
+        for value, shape in ((text, ()), ([text], (1,)), ([[0.5, text]], (1, 2))):
+            found = given(value, name, *shape).to(torch.complex128).real.ravel()[-1]
+            assert str(found.item()) == str(number)
+    refused("got a str at position 0; that is no number", ["nan"], name, 1)
+    refused("got a string", "Infinity", name, 1)
+    refused("got a string", "inf", name)
+
+
+def test_such_texts_are_no_whole_numbers() -> None:
+    refused("got a str at position 0; that is no whole number", ["NaN"], "int32", 1)
+    refused("got a string", "NaN", "uint8")
+    assert bytes(given("NaN", "uint8", None)) == b"NaN"
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [
