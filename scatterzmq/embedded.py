@@ -145,6 +145,7 @@ def _in_processes(settings: Settings, count: int) -> Client:
             cluster=settings.cluster.name,
             timeout_s=_CONNECT_S,
             window=settings.tasks.window,
+            outbox_bytes=settings.network.outbox_bytes,
             on_close=ending.close,
         )
     except BaseException:

@@ -59,6 +59,7 @@ class StoreSettings:
     bytes: of intermediate tensors, the oldest are evicted first; too little costs retries, never memory.
     ttl_s: how long one is held at most, unless mode is "size"; longer than a task waits between two nodes.
     inline_bytes: tensors up to this size travel with the message that names them, because asking for them costs more.
+    fetch_bytes: of tensors that are asked of one peer at a time; so much it has to keep ready for a slow link.
     record_bytes: of inputs and results, which are never evicted; when full, enqueueing waits.
     """
 
@@ -66,6 +67,7 @@ class StoreSettings:
     bytes: int = setting(1024 * MIB, low=0)
     ttl_s: float = setting(600.0, low=0.001, high=SECONDS_MAX)
     inline_bytes: int = setting(16384, low=0)
+    fetch_bytes: int = setting(64 * MIB, low=1)
     record_bytes: int = setting(4096 * MIB, low=0)
 
 

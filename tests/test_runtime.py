@@ -25,11 +25,11 @@ def test_room_for_files_is_made_as_far_as_it_may_be(
 ) -> None:
     limits = before
 
-    def set_limits(_: int, asked: tuple[int, int]) -> None:
+    def limit_to(_: int, asked: tuple[int, int]) -> None:
         nonlocal limits
         limits = asked
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
-    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    monkeypatch.setattr(resource, "setrlimit", limit_to)
     assert _raised_file_limit(6000) == allowed
     assert limits == after

@@ -169,6 +169,7 @@ class ClientCore:
             peer, usable = changed.pop(0)
             self._asks.peer_changed(peer, usable)
             self._tasks.peer_changed(peer, usable)
+            clear_ghosts(self._state, self._asks, self._tasks, peer, self._tasks.unreached(peer))
         self._polls.advance()
 
 

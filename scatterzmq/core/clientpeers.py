@@ -75,6 +75,11 @@ class Peers:
         known = None if peer is None else self._peers.get(peer)
         return known is not None and known.usable
 
+    def is_missing(self, peer: PeerId) -> bool:
+        """Whether this is a member that cannot be asked now."""
+        known = self._peers.get(peer)
+        return known is not None and not known.usable
+
     def may_know(self, holders: Iterable[PeerId]) -> bool:
         """Whether somebody may know the tasks of these holders who cannot be asked: a member that does not answer, is
         leaving, or cannot be reached; one that home does not know (any more); a holder that nobody has told of yet.

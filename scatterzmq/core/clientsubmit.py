@@ -7,6 +7,7 @@ Rules   1. A submission is repeated, whole and under its nonce, until each of it
         3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
            usable, to the next one with a copy; when there is none, to everybody. What none of those knows that were to
            clear it is somewhere else: the word that it has moved may have been lost. Then it goes to everybody else.
+           Who may have it, too, and cannot be reached is told when it can be.
         4. What is accepted and not wanted any more is cleared there: repeating the whole brings in what was refused
            before, and a peer that did not answer may come to what was accepted elsewhere and cleared since.
 """
@@ -57,6 +58,7 @@ class Submission:
         moved = [task for task in message.ids if task not in ids and self._is_orphan(task)]
         if ids or moved:
             self._tasks.accepted([*ids, *moved], place)
+        self._tasks.found([task for task in message.ids if task not in ids and task not in moved], owner)
         if ids:
             self._state.out.append(Deliver(message=replace(message, mid=self._mid, ids=ids)))
         clear_ghosts(self._state, self._asks, self._tasks, peer, message.ids)
@@ -88,7 +90,9 @@ class Submission:
 
 
 def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, ids: Iterable[TaskId]) -> None:
-    """Rule 4, when a peer has these tasks: it has accepted them, or, where that word got lost, says how they ended."""
+    """Rule 4, when a peer has these tasks: it has accepted them, or, where that word got lost, says how they ended.
+    Also the end of rule 3: it may have them, and can be reached.
+    """
     ghosts = tuple(filter(tasks.is_ghost, ids))
     if ghosts and state.peers.usable(peer):
         Ending(state, asks, tasks, Clear(mid=0, ids=ghosts), where=peer)
@@ -116,6 +120,8 @@ class Ending:
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
         self._close(ask)
+        if isinstance(message, Cleared):
+            self._tasks.reached(peer, ask.message.ids)  # type: ignore[union-attr]
         if isinstance(message, Cleared) and self._where is None:
             for task in message.unknown:
                 self._lacking.setdefault(task, {})[peer] = None
@@ -142,6 +148,8 @@ class Ending:
         self._asks.close(ask)
 
     def _send(self, ids: Iterable[TaskId]) -> None:
+        if isinstance(self._message, Clear) and self._where is None:
+            self._tasks.unreach(ids)
         by_peer: dict[PeerId | None, list[TaskId]] = {}
         for task in ids:
             for peer in self._targets(task) if self._where is None else (self._where,):

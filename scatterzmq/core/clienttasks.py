@@ -52,6 +52,10 @@ class Place:
         before = (*self.others, *self.copies) if self.owner is None else (self.owner, *self.others, *self.copies)
         return Place(owner, (), tuple(dict.fromkeys(peer for peer in before if peer != owner)), self.durable)
 
+    def also(self, peer: PeerId) -> "Place":
+        """Somebody else has the task, too."""
+        return self if peer in self.peers() else replace(self, others=(*self.others, peer))
+
     def peers(self) -> tuple[PeerId, ...]:
         """All of them."""
         return (*(() if self.owner is None else (self.owner,)), *self.copies, *self.others)
@@ -109,6 +113,8 @@ class Tasks:
         self._watched: dict[TaskId, Watch] = {}
         self._ended: OrderedDict[TaskId, _End] = OrderedDict()
         self._unwanted: OrderedDict[TaskId, None] = OrderedDict()
+        # Tasks that are cleared -> who may have them, and could not be reached then.
+        self._unreached: OrderedDict[TaskId, tuple[PeerId, ...]] = OrderedDict()
         self.submitting: dict[TaskId, Submitting] = {}
         self.clearing: dict[TaskId, object] = {}
         self.counters = {"contradicted": 0, "repeated": 0, "unwanted": 0}
@@ -146,12 +152,42 @@ class Tasks:
             self.clearing.pop(task, None)
             self._ended.pop(task, None)
             self._unwanted.pop(task, None)
+            self._unreached.pop(task, None)
 
     def unwant(self, ids: Iterable[TaskId]) -> None:
         """These tasks were cleared or refused."""
         self._unwanted |= dict.fromkeys(ids)
         while len(self._unwanted) > UNWANTED_MAX:
             self._unwanted.popitem(last=False)
+
+    def unreach(self, ids: Iterable[TaskId]) -> None:
+        """These tasks are being cleared: members that may have them and are out of reach are to be told later."""
+        for task in ids:
+            peers = [peer for peer in self.place(task).peers() if self._peers.is_missing(peer)]
+            if peers:
+                self._unreached[task] = tuple(dict.fromkeys((*self._unreached.get(task, ()), *peers)))
+        while len(self._unreached) > UNWANTED_MAX:
+            self._unreached.popitem(last=False)
+
+    def unreached(self, peer: PeerId) -> list[TaskId]:
+        """Of which of them this peer has not been told."""
+        return [task for task, peers in self._unreached.items() if peer in peers]
+
+    def reached(self, peer: PeerId, ids: Iterable[TaskId]) -> None:
+        """It has been told of these."""
+        for task in ids:
+            left = tuple([other for other in self._unreached.pop(task, ()) if other != peer])
+            if left:
+                self._unreached[task] = left
+
+    def found(self, ids: Iterable[TaskId], peer: PeerId) -> None:
+        """This peer has these tasks, too, whoever else was known to: to be told when they are cleared."""
+        for task in ids:
+            watch, ended = self._watched.get(task), self._ended.get(task)
+            if watch is not None:
+                watch.place = watch.place.also(peer)
+            elif ended is not None:
+                self._ended[task] = replace(ended, place=ended.place.also(peer))
 
     def accepted(self, ids: Iterable[TaskId], place: Place) -> Watch:
         """Wait for the ends of these tasks there."""
@@ -231,6 +267,7 @@ class Tasks:
                 self.counters["unwanted"] += 1
             else:
                 self.counters["repeated" if _alike(known.status, status) else "contradicted"] += 1
+                self.found((task,), peer)
             return False
         place = self.place(task).moved(peer)
         if submission is not None:
@@ -355,6 +392,8 @@ class Tasks:
         assert not self.submitting.keys() & self._ended.keys()
         assert len(self._ended) <= ENDED_MAX
         assert len(self._unwanted) <= UNWANTED_MAX
+        assert len(self._unreached) <= UNWANTED_MAX
+        assert all(self._unreached.values())
         for number, watch in self._watches.items():
             assert watch.number == number
             assert watch.ids

@@ -8,8 +8,9 @@ Rules     1. A block is asked for once, however many batches wait for it, and ag
           3. For tasks of another peer the maker is asked first. Where it is not heard, does not answer or has lost the
              block, the owner is asked, which fetches it for us: so a maker that only some can reach stops nobody, and
              whatever is lost its owner knows first-hand.
-          4. A batch whose inputs are lost runs without the rows that miss something; the executor's answer names them.
-          5. Its time begins when it runs. The executor waits meanwhile: for a batch at a time, and no longer than its
+          4. Of one member no more than `store.fetch_bytes` are asked for at a time (core/credits.py).
+          5. A batch whose inputs are lost runs without the rows that miss something; the executor's answer names them.
+          6. Its time begins when it runs. The executor waits meanwhile: for a batch at a time, and no longer than its
              holder is alive. (A batch of another queue that could run meanwhile would need its place afterwards.)
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from ..ids import BlockId, ExecutorId, PeerId
 from .actions import BatchOrder, RunBatch
 from .blocks import Loss
+from .credits import Credits
 from .payloadmessages import Fetch, Fetched, Gone
 from .payloads import Payloads, chunks
 from .state import State
@@ -32,14 +34,15 @@ DOUBLINGS_MAX = 4
 class _Fetch:
     """A block on its way. block: as its owner knows it. owner: of the tasks that need it; None: we are.
 
-    asked: who was last. orders, peers: batches and members that wait for it.
+    asked: who was last, or will be next. due_ms: when to ask again; None while it waits for its turn.
+    orders, peers: batches and members that wait for it.
     """
 
     block: Block
     owner: PeerId | None
     asked: PeerId
     tries: int = 0
-    due_ms: int = 0
+    due_ms: int | None = None
     orders: dict[int, None] = field(default_factory=dict)
     peers: dict[PeerId, None] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ class Fetches:
         self._payloads = payloads
         self._fetches: dict[BlockId, _Fetch] = {}
         self._batches: dict[int, _Batch] = {}
+        self._credits = Credits(state.settings.store.fetch_bytes)
         self._asks: dict[tuple[PeerId, PeerId], list[int]] = {}
         self._answer_ms = int(state.settings.timing.ask_s * 1000)
         self.counters = {
@@ -136,10 +140,26 @@ class Fetches:
         return maker if owner is None or (is_first and self._members.is_heard(maker)) else owner
 
     def _ask(self, fetch: _Fetch, peer: PeerId) -> None:
+        """Ask a member, when it is the turn of this block."""
         fetch.asked = peer
+        fetch.due_ms = None
+        if self._credits.take(peer, fetch.block):
+            self._say(fetch)
+
+    def _ask_other(self, fetch: _Fetch, peer: PeerId) -> None:
+        """Ask somebody else from now on."""
+        self._free(fetch)
+        self._ask(fetch, peer)
+
+    def _free(self, fetch: _Fetch) -> None:
+        """What it was asked of has nothing to do with a block any more."""
+        for id_ in self._credits.end(fetch.block.id):
+            self._say(self._fetches[id_])
+
+    def _say(self, fetch: _Fetch) -> None:
         fetch.due_ms = self._state.now_ms + (self._answer_ms << min(fetch.tries, DOUBLINGS_MAX))
         fetch.tries += 1
-        self._asks.setdefault((peer, maker_of(fetch.block)), []).append(fetch.block.id.counter)
+        self._asks.setdefault((fetch.asked, maker_of(fetch.block)), []).append(fetch.block.id.counter)
 
     def flush(self) -> None:
         """Send what one event has brought up, together."""
@@ -154,13 +174,17 @@ class Fetches:
         """Ask again."""
         now_ms = self._state.now_ms
         for fetch in self._fetches.values():
-            if fetch.due_ms <= now_ms:
-                self._ask(fetch, self._whom(fetch))
+            if fetch.due_ms is not None and fetch.due_ms <= now_ms:
+                peer = self._whom(fetch)
+                if peer == fetch.asked:
+                    self._say(fetch)
+                else:
+                    self._ask_other(fetch, peer)
 
     def deadline_ms(self) -> int | None:
         if not self._fetches:
             return None  # most of the time, and this is asked after every event
-        return min([fetch.due_ms for fetch in self._fetches.values()])
+        return min([fetch.due_ms for fetch in self._fetches.values() if fetch.due_ms is not None])
 
     # ---- answers
 
@@ -193,7 +217,7 @@ class Fetches:
         elif sender == fetch.owner:
             self._end(fetch, None)
         elif sender == fetch.asked:
-            self._ask(fetch, fetch.owner)
+            self._ask_other(fetch, fetch.owner)
 
     def _lost(self, fetch: _Fetch, loss: Loss) -> None:
         self.counters["payloads_lost"] += 1
@@ -203,6 +227,7 @@ class Fetches:
     def _end(self, fetch: _Fetch, block: Block | None) -> None:
         """A block is here, or is lost for good: whoever has waited for it goes on."""
         id_ = fetch.block.id
+        self._free(fetch)
         del self._fetches[id_]
         if block is not None and fetch.owner is None:
             self._blocks.came(id_, block)
@@ -220,6 +245,7 @@ class Fetches:
     def _drop_if_unwanted(self, id_: BlockId) -> None:
         fetch = self._fetches[id_]
         if not fetch.orders and not fetch.peers:
+            self._free(fetch)
             del self._fetches[id_]
 
     # ---- for others
@@ -268,7 +294,7 @@ class Fetches:
             if maker_of(fetch.block) == peer and fetch.owner is None:
                 self._lost(fetch, loss)
             elif maker_of(fetch.block) == peer and fetch.owner is not None and fetch.asked == peer:
-                self._ask(fetch, fetch.owner)
+                self._ask_other(fetch, fetch.owner)
             else:
                 self._drop_if_unwanted(id_)
 
@@ -281,6 +307,7 @@ class Fetches:
 
     def check_invariants(self) -> None:
         assert not self._asks
+        self._credits.check_invariants({id_: fetch.asked for id_, fetch in self._fetches.items()})
         for id_, fetch in self._fetches.items():
             assert fetch.block.id == id_
             assert fetch.orders or fetch.peers, "a block that nobody waits for"

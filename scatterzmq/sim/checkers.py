@@ -390,14 +390,14 @@ class Checkers:
 
     def advancing(self, calm_us: int) -> None:
         """What has no end gets on within a minute from when nothing went wrong any more and everything was submitted.
-        A peer that has started again may wait for `grace_s` first. In its queue a task waits for others: it is
-        enough that some of them get on.
+        A peer that has started again may wait for `grace_s` first; so may a client for what is lost, until it believes
+        that. In its queue a task waits for others: it is enough that some of them get on.
         """
         settings = self.world.settings
-        grace_us = 0 if settings.journal.mode == "off" else int(settings.timing.grace_s * 1e6)
         for task in self.settled():
+            may_wait = settings.journal.mode != "off" or self.facts[task].lost
             last_us = self._advanced_us if self._is_queued(task) else self.facts[task].advanced_us
-            since_us = max(last_us, calm_us + grace_us)
+            since_us = max(last_us, calm_us + (int(settings.timing.grace_s * 1e6) if may_wait else 0))
             if self.world.now_us - since_us > ADVANCE_US:
                 raise Violation(
                     f"{task} has neither ended nor advanced for {ADVANCE_US / 1e6:g} s without faults", task

@@ -223,10 +223,11 @@ def _draw_sections(seed: int, chance: Random, faults: Mapping[str, float]) -> di
         tasks["max_retries"] = 1000  # what a simulated accident does to a good task must never be its end
     if "jump" in faults:
         tasks["result_ttl_s"] = 1e8
+    payload = Random(f"{seed}:payload")
     mode = Random(f"{seed}:journal").choice(("batch", "sync")) if faults.keys() & DISK_FAULTS else "off"
     return {
         "journal": {"mode": mode},
-        "store": {"inline_bytes": Random(f"{seed}:payload").choice((0, 0, 8, 16384))},
+        "store": {"inline_bytes": payload.choice((0, 0, 8, 16384)), "fetch_bytes": payload.choice((1, 64, 1 << 20))},
         "executor": {
             "batch_size": chance.choice((1, 4, 32)),
             "max_exec_s": chance.choice((5.0, 20.0)) if faults.keys() & {"exec_hang"} else 600.0,

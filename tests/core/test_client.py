@@ -802,11 +802,101 @@ def test_what_a_peer_accepts_after_it_was_cleared_elsewhere_is_cleared_there() -
     world.say(Clear(mid=10, ids=tasks(2)))
     assert clears(world).keys() == {B}
     world.up(A)
+    world.take()
     world.accept(A, mid, *tasks(1, 2, 3))
     (late,) = world.said(Clear)
     assert (late.peer, late.message.ids) == (A, tasks(1, 2))
     world.hear(A, Cleared(mid=late.message.mid))
     assert not world.take(), "the user's side knows nothing of it"
+
+
+def test_who_may_have_it_and_was_out_of_reach_is_told_to_clear_it_when_it_can_be() -> None:
+    """Found by simulation: it had accepted and finished the task, and only a link was broken, and came back at once."""
+    world = ClientWorld(A, B, C)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    assert Cleared(mid=9) in world.told(), "the user's side does not wait for it"
+    world.up(C)
+    assert not world.said(Clear)
+    world.up(A)
+    assert clears(world)[A].ids == tasks(1)
+    world.down(A)
+    world.up(A)
+    asked = clears(world)
+    assert asked.keys() == {A}, "it has not answered"
+    world.hear(A, Cleared(mid=asked[A].mid))
+    world.down(A)
+    world.up(A)
+    assert not world.said(Clear)
+    assert not world.told()
+
+
+def test_of_several_who_are_out_of_reach_each_is_told() -> None:
+    world = ClientWorld(A, B, C)
+    world.say(submit(5, 1))
+    (said,) = world.said(Submit)
+    world.down(A)
+    world.down(B)
+    world.accept(C, said.message.mid, *tasks(1))
+    world.take()
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.down(C)  # before it has answered
+    world.up(B)
+    late = clears(world)[B]
+    world.hear(B, Cleared(mid=late.mid))
+    world.up(C)
+    assert clears(world)[C].ids == tasks(1)
+    world.up(A)
+    assert clears(world)[A].ids == tasks(1)
+
+
+def test_who_was_out_of_reach_is_not_told_of_what_was_submitted_again() -> None:
+    world = ClientWorld(A, B)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.say(submit(6, 1))
+    world.up(A)
+    assert world.targets(Clear) == [(A, tasks(2))]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_second_peer_that_has_accepted_a_task_is_told_to_clear_it(has_ended: bool) -> None:
+    """Its submission was repeated whole for the sake of others; the first peer is there again when it is cleared."""
+    world = ClientWorld(A, B)
+    world.say(submit(5, 1, 2))
+    (said,) = world.said(Submit)
+    world.accept(A, said.message.mid, *tasks(1))
+    if has_ended:
+        world.hear(A, final((tasks(1)[0], READY)), PARCEL)
+    world.down(A)
+    world.up(A)
+    world.accept(B, said.message.mid, *tasks(1, 2))
+    world.take()
+    world.say(Clear(mid=9, ids=tasks(1)))
+    assert clears(world).keys() == {A, B}
+
+
+def test_a_second_peer_that_tells_of_the_end_of_a_task_is_told_to_clear_it() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, READY)), PARCEL)
+    world.hear(B, final((task, READY)), PARCEL)
+    world.hear(B, final((task, READY)), PARCEL)
+    world.take()
+    world.say(Clear(mid=9, ids=(task,)))
+    assert sorted(world.targets(Clear)) == [(A, (task,)), (B, (task,))]
+
+
+def test_of_many_of_which_somebody_is_to_be_told_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clienttasks, "UNWANTED_MAX", 2)
+    world = ClientWorld(A, B)
+    moved_on(world, 1, 2, 3)
+    world.say(Clear(mid=9, ids=tasks(1, 2, 3)))
+    world.take()
+    world.up(A)
+    assert world.targets(Clear) == [(A, tasks(2, 3))]
 
 
 def test_its_end_shows_that_a_peer_has_accepted_what_was_cleared() -> None:

@@ -874,6 +874,91 @@ def test_of_two_inputs_one_may_have_come() -> None:
     trio.clear()
 
 
+# ---- how much at a time
+
+
+def two_inputs(**store: Any) -> Trio:
+    """Two results of the maker are inputs of a third step."""
+    nodes = [
+        node("n0", "add", ":value", "n1", by=1),
+        node("n1", "add", "n0:value", "n2", by=1),
+        node("n2", "sum", {"left": "n0:value", "right": "n1:value"}, None),
+    ]
+    trio = Trio(1, 2, graph=graph("main", "n2:value", nodes), store={"inline_bytes": 0} | store)
+    trio.start(1)
+    trio.mesh.step(1)
+    trio.maker.lose(SECOND, crashed=False)
+    trio.mesh.deliver()
+    return trio
+
+
+def fetches_and_answers(trio: Trio) -> list[tuple[int, int, int]]:
+    """(from, to, columns beside it) of each, as they were said."""
+    kinds = Fetch | Fetched
+    return [(it.src, it.dst, len(it.frames) - 2) for it in trio.mesh.log if isinstance(it.message, kinds)]
+
+
+def test_no_more_is_asked_of_one_peer_than_it_may_have_on_its_way() -> None:
+    together, apart = two_inputs(), two_inputs(fetch_bytes=16)
+    for trio in (together, apart):
+        trio.start(2, "n2")
+        trio.finish()
+        assert trio.mesh.results(0, trio.tasks) == [5, 7]
+        trio.clear()
+    assert fetches_and_answers(together) == [(2, 1, 0), (1, 2, 1), (1, 2, 1)]
+    assert fetches_and_answers(apart) == [(2, 1, 0), (1, 2, 1), (2, 1, 0), (1, 2, 1)]
+
+
+def test_what_waits_for_its_turn_is_not_asked_for_again() -> None:
+    trio = two_inputs(fetch_bytes=16)
+    trio.mesh.drop(Fetch)
+    trio.start(0, "n2")
+    trio.mesh.wait(4_000)
+    assert {fetch.counters for fetch in trio.mesh.said(Fetch)} == {trio.mesh.said(Fetch)[0].counters}
+    trio.mesh.heal()
+    trio.mesh.wait(20_000)
+    trio.finish()
+    assert trio.mesh.results(0, trio.tasks) == [5, 7]
+    trio.clear()
+
+
+def test_the_turn_goes_on_when_the_owner_is_asked_instead() -> None:
+    trio = two_inputs(fetch_bytes=16)
+    trio.mesh.drop(Fetch, dst=1)
+    trio.start(2, "n2")
+    trio.mesh.wait(3_000)
+    assert len({fetch.counters for fetch in trio.mesh.said(Fetch)}) == 2
+    trio.mesh.heal()
+    trio.mesh.wait(20_000)
+    trio.finish()
+    assert trio.mesh.results(0, trio.tasks) == [5, 7]
+    trio.clear()
+
+
+def test_a_batch_that_is_given_up_leaves_the_turn_to_others() -> None:
+    trio = two_inputs(fetch_bytes=16)
+    trio.mesh.drop(Fetched)
+    trio.start(2, "n2")
+    trio.other.lose(SECOND, crashed=False)
+    trio.mesh.heal()
+    trio.mesh.deliver()
+    trio.start(0, "n2")
+    trio.finish()
+    assert trio.mesh.results(0, trio.tasks) == [5, 7]
+    trio.clear()
+
+
+def test_with_the_maker_all_that_waits_for_its_turn_is_gone() -> None:
+    trio = two_inputs(fetch_bytes=16)
+    trio.mesh.drop(Fetched)
+    trio.start(2, "n2")
+    trio.mesh.heal()
+    trio.mesh.kill(1)
+    trio.mesh.wait(30_000)
+    trio.finish()
+    assert trio.mesh.results(0, trio.tasks) == [5, 7]
+
+
 # ---- numbers
 
 

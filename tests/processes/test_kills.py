@@ -15,6 +15,7 @@ from scatterzmq.questions import Questions
 from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, begun_in, chain
 from tests.processes.conftest import Connect
 
+pytestmark = pytest.mark.alone
 TASKS = 2000
 NAP_MS = 8.0
 """Of a third of all tasks more than two seconds are left when something happens to their peer."""
