@@ -27,11 +27,12 @@ from .errors import ConfigError
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
 from .execute.device import named_device
+from .execute.output import NodeOutput
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .health import Health, HealthBoard, serve
-from .ids import ClientId, ExecutorId, PeerId
+from .ids import ClientId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
 from .net.links import PeerLinks, listen
@@ -301,24 +302,31 @@ class PeerProcess:
             pool = ChildPool(
                 *(settings, self.reactor, self._take_answer, blobs),
                 report=self._emit,
-                output=self._printed,
                 fetch=service.want,
                 find=service.find,
                 hopeless=self._give_up,
             )
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)
+            output = self._output(started)
+            pool = Pool(
+                *(settings, blobs, self._post, _no_errand), report=self._emit, output=output, look_up=service.look_up
+            )
         started.callback(pool.stop, STOP_TIMEOUT_S)
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
 
+    def _output(self, started: ExitStack) -> NodeOutput | None:
+        """What catches the prints of nodes, if anybody is told of them."""
+        if not self._events.wants("output.node"):
+            return None
+        output = NodeOutput()
+        output.install()
+        started.callback(output.remove)
+        return output
+
     def _counted(self) -> Mapping[str, int]:
         """What others than the core have counted."""
         return {**self.links.counted(), **self._blobs.counted(), "events_dropped": self._events.dropped()}
-
-    def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
-        """A node has."""
-        self._emit("output.node", {"executor": executor, "node": place, "line": line})
 
     def _open_journal(self, started: ExitStack) -> "SqliteJournal | None":
         """With a journal, the peer is who it was before."""

@@ -59,7 +59,8 @@ class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
 class Facts:
     """What the world knows of a task.
 
-    copies, durable: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
+    copies, durable: as told to a client; 0 before it is accepted. is_refused: as told to its client, which has it
+    cleared wherever it was accepted, too. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
     settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase.
     """
@@ -73,6 +74,7 @@ class Facts:
     is_cleared: bool = False
     is_cancelled: bool = False
     is_deleted: bool = False
+    is_refused: bool = False
     lost: str = ""
     ends: dict[str, Phase] = field(default_factory=dict)
     deleters: set[str] = field(default_factory=set)
@@ -255,7 +257,8 @@ class Checkers:
             return
         gone = {peer for at, peer in self.failures if self.world.now_us - at < UNNOTICED_US}
         for task in tasks:
-            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._kept_by(process, task))):
+            facts = self.facts[task]
+            if facts.is_cleared or facts.is_refused or (gone and not gone.isdisjoint(self._kept_by(process, task))):
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
@@ -345,6 +348,7 @@ class Checkers:
         if outcome.code is ErrorCode.REFUSED:
             if facts.copies:
                 raise Violation(f"{client.name}: accepted, then refused", handle.id)
+            facts.is_refused = True
             return
         self._true(handle.id, outcome.status, outcome.code, outcome.value, client.name)
 
