@@ -38,7 +38,7 @@ from .messages import (
 from .peermessages import CopyKind, SyncBetter
 from .sizes import row_too_large, shortened
 from .state import State
-from .submissions import Waiting, misfit, uneven
+from .submissions import Waiting, full, misfit, uneven
 from .travel import Travel
 from .values import Block
 from .versions import Rank, Version
@@ -168,12 +168,8 @@ class Desk:
         return rows
 
     def _full(self, nbytes: int) -> str:
-        taken = self._ledger.kept_nbytes + self._copies.nbytes
-        return (
-            f"no room for {nbytes} bytes of input: {taken} of {self._state.settings.store.record_bytes} bytes "
-            f"(store.record_bytes) are taken by inputs and results of {len(self._ledger) + len(self._copies)} tasks, "
-            "each with some memory of its own; clear finished tasks or raise the setting"
-        )
+        taken, tasks = self._ledger.kept_nbytes + self._copies.nbytes, len(self._ledger) + len(self._copies)
+        return full(nbytes, taken, self._state.settings.store.record_bytes, tasks)
 
     def _accept(self, entry: Waiting, stop: int) -> None:
         """Accept the rows up to `stop`, or none of them as long as it may turn out that their definition is loaded."""
@@ -199,12 +195,9 @@ class Desk:
                 fields[name] = (block, row)
                 nbytes += block.row_nbytes(row)
             entry.nbytes -= nbytes
-            known = self._ledger.record(task) or self._copies.copy(task)
-            if known is not None:
-                (attached if known.submit_digest == digest else conflicts).append(task)
-                continue
-            if self._copies.is_dead(task, message.nonce):
-                attached.append(task)  # a submission that was repeated, or waited, comes after its own deletion
+            is_here = self._is_here(message, row)
+            if is_here is not None:
+                (attached if is_here else conflicts).append(task)
                 continue
             record = Record(
                 id=task,
@@ -328,11 +321,22 @@ class Desk:
         return len(record.rset) == 1 and record.id not in self._ledger.heard_of
 
     def _refuse(self, entry: Waiting, stop: int, reason: str) -> None:
-        """Refuse the rows up to `stop`."""
-        refused = range(entry.start, stop)
-        entry.nbytes -= sum([entry.row_nbytes(row) for row in refused])
+        """Refuse the rows up to `stop`, but for those that are here: their client has only not heard of it."""
+        message, rows = entry.message, range(entry.start, stop)
+        entry.nbytes -= sum([entry.row_nbytes(row) for row in rows])
+        here = {row for row in rows if self._is_here(message, row)}
         entry.start = stop
-        self._reject(entry, [entry.message.ids[row] for row in refused], ErrorCode.REFUSED, reason)
+        attached = [message.ids[row] for row in rows if row in here]
+        self._accepted(entry.sender, message.mid, tuple(filter(self._is_sure, attached)), ())
+        self.attach(entry.sender, attached)
+        self._reject(entry, [message.ids[row] for row in rows if row not in here], ErrorCode.REFUSED, reason)
+
+    def _is_here(self, message: Submit, row: int) -> bool | None:
+        """Whether a submitted task is here, or was and is deleted. False: another one has its id; None: neither."""
+        known = self._ledger.record(message.ids[row]) or self._copies.copy(message.ids[row])
+        if known is not None:
+            return known.submit_digest == message.submit_digests[row]
+        return self._copies.is_dead(message.ids[row], message.nonce) or None
 
     def _reject(self, entry: Waiting, ids: Iterable[TaskId], code: ErrorCode, reason: str) -> None:
         rejected = tuple(ids)

@@ -94,6 +94,8 @@ class Plans:
             known.text, known.plan = plan.definition, plan
             known.needed = needed(plan)
             known.queues = {queue: Queue(plan, node, self.touched, self.waiting) for queue, node in plan.queues.items()}
+            # One that was here before may be loaded still.
+            self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
 
     def add_unusable(self, digest: bytes) -> None:
         """A definition that somebody uses has been checked, and nothing here can run it."""

@@ -64,3 +64,11 @@ def misfit(formats: Format, blocks: Mapping[str, Block]) -> str:
             if not wanted.accepts(layout.dtype, shape):
                 return f"field {name!r}: expected {wanted}, got {layout.dtype.name}{list(shape)}"
     return ""
+
+
+def full(nbytes: int, taken: int, bytes_max: int, tasks: int) -> str:
+    """Why there is no room for so many bytes, in the words of a refusal."""
+    return (
+        f"no room for {nbytes} bytes of input: {taken} of {bytes_max} bytes (store.record_bytes) are taken by inputs "
+        f"and results of {tasks} tasks, each with some memory of its own; clear finished tasks or raise the setting"
+    )

@@ -20,6 +20,8 @@ from ..ids import PeerId, TaskId, Token
 
 Epoch: TypeAlias = tuple[int, PeerId, int]
 """n, owner, and the life in which it began: as they are compared (core/versions.py)."""
+Life: TypeAlias = tuple[TaskId, bytes]
+"""A task and its nonce: an id may be given again, to another task."""
 
 
 class History:
@@ -32,8 +34,8 @@ class History:
     def __init__(self, core: PeerCore, life: int, *, watching: bool) -> None:
         self._me = core.state.me
         self._life = life
-        self._was: dict[TaskId, Epoch] = {}
-        self._adopted: dict[TaskId, Epoch] = {}
+        self._was: dict[Life, Epoch] = {}
+        self._adopted: dict[Life, Epoch] = {}
         self._accounts: dict[Record, tuple[int, int, int]] = {}
         self._lent: dict[TaskId, Token] = {}
         if watching:
@@ -51,7 +53,7 @@ class History:
 
     def begun(self, record: Record) -> None:
         """Owned from now on."""
-        before = self._adopted.get(record.id)
+        before = self._adopted.get((record.id, record.nonce))
         assert before is None or before[0] < record.epoch_n, f"{record.id}: adopted in {record.epoch_n} after {before}"
         self._grows(record)
 
@@ -73,16 +75,16 @@ class History:
             self._adopted.clear()
 
     def removed(self, record: Record) -> None:
-        self._was[record.id] = (record.epoch_n, self._me, self._life)
+        self._was[record.id, record.nonce] = (record.epoch_n, self._me, self._life)
         self._accounts.pop(record, None)
         self._lent.pop(record.id, None)
 
     def _grows(self, record: Record, *, may_stay: bool = False) -> None:
         now = (record.epoch_n, self._me, self._life)
-        before = self._was.get(record.id)
+        before = self._was.get((record.id, record.nonce))
         if before is not None and not (before[0] < now[0] or (may_stay and before == now)):
             raise AssertionError(f"{record.id}: in epoch {now[0]}, after one that was {before[0]}")
-        self._was[record.id] = now
+        self._was[record.id, record.nonce] = now
 
     # ---- leases
 
@@ -98,7 +100,7 @@ class History:
         assert not before.version.beats(after.version), f"{after.id}: {before.version} gives way to {after.version}"
 
     def let_go(self, copy: Copy) -> None:
-        self._adopted[copy.id] = copy.version[1:4]
+        self._adopted[copy.id, copy.nonce] = copy.version[1:4]
 
 
 class WatchedBatches(Batches):

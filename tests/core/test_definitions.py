@@ -358,6 +358,22 @@ def test_a_gap_shows_in_the_heartbeat() -> None:
 # ---- what is missing
 
 
+def test_a_definition_that_comes_back_may_be_loaded_still_and_others_are_told_so() -> None:
+    mesh = Mesh(2, executors=[1, 0], static=False, gossiping=True)
+    old = make_plan(1)
+    load(mesh, 0, old)
+    mesh.submit(0, 1)
+    mesh.run()
+    load(mesh, 0, make_plan(2), replace=True)
+    mesh.peers[0].clear(*[record.id for record in mesh.peers[0].core.state.ledger])
+    mesh.wait(2_000)
+    assert mesh.peers[0].core.state.plans.plan(old.digest) is None
+    load(mesh, 0, old, replace=True)
+    mesh.wait(2_000)
+    (key,) = [queue.key for queue in mesh.peers[0].core.state.plans.queues()]
+    assert mesh.peers[1].core.state.gossip.view(key)[-1] == 1, "an executor has its node loaded"
+
+
 def test_who_joins_gets_everything() -> None:
     mesh = Mesh(3)
     mesh.kill(2)

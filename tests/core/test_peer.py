@@ -31,6 +31,7 @@ from scatterzmq.core.messages import (
 from scatterzmq.errors import ErrorCode
 from scatterzmq.ids import ClientId, ExecutorId, TaskId
 
+ALICE = ClientId("C" + "a" * 32)
 BOB = ClientId("C" + "b" * 32)
 SOME = TaskId("T" + "9" * 32)
 
@@ -690,6 +691,28 @@ def test_a_namespace_that_is_not_loaded_or_has_changed_is_refused(make_world: Ma
     world.submit(1, ns="other")
     assert "is not loaded" in world.last(Refused).message
     assert world.stored == {}
+
+
+def test_what_was_accepted_before_its_namespace_changed_is_accepted_when_it_comes_again(
+    make_world: MakeWorld, build: Any
+) -> None:
+    """Found by simulation: the answer had got lost, and the repeated submission was refused as out of date; so its
+    client took what it had been told of the tasks for somebody else's doing, and cleared them.
+    """
+    world = make_world()
+    old = world.load(build.chain(1))
+    running, cleared, other = world.submit(1, 2, 3)
+    world.clear(cleared)
+    world.load(build.chain(2), replace=True)
+    world.plans["main"] = old
+    fresh = TaskId("T" + "e" * 32)
+    world.submit(1, 2, 4, 5, ids=[running, cleared, other, fresh])
+    assert world.last(Accepted).ids == (running, cleared)
+    assert (world.last(Refused).ids, world.last(Refused).code) == ((other, fresh), ErrorCode.REFUSED)
+    assert world.last(Refused).message.startswith("stale:")
+    world.drain()
+    assert world.outcome(running).value == 2
+    assert world.outcomes[ALICE, cleared][-1].status is TaskStatus.UNKNOWN
 
 
 def test_reading_makes_it_done_and_it_can_be_read_again(make_world: MakeWorld, build: Any) -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.alone
 TASKS = 2000
 NAP_MS = 8.0
 """Of a third of all tasks more than two seconds are left when something happens to their peer."""
+BATCH_MIN = 8
 RERUN_S = 3.0
 LEAVES_WITHIN_S = 20.0
 """It takes a few, and the rest of the job; half a minute if it waits for somebody to take something in vain."""
@@ -82,12 +83,23 @@ def until_ready(cluster: RealCluster) -> None:
 
 
 def until_begun(diary: Path, pids: Sequence[int]) -> None:
-    """One of these processes has just begun a batch: then it is in the middle of it."""
-    known = len(begun_in(diary))
+    """One of these processes has just begun a batch of more than a few: then it is in the middle of it. (Where there is
+    much else to do it may be through before anybody has seen it begin.)
+    """
     until_s = time.monotonic() + TIMEOUT_S
-    while not any(pid in pids for _, _, pid in begun_in(diary)[known:]):
+    while not is_in_the_middle(diary, pids):
         assert time.monotonic() < until_s, f"none of {pids} begins anything after {begun_in(diary)[-3:]}"
         time.sleep(0.001)
+
+
+def is_in_the_middle(diary: Path, pids: Sequence[int]) -> bool:
+    """Whether less than half of the last batch of these processes is through."""
+    theirs = [at_s for at_s, _, pid in begun_in(diary) if pid in pids]
+    if not theirs:
+        return False
+    began_s = max(theirs)
+    batch = [at_s for at_s in theirs if at_s > began_s - 0.001]
+    return len(batch) >= BATCH_MIN and time.monotonic() < began_s + len(batch) * NAP_MS / 2000
 
 
 def rerun_after_s(diary: Path, happened_s: float, pids: Sequence[int]) -> float:
