@@ -454,9 +454,9 @@ class _Reads:
 
     def tell(self) -> None:
         with self._lock:
-            ids, self._ids = self._ids, {}
-            for client, read in ids.items():
+            for client, read in self._ids.items():
                 self._inbox.put(Incoming(sender=client, message=ResultRead(ids=tuple(read)), columns={}))
+            self._ids.clear()
 
 
 _READS_MAX = 256
