@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from statistics import quantiles
@@ -320,12 +321,8 @@ def targets(report: Report) -> list[tuple[str, float, float]]:
 
 
 def plot(figures: Sequence[Figures], path: Path) -> None:
-    """Traffic and times by size, if matplotlib is there."""
-    try:
-        pyplot = import_module("matplotlib.pyplot")
-    except ImportError:
-        print("no plot: matplotlib is not installed (pip install matplotlib)")
-        return
+    """Traffic and times by size."""
+    pyplot = import_module("matplotlib.pyplot")
     pyplot.switch_backend("svg")
     sizes = [one.peers for one in figures]
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
@@ -349,8 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-makespan", action="store_true", help="leave the unequal peers out")
     parser.add_argument("--json", type=Path, help="write all figures there")
-    parser.add_argument("--plot", type=Path, help="draw them (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="draw them (needs matplotlib: the extra `plot`)")
     given = parser.parse_args(arguments)
+    if given.plot and find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib, which is not here: pip install -c config/constraints.txt -e '.[plot]'")
     report = Report()
     for peers in map(int, given.peers.split(",")):
         report.figures.append(measure(peers, given.rounds, given.seed))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .errors import (
+    BlobError,
     ClusterError,
     ConfigError,
     ErrorCode,
@@ -18,6 +19,7 @@ from .errors import (
     ErrorInfo,
     FormatError,
     GraphError,
+    MissingBlob,
     ScatterError,
     TaskError,
     Timeout,
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "BlobError",
     "Client",
     "ClusterError",
     "ConfigError",
@@ -41,6 +44,7 @@ __all__ = [
     "ErrorInfo",
     "FormatError",
     "GraphError",
+    "MissingBlob",
     "Response",
     "ScatterError",
     "TaskError",

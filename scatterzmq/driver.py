@@ -418,7 +418,8 @@ class Driver:
         if deliver is not None:
             message = action.message
             if isinstance(message, Stats):
-                message = replace(message, counters={**message.counters, **self._counted()})
+                held = {"store_bytes": self._store.volatile_bytes}
+                message = replace(message, counters={**message.counters, **held, **self._counted()})
             columns = {}
             for name, values in action.values.items():
                 if values:

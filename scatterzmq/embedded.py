@@ -32,6 +32,7 @@ from .errors import ClusterError, ConfigError
 from .eventstream import Event, event_stream
 from .execute.blobs import BlobStore
 from .execute.device import parse_device
+from .execute.output import NodeOutput
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
@@ -145,6 +146,7 @@ def _in_processes(settings: Settings, count: int) -> Client:
             cluster=settings.cluster.name,
             timeout_s=_CONNECT_S,
             window=settings.tasks.window,
+            outbox_bytes=settings.network.outbox_bytes,
             on_close=ending.close,
         )
     except BaseException:
@@ -232,6 +234,8 @@ class _Peer:
         folder = settings.blobs.dir
         self.blobs = BlobStore(None if folder is None else Path(folder), settings.blobs.packages)
         self._events = event_stream(settings, complain=_complain)
+        # Inline, prints stay what they are: a debugger's, too.
+        self._output = NodeOutput() if self._events.wants("output.node") and not self.inline else None
         self._pool: Pool | Neighbours
         self._driver: Driver | Neighbours
         try:
@@ -248,7 +252,7 @@ class _Peer:
         if count == 1:
             id_ = PeerId("P" + os.urandom(16).hex())
             self.members: Sequence[Member] = (Member(id=id_, name="local", status="alive"),)
-            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report)
+            self._pool = Pool(settings, self.blobs, self._answered, errand, report=report, output=self._output)
             strategies = node_strategy(settings), queue_strategy(settings)
             core = PeerCore(
                 id_,
@@ -264,7 +268,11 @@ class _Peer:
             from .neighbours import Neighbours  # with the code of the wire, which a lone peer never needs
 
             neighbours = Neighbours(
-                settings, count, self.blobs, self._answered, errand, emit=report, wants=wants, counted=self._counted
+                *(settings, count, self.blobs, self._answered, errand),
+                emit=report,
+                wants=wants,
+                counted=self._counted,
+                output=self._output,
             )
             self._driver = self._pool = neighbours
             self.members = neighbours.members
@@ -273,6 +281,8 @@ class _Peer:
         return {"events_dropped": self._events.dropped()}
 
     def start(self) -> None:
+        if self._output is not None:
+            self._output.install()
         if self.inline:
             self._driver.start()
         else:
@@ -362,6 +372,8 @@ class _Peer:
 
     def _clean_up(self) -> None:
         self._pool.stop(_STOP_TIMEOUT_S)
+        if self._output is not None:
+            self._output.remove()
         self._driver.stopped()
         self.blobs.close()
         self._events.close()

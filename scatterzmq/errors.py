@@ -2,8 +2,10 @@
 
     ScatterError
     ├── GraphError     (ValueError)       a definition that cannot run, or an unknown namespace
-    ├── FormatError    (ValueError)       a tensor that does not match its format
+    ├── FormatError    (ValueError)       an input or an id that does not have the form it must have
     ├── ConfigError    (ValueError)       a setting that does not exist or cannot have this value
+    ├── BlobError      (ValueError)       a blob that must not be opened so, or does not hold what it is used as
+    │   └── MissingBlob                   a blob, or a part of one, that is not there
     ├── TaskError                         a task ended in an error (raised by `Response.ok()` and futures)
     ├── ClusterError   (ConnectionError)  no peer can be reached, or it is closed
     └── Timeout        (TimeoutError)     a bounded wait ran out
@@ -24,11 +26,19 @@ class GraphError(ScatterError, ValueError):
 
 
 class FormatError(ScatterError, ValueError):
-    """A tensor that does not match the format of its field."""
+    """A tensor that does not match the format of its field, or a text that is no id."""
 
 
 class ConfigError(ScatterError, ValueError):
     """A setting that does not exist, has the wrong type, or is out of range."""
+
+
+class BlobError(ScatterError, ValueError):
+    """A blob that must not be opened so, or does not hold what it is used as."""
+
+
+class MissingBlob(BlobError):  # noqa: N818 -- as ErrorCode.MISSING_BLOB
+    """A blob, a part of one, or a tensor in it that is not there."""
 
 
 class ClusterError(ScatterError, ConnectionError):

@@ -6,6 +6,8 @@ Graph, node and queue ids follow from names, so that saved definitions match; al
 from typing import ClassVar, NamedTuple, Self
 from uuid import UUID, uuid5
 
+from .errors import FormatError
+
 _GRAPHS = UUID("15f12337-4f9f-4a93-85a5-f31b6ed3f630")
 _NODES = UUID("34467181-3551-4d6c-9ea3-6b5377ea0a19")
 _QUEUES = UUID("55fbaa95-65fa-4bf3-ba80-6ade03c1e395")
@@ -20,9 +22,11 @@ class Id(str):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Check and convert. Raises ValueError, which shows the text, for a wrong prefix, length or digit."""
+        """Check and convert. Raises FormatError, which shows the text, for a wrong prefix, length or digit."""
         if not isinstance(text, str) or len(text) != 33 or text[0] != cls.PREFIX or not _HEX.issuperset(text[1:]):
-            raise ValueError(f"invalid {cls.__name__} {text!r}: expected {cls.PREFIX!r} and 32 hex digits (0-9, a-f)")
+            raise FormatError(
+                f"invalid {cls.__name__} {text!r:.80}: expected {cls.PREFIX!r} and 32 hex digits (0-9, a-f)"
+            )
         return cls(text)
 
     @classmethod

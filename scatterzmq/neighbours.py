@@ -26,6 +26,7 @@ from .core.peer import PeerCore
 from .core.peermessages import AnyMessage, BetweenPeers, Hello, Unwelcome
 from .driver import WAIT_MAX_S, At, ClientJoined, ClientLeft, Deliver, Driver, FromExecutor, Incoming, Posted
 from .execute.blobs import BlobStore
+from .execute.output import NodeOutput
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
@@ -150,7 +151,7 @@ class _Links:
 class Neighbours:
     """Drives all of them; to be used as one driver, and as the pool of all their executors.
 
-    post: gets what executors post, from whichever thread. errand: as for Pool. emit, wants, counted: as for
+    post: gets what executors post, from whichever thread. errand, output: as for Pool. emit, wants, counted: as for
     Driver, with a source; what all of them have in common is counted by the first.
     """
 
@@ -164,6 +165,7 @@ class Neighbours:
         emit: Callable[..., None] | None = None,
         wants: Wants = lambda _: False,
         counted: Callable[[], Mapping[str, int]] = dict,
+        output: NodeOutput | None = None,
     ) -> None:
         self._settings = settings
         self._wants = wants
@@ -174,7 +176,7 @@ class Neighbours:
         for index in range(count):
             name = f"local-{index}"
             report = None if emit is None else partial(emit, source=name)
-            pool = Pool(settings, blobs, partial(_post_at, post, index), errand, report=report)
+            pool = Pool(settings, blobs, partial(_post_at, post, index), errand, report=report, output=output)
             self._places.append(self._settle(index, name, pool, report))
         members = [Member(id=place.contact.id, name=place.contact.name, status="alive") for place in self._places]
         self.members: tuple[Member, ...] = tuple(members)

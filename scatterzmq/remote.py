@@ -31,6 +31,7 @@ from .net.reactor import Reactor
 from .settings import ClusterSettings, NetworkSettings, TimingSettings, row_bytes
 from .wire.columns import Column
 
+OUTBOX_BYTES = NetworkSettings().outbox_bytes
 GOODBYE_S = 0.3
 """How long closing waits for peers to take in what was said last."""
 STOP_S = 2.0
@@ -73,10 +74,11 @@ def connected(
     timeout_s: float,
     window: int,
     cache: bool = True,
+    outbox_bytes: int = OUTBOX_BYTES,
     on_close: Callable[[], None] | None = None,
 ) -> Client:
-    """As `connect`. on_close: called when the client is closed."""
-    connection = Connection(addresses, cluster)
+    """As `connect`. outbox_bytes: of messages that wait for one slow peer. on_close: called when it is closed."""
+    connection = Connection(addresses, cluster, outbox_bytes)
     client = Client(connection.open, window=window, cache=cache, on_close=on_close)
     try:
         if not connection.wait(timeout_s):
@@ -132,14 +134,14 @@ def _too_large(message: Submit, columns: Mapping[str, Column], nbytes: int, byte
 
 
 class Connection:
-    """One client's way to the cluster (client/link.py Link), with the thread that has it. addresses, cluster: as for
-    `connect`.
+    """One client's way to the cluster (client/link.py Link), with the thread that has it. Arguments: as for
+    `connected`.
     """
 
-    def __init__(self, addresses: Sequence[str], cluster: str | None) -> None:
+    def __init__(self, addresses: Sequence[str], cluster: str | None, outbox_bytes: int) -> None:
         self._addresses = addresses
         self._cluster = cluster
-        self._network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses)
+        self._network = NetworkSettings(join=tuple(addresses), zeroconf=not addresses, outbox_bytes=outbox_bytes)
         self._warning = ""
         self._pid = os.getpid()
         self._over = ""

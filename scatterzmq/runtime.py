@@ -27,11 +27,12 @@ from .errors import ConfigError
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
 from .execute.device import named_device
+from .execute.output import NodeOutput
 from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .health import Health, HealthBoard, serve
-from .ids import ClientId, ExecutorId, PeerId
+from .ids import ClientId, PeerId
 from .net.discovery import Discovery
 from .net.interfaces import advertised
 from .net.links import PeerLinks, listen
@@ -142,7 +143,7 @@ class PeerProcess:
         Raises ConfigError if it has left because its settings ask for what this machine has not got.
         """
         with self._ending:
-            _raise_file_limit(self._settings.cluster.peers_max)
+            self._make_room_for_files()
             self.driver.start()
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
@@ -211,6 +212,14 @@ class PeerProcess:
         if isinstance(posted, GraphChecked) and posted.plan is not None:
             self._blobs.keep(posted.plan.blobs)
         self._take(posted)
+
+    def _make_room_for_files(self) -> None:
+        """Without it a peer goes on with the links that it can have; somebody should know why."""
+        needed = FILES_BESIDES + FILES_PER_PEER * self._settings.cluster.peers_max
+        allowed = _raised_file_limit(needed)
+        if allowed < needed:
+            message = f"connections may fail: raise the hard limit of open files to {needed} (ulimit -Hn)"
+            self._emit("warning.files", {"allowed": allowed, "needed": needed, "message": message})
 
     def _look_after_health(self) -> None:
         """Say how the peer is, from time to time: who does not say it any more hangs."""
@@ -293,24 +302,31 @@ class PeerProcess:
             pool = ChildPool(
                 *(settings, self.reactor, self._take_answer, blobs),
                 report=self._emit,
-                output=self._printed,
                 fetch=service.want,
                 find=service.find,
                 hopeless=self._give_up,
             )
         else:
-            pool = Pool(settings, blobs, self._post, _no_errand, report=self._emit, look_up=service.look_up)
+            output = self._output(started)
+            pool = Pool(
+                *(settings, blobs, self._post, _no_errand), report=self._emit, output=output, look_up=service.look_up
+            )
         started.callback(pool.stop, STOP_TIMEOUT_S)
         started.callback(service.close)  # before executors are: they may wait for it
         return pool
 
+    def _output(self, started: ExitStack) -> NodeOutput | None:
+        """What catches the prints of nodes, if anybody is told of them."""
+        if not self._events.wants("output.node"):
+            return None
+        output = NodeOutput()
+        output.install()
+        started.callback(output.remove)
+        return output
+
     def _counted(self) -> Mapping[str, int]:
         """What others than the core have counted."""
         return {**self.links.counted(), **self._blobs.counted(), "events_dropped": self._events.dropped()}
-
-    def _printed(self, executor: ExecutorId, place: str, line: str) -> None:
-        """A node has."""
-        self._emit("output.node", {"executor": executor, "node": place, "line": line})
 
     def _open_journal(self, started: ExitStack) -> "SqliteJournal | None":
         """With a journal, the peer is who it was before."""
@@ -334,10 +350,11 @@ def _drawn_incarnation() -> int:
     return 1 + int.from_bytes(os.urandom(8)) % ((1 << INCARNATION_BITS) - 1)
 
 
-def _raise_file_limit(peers_max: int) -> None:
-    """A full mesh needs many sockets, and running out of them ends the process."""
+def _raised_file_limit(needed: int) -> int:
+    """How many files this process may open, after asking for as many as are needed. A full mesh needs many sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = FILES_BESIDES + FILES_PER_PEER * peers_max
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    return allowed

@@ -39,6 +39,16 @@ def test_a_figure_above_its_limit_is_missed() -> None:
     assert (round(figure, 3), limit) == (1.3, 1.25)
 
 
+def test_what_cannot_be_drawn_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_scale, "find_spec", lambda _: None)
+    monkeypatch.setattr(bench_scale, "measure", lambda *_: pytest.fail("it takes minutes"))
+    with pytest.raises(SystemExit):
+        bench_scale.main(["--plot", "here.svg"])
+    assert "--plot needs matplotlib" in capsys.readouterr().err
+
+
 def test_what_goes_around_a_message_is_counted() -> None:
     assert on_the_wire([b"x" * 10]) == 10 + 33 + 2 + 66
     assert on_the_wire([b"x" * 10, b"x" * 223]) == 10 + 33 + 2 + 223 + 33 + 9 + 66

@@ -12,6 +12,7 @@ from scatterzmq.core.entries import Kept
 from scatterzmq.core.events import ExecutorLost, ExecutorStarted, GraphChecked, Persisted, Restored, RowsFailed
 from scatterzmq.core.messages import (
     Accepted,
+    AskStats,
     AskTasks,
     Cancel,
     Clear,
@@ -19,6 +20,7 @@ from scatterzmq.core.messages import (
     GraphLoaded,
     LoadGraph,
     Refused,
+    Stats,
     Submit,
     TaskReports,
     ToClient,
@@ -440,6 +442,17 @@ def test_what_runs_keeps_its_inputs_until_it_is_done() -> None:
     assert len(world.store) == 1
     world.finish()
     assert len(world.store) == 0
+
+
+def test_who_asks_is_told_what_the_store_holds_between_two_steps() -> None:
+    world = World()
+    world.load("main", 4, 4)
+    world.submit(1, 2)
+    world.finish()
+    world.say(AskStats(mid=4))
+    world.drain()
+    world.say(AskStats(mid=5))
+    assert [said.counters["store_bytes"] for said in world.told(Stats)] == [16, 0]
 
 
 def test_who_left_is_told_nothing_and_may_leave_twice() -> None:

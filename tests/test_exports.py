@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     "AsyncClient",
+    "BlobError",
     "Client",
     "ClusterError",
     "ConfigError",
@@ -21,6 +22,7 @@ PUBLIC = {
     "ErrorInfo",
     "FormatError",
     "GraphError",
+    "MissingBlob",
     "Response",
     "ScatterError",
     "TaskError",
@@ -57,7 +59,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_every_error_is_of_the_one_family() -> None:
-    for name in ("ClusterError", "ConfigError", "FormatError", "GraphError", "TaskError", "Timeout"):
+    kinds = (
+        "BlobError",
+        "ClusterError",
+        "ConfigError",
+        "FormatError",
+        "GraphError",
+        "MissingBlob",
+        "TaskError",
+        "Timeout",
+    )
+    for name in kinds:
         assert issubclass(getattr(scatterzmq.errors, name), scatterzmq.ScatterError)
         assert getattr(scatterzmq, name) is getattr(scatterzmq.errors, name)
 

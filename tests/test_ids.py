@@ -2,6 +2,7 @@
 
 import pytest
 
+from scatterzmq.errors import FormatError
 from scatterzmq.ids import (
     OUTPUT_QUEUE,
     BlockId,
@@ -62,7 +63,7 @@ def test_text_and_bytes_give_the_same_id_back(kind: type[Id]) -> None:
     ],
 )
 def test_a_wrong_id_is_refused_and_shown(text: str) -> None:
-    with pytest.raises(ValueError, match="invalid TaskId") as caught:
+    with pytest.raises(FormatError, match="invalid TaskId") as caught:
         TaskId.parse(text)
     assert repr(text) in str(caught.value)
 

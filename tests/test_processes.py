@@ -21,6 +21,7 @@ from scatterzmq import processes
 from scatterzmq.errors import ClusterError, ConfigError
 from scatterzmq.eventstream import Event
 from scatterzmq.processes import LocalPeers
+from scatterzmq.remote import Connection
 from scatterzmq.settings import NetworkSettings, Settings
 from tests.processes.cluster import NAP, chain
 from tests.test_remote import definition
@@ -266,7 +267,11 @@ def test_what_is_wrong_is_said_before_anything_starts(config: dict[str, Any], li
 
 def test_one_peer_with_its_executor_as_a_thread(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with scatterzmq.local(processes=True, executor_kind="thread", events_listeners=[f"file:{log}"]) as client:
+    config: dict[str, Any] = {"events_listeners": [f"file:{log}"], "network_outbox_bytes": "5MiB"}
+    with scatterzmq.local(processes=True, executor_kind="thread", **config) as client:
+        connection = client._session.link
+        assert isinstance(connection, Connection)
+        assert connection._links._outbox_bytes == 5 << 20, "the client's own, too"
         ns = client.load_graph(definition())
         assert client.submit(ns, value=[2]).result(LONG_S)["value"].tolist() == [3.0]
         (member,) = client.peers()

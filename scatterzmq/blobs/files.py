@@ -18,12 +18,11 @@ from threading import Lock
 from typing import NamedTuple
 
 from ..core.blobmessages import BlobId
+from ..errors import BlobError, MissingBlob
 from ..execute.blobfiles import (
     SCRATCH,
     SEALED,
-    BlobError,
     FileDigests,
-    MissingBlob,
     open_file,
     open_place,
     place_file,

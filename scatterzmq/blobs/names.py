@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..core.blobmessages import AskBlobName, BlobNamed
-from ..execute.blobfiles import PACKAGE_PREFIX, BlobError
+from ..errors import BlobError
+from ..execute.blobfiles import PACKAGE_PREFIX
 from ..ids import PeerId
 from .files import BlobFiles, Named
 from .outside import Alarm, Failed, Outside

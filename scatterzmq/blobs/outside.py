@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, TypeVar
 
 from ..core.blobmessages import BlobWord
-from ..execute.blobfiles import BlobError
+from ..errors import BlobError
 from ..graph.formats import DTYPES, Layout
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..core.blobmessages import DIGEST_BYTES, PIECE_BYTES, BlobWritten, WriteBlob
-from ..errors import ClusterError
-from ..execute.blobfiles import BlobError, name_parts
+from ..errors import BlobError, ClusterError
+from ..execute.blobfiles import name_parts
 from ..execute.blobplaces import Appender
 from ..wire.columns import Column
 from .outside import beside
@@ -125,16 +125,15 @@ class BlobSender(Appender):
 
     # ---- inside
 
-    def _append(self, data: bytes | bytearray | memoryview) -> None:
+    def _append(self, data: memoryview) -> None:
         if self._is_closed:
             raise BlobError(f"blob {self.name!r} is sealed; write to a new one")
-        rest = memoryview(data).cast("B")
-        self._digest.update(rest)
-        self._length += len(rest)
-        while rest:
+        self._digest.update(data)
+        self._length += len(data)
+        while data:
             count = PIECE_BYTES - len(self._buffer)
-            self._buffer += rest[:count]
-            rest = rest[count:]
+            self._buffer += data[:count]
+            data = data[count:]
             if len(self._buffer) == PIECE_BYTES:
                 self._send(bytes(self._buffer), last=False)
                 self._buffer.clear()

@@ -27,7 +27,8 @@ from ..core.blobmessages import (
     NoBlob,
     WriteBlob,
 )
-from ..execute.blobfiles import PACKAGE_PREFIX, BlobError, MissingBlob
+from ..errors import BlobError, MissingBlob
+from ..execute.blobfiles import PACKAGE_PREFIX
 from ..graph.blobs import BlobFound
 from ..ids import ClientId, PeerId
 from ..wire.columns import Column

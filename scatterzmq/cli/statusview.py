@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _COUNTERS_MAX = 12
 _CACHE = ("hits", "misses", "deferred", "promoted")
+_APART = ("cache", "store")
+"""Beginnings of the names of what has a line of its own."""
 _GROUPS = ("network", "rejected", "blobs", "events")
 """Beginnings of the names of what others than its core count: what came and went, what was no message for it, blobs
 that were not what they should be, events that listeners were too slow for.
@@ -151,6 +153,7 @@ def lines_of(view: Json) -> Iterator[str]:
     yield f"tasks     {_numbers(view['tasks']) or 'none'}"
     yield f"cache     {_cache(view)}"
     yield f"records   {_size(view['record_bytes'])}"
+    yield f"store     {_size(view['counters'].get('store_bytes', 0))}"
     yield from _counter_lines(view["counters"])
     caching = [peer for peer in view["peers"] if any(_cache_counters(peer.get("counters", {})).values())]
     if caching:
@@ -200,7 +203,7 @@ def _counter_lines(counters: Mapping[str, int]) -> Iterator[str]:
         group, _, rest = name.partition("_")
         if group in _GROUPS:
             groups[group][rest] = number
-        elif group != "cache":
+        elif group not in _APART:
             groups["counters"][name] = number
     largest = sorted(groups["counters"].items(), key=lambda one: -one[1])[:_COUNTERS_MAX]
     yield f"counters  {_numbers(dict(sorted(largest))) or 'none'}"

@@ -369,7 +369,7 @@ def first_steps(handle: Handle) -> Response:
 
 
 def task_id(task: str) -> TaskId:
-    """Raises ValueError, showing the text, if it is no id of a task."""
+    """Raises FormatError, showing the text, if it is no id of a task."""
     return task if isinstance(task, TaskId) else TaskId.parse(task)
 
 

@@ -342,9 +342,11 @@ class Borrowing:
     def _undone(self, batch: _Batch, reason: str, *, crashed: bool) -> None:
         self._fetches.forget(batch.order)
         self._end(batch)
+        crashed = crashed and batch.begun  # else it was not at work yet
+        if crashed:
+            self._executors.deaths.died(self._state.now_ms)
         for loan in batch.loans:
             if not loan.fenced:
-                crashed = crashed and batch.begun  # else it was not at work yet
                 message = Surrender(executor=batch.executor, order=loan.number, reason=reason, crashed=crashed)
                 self.counters["surrendered"] += 1
                 self._promise(loan, message, {}, [], [], [])
@@ -516,7 +518,8 @@ class Borrowing:
         here = [batch.executor for batch in self._batches.values()]
         assert len(set(here)) == len(here), "an executor has two batches of others"
         assert not own & set(here), "an executor has a batch of ours and one of others"
-        assert own | set(here) == self._executors.slots.keys() - self._executors.idle.keys()
+        free = self._executors.idle | self._executors.resting
+        assert own | set(here) == self._executors.slots.keys() - free.keys()
         assert self._filling.keys() <= self._asking.asks.keys() <= self._executors.idle.keys() | self._filling.keys()
         for batch in self._batches.values():
             assert batch.loans

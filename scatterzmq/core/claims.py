@@ -55,6 +55,8 @@ class Claims:
         if lease is not None:
             self._leases.settle(lease.order, executor)
             crashed = not self._fetches.forget(lease.order) and crashed  # it was not at work yet
+            if crashed:
+                self._executors.deaths.died(self._state.now_ms)
             self._batches.take_back(lease, reason, crashed=crashed, counted=crashed)
 
     def expired(self, lease: Lease) -> None:
@@ -68,6 +70,7 @@ class Claims:
         place = lease.queue.plan.place(lease.queue.node)
         self._out.report("tally.executor.reclaim", executor=lease.executor, node=place)
         self._out.report("error.executor", executor=lease.executor, message=RAN_TOO_LONG, node=place)
+        self._executors.deaths.died(self._state.now_ms)
         self._batches.take_back(lease, RAN_TOO_LONG, crashed=True, counted=True)
 
     # ---- lending

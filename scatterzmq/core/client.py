@@ -11,11 +11,13 @@ are and how they end (clienttasks), what only all peers together know (clientpol
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import assert_never
 
+from ..ids import PeerId
 from ..settings import TimingSettings
 from .clientasks import Asks, ClientState, Question
-from .clientevents import ClientAction, ClientEvent, GiveUp, Heard, LetGo, PeerDown, PeerUp, Said
+from .clientevents import ClientAction, ClientEvent, Disconnect, GiveUp, Heard, LetGo, PeerDown, PeerUp, Said
 from .clientpeers import LOST_MS, Peers
 from .clientpolls import Polls, added, cleared
 from .clientsubmit import Ending, Submission, clear_ghosts
@@ -145,11 +147,20 @@ class ClientCore:
             case Moved() as message:
                 self._tasks.moved(message)
             case MemberList() as message:
-                self._state.out += self._state.peers.listed(event.peer, message, self._state.now_ms)
+                actions = self._state.peers.listed(event.peer, message, self._state.now_ms)
+                self._state.out += actions
+                self._gone([action.peer for action in actions if isinstance(action, Disconnect)], event.peer)
             case Accepted(mid=mid, ids=ids) if not self._asks.is_open(mid):
                 clear_ghosts(self._state, self._asks, self._tasks, event.peer, ids)
             case message:
                 self._asks.answered(event.peer, message)
+
+    def _gone(self, peers: Iterable[PeerId], home: PeerId) -> None:
+        """Somebody else has what they had: of what was cleared, and they were to be told of, home is told first."""
+        for peer in peers:
+            ids = self._tasks.unreached(peer)
+            self._tasks.reached(peer, ids)
+            clear_ghosts(self._state, self._asks, self._tasks, home, ids)
 
     def _expire(self) -> None:
         state = self._state

@@ -7,7 +7,8 @@ Rules   1. A submission is repeated, whole and under its nonce, until each of it
         3. Clearing and cancelling goes to the owner and whoever else may have got the task; when the owner is not
            usable, to the next one with a copy; when there is none, to everybody. What none of those knows that were to
            clear it is somewhere else: the word that it has moved may have been lost. Then it goes to everybody else.
-           Who may have it, too, and cannot be reached is told when it can be.
+           Who may have it, too, and cannot be reached is told when it can be; if it does not know it then, or is gone,
+           it has left it to somebody: so everybody is told.
         4. What is accepted and not wanted any more is cleared there: repeating the whole brings in what was refused
            before, and a peer that did not answer may come to what was accepted elsewhere and cleared since.
 """
@@ -99,7 +100,7 @@ def clear_ghosts(state: ClientState, asks: Asks, tasks: Tasks, peer: PeerId, ids
 
 
 class Ending:
-    """One Clear or Cancel. mid 0: the user's side knows nothing of it. where: to this peer only, while it is there."""
+    """One Clear or Cancel. mid 0: the user's side knows nothing of it. where: to this peer first, while it is there."""
 
     def __init__(
         self, state: ClientState, asks: Asks, tasks: Tasks, message: Clear | Cancel, where: PeerId | None = None
@@ -122,7 +123,6 @@ class Ending:
         self._close(ask)
         if isinstance(message, Cleared):
             self._tasks.reached(peer, ask.message.ids)  # type: ignore[union-attr]
-        if isinstance(message, Cleared) and self._where is None:
             for task in message.unknown:
                 self._lacking.setdefault(task, {})[peer] = None
             self._found |= frozenset(ask.message.ids) - frozenset(message.unknown)  # type: ignore[union-attr]
@@ -132,10 +132,13 @@ class Ending:
 
     def _look_elsewhere(self) -> None:
         """Everybody who was to clear it has answered: what nobody has known goes to those who were not asked."""
-        clearing = self._tasks.clearing  # what is submitted again meanwhile is another task
-        missing = [task for task in self._lacking if task not in self._found and clearing.get(task) is self]
+        missing = [task for task in self._lacking if task not in self._found and self._is_unwanted(task)]
         everybody = self._state.peers.everybody()
         self._say({peer: [task for task in missing if peer not in self._lacking[task]] for peer in everybody})
+
+    def _is_unwanted(self, task: TaskId) -> bool:
+        """Whether it is still to go: what is submitted again meanwhile is another task."""
+        return self._tasks.clearing.get(task) is self if self._where is None else self._tasks.is_ghost(task)
 
     def stranded(self, ask: Ask) -> None:
         self._close(ask)

@@ -4,6 +4,7 @@ Rules     1. An executor is idle or at work on one batch, of this peer or of ano
           2. A node that is not thread-safe is worked at by one executor at a time: a second one would only wait, and be
              held to hang.
           3. A strategy that fails is reported once and replaced.
+          4. Where it may be the machine that kills executors, they rest (core/deaths.py), and are not idle.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from ..graph.plan import NodePlan
 from ..ids import ExecutorId, QueueId
+from .deaths import Deaths
 from .events import BatchFinished
 from .outbox import Outbox
 from .queues import Queue, QueueKey
@@ -32,7 +34,8 @@ class Slot:
 class Executors:
     """The executors of one peer. loaded / at_work: how many have a node loaded / work at it now.
 
-    touched: gets the queues of which others are to be told something new.
+    resting: those that have nothing to do, and shall not. touched: gets the queues of which others are to be told
+    something new.
     """
 
     def __init__(self, out: Outbox, strategy: NodeStrategy, touched: dict[QueueKey, None]) -> None:
@@ -41,6 +44,8 @@ class Executors:
         self._strategy = strategy
         self.slots: dict[ExecutorId, Slot] = {}
         self.idle: dict[ExecutorId, None] = {}
+        self.resting: dict[ExecutorId, None] = {}
+        self.deaths = Deaths(out)
         self.loaded: Counter[QueueKey] = Counter()
         self.at_work: Counter[QueueKey] = Counter()
 
@@ -56,12 +61,35 @@ class Executors:
         if slot is None:
             return False
         self.idle.pop(executor, None)
+        self.resting.pop(executor, None)
         self._touch(slot.loaded)
         subtract(self.loaded, slot.loaded)
         if slot.busy:
             assert slot.own is not None
             subtract(self.at_work, (slot.own,))
         return True
+
+    def limit(self, *, others_work: bool) -> None:
+        """Let executors rest, or wake them up. others_work: whether another peer can run what these leave."""
+        most = len(self.slots)
+        if others_work:
+            most = self.deaths.awake_max(most)
+        awake = most - self._awake
+        for executor in [*self.resting][: max(awake, 0)]:
+            del self.resting[executor]
+            self.idle[executor] = None
+        for executor in [*self.idle][: max(-awake, 0)]:
+            del self.idle[executor]
+            self.resting[executor] = None
+
+    @property
+    def _awake(self) -> int:
+        return len(self.slots) - len(self.resting)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are any that are not suspected to die of whatever they get."""
+        return bool(self.slots) and not self.deaths.is_resting
 
     def at_work_on(self, executor: ExecutorId) -> QueueKey | None:
         """Whose batch it has; None if it is idle or gone."""
@@ -95,7 +123,8 @@ class Executors:
         self.slots[executor].since_ms = now_ms
 
     def measured(self, event: BatchFinished, queue: Queue, tasks: int, now_ms: int) -> None:
-        """It is through with so many tasks of a queue. Who fails may do so early, and is not measured."""
+        """It is through with so many tasks of a queue, alive. Who fails may do so early, and is not measured."""
+        self.deaths.went_well()
         if not (event.failed or event.missing):
             queue.pace.note(tasks, now_ms - self.slots[event.executor].since_ms)
             self._touched[queue.key] = None
@@ -109,7 +138,7 @@ class Executors:
 
     def able(self, node: NodePlan) -> int:
         """How many executors can work for a node at the same time."""
-        return len(self.slots) if node.thread_safe else min(len(self.slots), 1)
+        return self._awake if node.thread_safe else min(self._awake, 1)
 
     def choose(self, executor: ExecutorId, views: Sequence[NodeView]) -> QueueKey:
         """Which of several queues with tasks an executor works for next."""
@@ -127,7 +156,8 @@ class Executors:
         return chosen.key
 
     def check_invariants(self) -> None:
-        assert self.idle.keys() == {executor for executor, slot in self.slots.items() if not slot.busy}
+        assert not self.idle.keys() & self.resting.keys()
+        assert self.idle | self.resting == {executor: None for executor, slot in self.slots.items() if not slot.busy}
         assert self.at_work == Counter(slot.own for slot in self.slots.values() if slot.busy)
         assert self.loaded == Counter(key for slot in self.slots.values() for key in sorted(slot.loaded))
 

@@ -43,6 +43,7 @@ class _Owner:
 
     version: int = 0
     idle: int = 0
+    usable: bool = False
     states: dict[QueueKey, QueueState] = field(default_factory=dict)
 
 
@@ -173,7 +174,7 @@ class Gossip:
         """A heartbeat says how far its sender's publications are."""
         owner = self._owners.get(sender)
         if owner is not None:
-            owner.idle = message.idle
+            owner.idle, owner.usable = message.idle, message.usable
             if message.queues > owner.version:
                 self._miss(sender, now_ms)
 
@@ -266,6 +267,10 @@ class Gossip:
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""
         return tuple([(peer, owner.idle) for peer, owner in sorted(self._owners.items()) if owner.idle])
+
+    def any_usable(self) -> bool:
+        """Whether another peer has executors that work."""
+        return any(owner.usable for owner in self._owners.values())
 
     def check_invariants(self) -> None:
         """Index everything anew."""

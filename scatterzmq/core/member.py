@@ -59,6 +59,7 @@ class Pulse:
     idle: int = 0
     queues: int = 0
     pointers: bytes = b""
+    usable: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -187,6 +188,7 @@ def heartbeat(seq: int, pulse: Pulse, linked: Sequence[Member], died: Sequence[M
         dead_incarnations=tuple([member.contact.incarnation for member in died]),
         queues=pulse.queues,
         pointers=pulse.pointers,
+        usable=pulse.usable,
     )
 
 

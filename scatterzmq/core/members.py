@@ -22,7 +22,7 @@ from .dials import Dials
 from .greetings import Greetings, Refusal
 from .member import Change, Hearsay, Member, Pulse, Status, hearsay, heartbeat
 from .outbox import Outbox
-from .partners import rank, take_turns
+from .partners import Partners
 from .peermessages import BetweenPeers, Bye, Contact, Heartbeat, Hello, Unwelcome, Welcome, WrongIncarnation
 from .punctual import Punctual
 from .values import Value
@@ -67,8 +67,7 @@ class Members:
         self._dials = Dials(self._ask_ms, 2 * self._peers_max)
         self.clock = Punctual(self._beat_every_ms, int(timing.pause_s * 1000))
         self.changes: list[Change] = []
-        self._ranked_for: tuple[PeerId, ...] = ()
-        self._ranked: tuple[PeerId, ...] = ()
+        self._partners = Partners(me)
         self._warned: dict[str, int] = {}
         self._booted_ms: int | None = None
         self.linked_count = 0
@@ -110,10 +109,8 @@ class Members:
 
         turn: a number that changes from batch to batch spreads them over a small group.
         """
-        alive = tuple([peer for peer in self.alive() if not self._here[peer].leaving])
-        if alive != self._ranked_for:  # it takes a hash per member
-            self._ranked_for, self._ranked = alive, rank(self.me.id, alive)
-        return take_turns(self._ranked, turn)
+        able = tuple([self._here[peer].contact for peer in self.alive() if not self._here[peer].leaving])
+        return self._partners.ranked(able, turn)
 
     def keeps_copies(self, peer: PeerId) -> bool:
         """Whether what a member holds still counts: until it is gone, or has said that it goes."""

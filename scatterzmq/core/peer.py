@@ -164,6 +164,7 @@ class PeerCore:
         state, owners = self._state, self._travel.owners
         self._timed: tuple[_Timed, ...] = (
             state.leases,
+            self._executors.deaths,
             state.replicas,
             self._desk,
             self._travel.resting,
@@ -200,6 +201,8 @@ class PeerCore:
         changed = bool(members.changes or members.clock.paused_ms) and self._membership_changed()
         if self._restoring is not None:
             self._restore(self._restoring)
+        if self._executors.deaths.suspects or self._executors.resting:
+            self._executors.limit(others_work=self._gossip.any_usable())
         if what is not ResultRead or self._restoring is not None:  # else nothing follows
             self._work_off()
         if changed or members.linked_count:
@@ -279,15 +282,19 @@ class PeerCore:
             if replicas.lost:
                 self._takeover.take_lost()
             if travel.agenda or travel.ended:
-                ended = travel.run()
-                if ended:
-                    desk.ended(ended)
+                self._move_on()
             if desk.waiting:
                 desk.admit_waiting()
             if self._executors.idle and plans.waiting:
                 self._claims.dispatch()
             if not self._lending.answer() and not (travel.agenda or travel.ended):
                 return
+
+    def _move_on(self) -> None:
+        """Let tasks take the steps that are due, and tell of those that have ended."""
+        ended = self._travel.run()
+        if ended:
+            self._desk.ended(ended)
 
     def _network(self, event: PeerSeen | LinkDown) -> None:
         members, now_ms = self._state.members, self._state.now_ms
@@ -304,10 +311,12 @@ class PeerCore:
             self._claims.lost(event.executor, event.reason, crashed=event.crashed)
 
     def _restore(self, restoring: Restoring) -> None:
-        """Go on with it, and answer clients who had to wait for it: one after the other, as they came."""
+        """Go on with it, and answer clients who had to wait for it: each finds what came before it worked off. What
+        they have submitted waits until then: they may have cleared the same tasks before.
+        """
         for deferred in restoring.go_on():
+            self._move_on()
             self._message(deferred)
-            self._work_off()
 
     def _from_disk(self, event: Restored | Persisted | PersistFailed) -> None:
         assert self._journal is not None
@@ -331,6 +340,7 @@ class PeerCore:
         now_ms = self._state.now_ms
         self._state.members.expire(now_ms, self._pulse())
         self._gossip.expire(now_ms)
+        self._executors.deaths.expire(now_ms)
         for lease in self._state.leases.expire(now_ms):
             if lease.holder is None:
                 self._claims.expired(lease)
@@ -404,7 +414,8 @@ class PeerCore:
 
     def _pulse(self) -> Pulse:
         """What this peer's heartbeats say of it."""
-        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest)
+        usable = self._executors.usable and not self._state.leaving
+        return Pulse(self._claims.idle_count(), self._gossip.version, self._definitions.digest, usable)
 
     def _heartbeat(self, sender: PeerId, message: Heartbeat) -> None:
         self._gossip.heard(sender, message, self._state.now_ms)

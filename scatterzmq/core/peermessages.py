@@ -64,6 +64,7 @@ class Heartbeat:
     missing: members that the sender has not heard for a while (so who finds itself in here is not heard).
     dead / dead_incarnations: members that the sender has lately judged dead, by position.
     queues: version of the sender's queue states. pointers: digest over all its namespace pointers (8 bytes).
+    usable: it has executors, and they do not die of whatever they get.
     """
 
     seq: int
@@ -73,6 +74,7 @@ class Heartbeat:
     dead_incarnations: tuple[int, ...] = ()
     queues: int = 0
     pointers: bytes = b""
+    usable: bool = False
 
 
 @frozen()

@@ -1,8 +1,9 @@
 """Plans: the definitions this peer has, and the queues of the tasks that run on them.
 
 Rules     1. A namespace names one current plan; tasks run on the plan they were submitted to, to the end.
-          2. A definition is here as long as somebody uses it: a namespace, a task, a copy of a task, or whoever asked
-             for it. It is used first and comes later; results do not need it.
+          2. A definition is here as long as somebody uses it: a namespace, a task (also one that has ended: whoever is
+             to get a copy of it next may ask for its definition), a copy of a task, or whoever asked for it. It is used
+             first and comes later.
           3. A definition may be here as text only: before it has been checked, and for good if nothing here can run it.
           4. `waiting` has exactly the queues with tasks in them; they see to it themselves.
 """
@@ -114,7 +115,7 @@ class Plans:
         known.uses += 1
 
     def release(self, digest: bytes) -> None:
-        """One use less (a task has ended, for example); without any it goes."""
+        """One use less (a task is forgotten, for example); without any it goes."""
         known = self._known[digest]
         known.uses -= 1
         if not known.uses:
@@ -124,7 +125,7 @@ class Plans:
                 self._out.work(RetirePlan(digest=digest))
 
     def enter(self, plan: Plan, tasks: int = 1) -> None:
-        """Tasks begin to run on a plan, which is here."""
+        """Tasks have come that run on a plan, which is here; `release` when they are forgotten."""
         self._known[plan.digest].uses += tasks
 
     # ---- queues

@@ -277,6 +277,7 @@ class Takeover:
     def _record(self, copy: Copy, rset: tuple[PeerId, ...]) -> Record:
         plan = self._state.plans.plan(copy.digest)
         assert plan is not None
+        self._state.plans.enter(plan)
         for value in copy.values.values():
             self._state.blocks.hold(value)
         record = Record(
@@ -300,7 +301,6 @@ class Takeover:
         )
         if copy.status is None:
             record.input = {f":{name}": value for name, value in copy.values.items()}
-            self._state.plans.enter(plan)
             return record
         record.shown = True
         record.ended_ms = copy.since_ms + copy.duration_ms

@@ -511,6 +511,7 @@ class Travel:
             self._let_go(record)
         if record.result:
             self._blocks.release(record.result.values())
+        self._plans.release(record.plan.digest)
         self._ledger.remove(record)
 
     def _leave_cache(self, record: Record) -> None:
@@ -532,7 +533,6 @@ class Travel:
         self._drop_frames(record)
         self._blocks.release(record.input.values())
         record.input = {}
-        self._plans.release(record.plan.digest)
         if record.leads is not None:
             self._abort_leads(record, record.leads)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from ..errors import ScatterError
+from ..errors import BlobError, MissingBlob
 
 PACKAGE_PREFIX = "pkg"
 SCRATCH = ".scratch"
@@ -32,14 +32,6 @@ READ_BYTES = 4 << 20
 KNOWN_MAX = 4096
 """Files whose digests are remembered."""
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class BlobError(ScatterError, ValueError):
-    """A blob that must not be opened so, or does not hold what it is used as."""
-
-
-class MissingBlob(BlobError):  # noqa: N818 -- as ErrorCode.MISSING_BLOB
-    """A blob, a part of one, or a tensor in it that is not there."""
 
 
 def name_parts(name: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ A place is the text "offset:length:name". (nodes/args.py checks its form when a 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from .blobfiles import BlobError
+from ..errors import BlobError, FormatError
 from .blobtensors import ALIGNMENT, encode_tensor
 
 if TYPE_CHECKING:
@@ -44,22 +44,32 @@ class Appender(ABC):
         self._length = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> str:
-        """Append bytes; returns "offset:length:name"."""
+        """Append bytes; returns "offset:length:name". Raises FormatError for anything else."""
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError:
+            raise FormatError(
+                f"blob {self.name!r}: write: expected bytes, got {type(data).__name__}; "
+                "a text has .encode(), and a tensor is written with write_tensor"
+            ) from None
         offset = self._length
-        self._append(data)
+        self._append(view)
         return self._place(offset)
 
     def write_tensor(self, tensor: "torch.Tensor | np.ndarray") -> str:
-        """Append a tensor of any shape with its dtype and shape; returns "offset:length:name"."""
-        head, elements = encode_tensor(tensor)
-        self._append(bytes(-self._length % ALIGNMENT))
+        """Append a tensor of any shape with its dtype and shape; returns "offset:length:name".
+
+        Raises FormatError for what is no tensor, or has a dtype or more dimensions than can be written.
+        """
+        head, elements = encode_tensor(tensor, f"blob {self.name!r}: write_tensor")
+        self._append(memoryview(bytes(-self._length % ALIGNMENT)))
         offset = self._length
-        self._append(head)
+        self._append(memoryview(head))
         self._append(elements)
         return self._place(offset)
 
     @abstractmethod
-    def _append(self, data: bytes | bytearray | memoryview) -> None:
+    def _append(self, data: memoryview) -> None:
         """Append, and add to `_length` what was. Raises BlobError if the blob is sealed."""
 
     def _place(self, offset: int) -> str:

@@ -16,14 +16,13 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
+from ..errors import BlobError, MissingBlob
 from ..graph.formats import FieldFormat
 from ..ids import NodeId
 from .blobfiles import (
     PACKAGE_PREFIX,
     SCRATCH,
-    BlobError,
     FileDigests,
-    MissingBlob,
     create_file,
     open_file,
     open_place,
@@ -34,7 +33,7 @@ from .blobtensors import decode_tensor
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BlobError", "BlobReader", "BlobStore", "BlobWriter", "MissingBlob", "SafeTensors"]
+__all__ = ["BlobReader", "BlobStore", "BlobWriter", "SafeTensors"]
 
 Fetch: TypeAlias = Callable[[str, bytes], str]
 
@@ -61,14 +60,13 @@ class BlobWriter(Appender):
             self._handle = None
             self._sealed()
 
-    def _append(self, data: bytes | bytearray | memoryview) -> None:
+    def _append(self, data: memoryview) -> None:
         if self._handle is None:
             raise BlobError(f"blob {self.name!r} is sealed; write to a new one")
-        rest = memoryview(data).cast("B")
-        while rest:
-            count = os.write(self._handle, rest)
+        while data:
+            count = os.write(self._handle, data)
             self._length += count
-            rest = rest[count:]
+            data = data[count:]
 
 
 class BlobReader:

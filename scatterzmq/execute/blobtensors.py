@@ -10,9 +10,9 @@ import struct
 from math import prod
 from typing import TYPE_CHECKING
 
-from ..graph.formats import DTYPE_BY_CODE, DType, FieldFormat, Layout, Shape
-from ..wire.tensors import Column, check_bool, from_tensor, from_value, to_tensor
-from .blobfiles import BlobError
+from ..errors import BlobError, FormatError
+from ..graph.formats import DTYPE_BY_CODE, DTYPES, DType, FieldFormat, Layout, Shape
+from ..wire.tensors import Column, check_bool, from_tensor, from_value, plain, to_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,17 +26,25 @@ _MAGIC = b"\x93SZTNSR\n"
 _HEAD = struct.Struct("<8sBB6x")
 
 
-def encode_tensor(tensor: "torch.Tensor | np.ndarray") -> tuple[bytes, memoryview]:
-    """Header and elements. Raises BlobError for more than 8 dimensions, ValueError for a dtype without a format."""
+def encode_tensor(tensor: "torch.Tensor | np.ndarray", place: str) -> tuple[bytes, memoryview]:
+    """Header and elements. place: what errors name. Raises FormatError for what cannot be written so."""
     import numpy as np
+    import torch
 
-    if isinstance(tensor, np.ndarray):
-        column = from_value(tensor, FieldFormat(tensor.dtype.name, tensor.shape), "tensor")
-    else:
-        column = from_tensor(tensor.unsqueeze(0))
+    if not isinstance(tensor, (np.ndarray, torch.Tensor)):
+        raise FormatError(f"{place}: expected a tensor or an ndarray, got {type(tensor).__name__}; see torch.tensor()")
+    try:
+        if isinstance(tensor, torch.Tensor):
+            column = from_tensor(plain(tensor).unsqueeze(0))
+        elif tensor.dtype.name in DTYPES:
+            column = from_value(tensor, FieldFormat(tensor.dtype.name, tensor.shape), "tensor")
+        else:
+            raise FormatError(f"no field can hold an array of {tensor.dtype.name}; convert it with .astype()")
+    except FormatError as error:
+        raise FormatError(f"{place}: {error}") from None
     shape = column.layout.row_shape(0)
     if len(shape) > RANK_MAX:
-        raise BlobError(f"a tensor of {len(shape)} dimensions cannot be written; at most {RANK_MAX} are possible")
+        raise FormatError(f"{place}: {len(shape)} dimensions are too many; at most {RANK_MAX} can be written")
     head = _HEAD.pack(_MAGIC, column.layout.dtype.code, len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
     return head + bytes(-len(head) % ALIGNMENT), column.data
 

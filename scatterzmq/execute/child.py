@@ -24,12 +24,12 @@ from itertools import count
 from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
-from ..errors import ConfigError, ErrorCode, ScatterError
+from ..errors import ConfigError, ErrorCode, MissingBlob, ScatterError
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
 from ..wire.columns import Column
-from .blobs import BlobStore, MissingBlob
+from .blobs import BlobStore
 from .childbatches import expected_of, finished_of, work_of
 from .childwire import (
     Begin,
@@ -39,7 +39,6 @@ from .childwire import (
     DropPlan,
     FetchBlob,
     Manifest,
-    Printed,
     Ready,
     Run,
     Told,
@@ -53,7 +52,7 @@ from .common import graph_checked
 from .failure import attempt
 from .linux import die_with_parent
 from .manifest import described
-from .output import LineBudget, NodeOutput
+from .output import NodeOutput
 from .pool import Pool
 from .sharedmemory import Channel
 from .work import Done, Work
@@ -77,8 +76,7 @@ class Child:
         self._executor: ExecutorId | None = None
         self._fetching: dict[int, Future[BlobFetched]] = {}
         self._requests = count(1)
-        self._budget = LineBudget()
-        self._output = NodeOutput(self._printed)
+        self._output = NodeOutput()
 
     def run(self) -> int:
         """All there is to do; the exit code."""
@@ -114,7 +112,7 @@ class Child:
         settings = Settings(
             executor=replace(begin.executor, count=1, kind="inline"), plugins=begin.plugins, blobs=begin.blobs
         )
-        self._pool = Pool(settings, blobs, self._answered, None, output=self._output, report=self._report)
+        self._pool = Pool(settings, blobs, self._answered, None, report=self._report, output=self._output)
         (self._executor,) = self._pool.start()
         self._output.install()
 
@@ -200,10 +198,6 @@ class Child:
         figures = {key: float(value) for key, value in context.items() if not isinstance(value, str)}
         with suppress(OSError):  # nobody is there any more, and this child ends
             self._tell(Told(name=name, texts=texts, figures=figures))
-
-    def _printed(self, place: str, line: str) -> None:
-        for passed in self._budget.passed(line):
-            self._tell(Printed(place=place, line=passed))
 
     # ---- all else, in another thread
 

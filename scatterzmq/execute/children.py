@@ -42,7 +42,6 @@ from .childwire import (
     Finished,
     FromChild,
     Manifest,
-    Printed,
     Ready,
     Told,
     Unfit,
@@ -58,7 +57,6 @@ __all__ = ["ChildPool", "Post", "Watcher"]
 
 Post: TypeAlias = Callable[[BatchExpected | Done | GraphChecked | ExecutorStarted | ExecutorLost], None]
 Reporter: TypeAlias = Callable[[str, Mapping[str, str | int | float]], None]
-Output: TypeAlias = Callable[[ExecutorId, str, str], None]
 Fetch: TypeAlias = Callable[[str, bytes, Callable[[str, str], None]], None]
 """(name of a blob, digest or b"", gets why it is not there or "", and where it lies below the folder of blobs)"""
 FindBlobs: TypeAlias = Callable[[Sequence[str], Callable[[Sequence[BlobFound]], None]], None]
@@ -93,9 +91,8 @@ class ChildPool:
     """Executors in children, as driver.py wants them. Raises ConfigError where the system does not offer it.
 
     post: gets all answers, in the watcher's thread; also while a method of this is called.
-    blobs: their folder is the children's, too. report: gets what is worth telling. output: gets what nodes print, as
-    (executor, place "ns:graph:node" or "" if that is not known, line). fetch: sees to it that a blob is in their
-    folder. find: finds out what blobs there are anywhere.
+    blobs: their folder is the children's, too. report: gets what is worth telling, and what nodes print. fetch: sees
+    to it that a blob is in their folder. find: finds out what blobs there are anywhere.
     reserve_after_s: when one in reserve is started, after the first that was ready. hopeless: gets the reason why there
     will never be an executor.
     """
@@ -108,7 +105,6 @@ class ChildPool:
         blobs: BlobStore,
         *,
         report: Reporter | None = None,
-        output: Output | None = None,
         reserve_after_s: float = _RESERVE_AFTER_S,
         fetch: Fetch | None = None,
         find: FindBlobs | None = None,
@@ -121,7 +117,6 @@ class ChildPool:
         self._post = post
         self._blobs = blobs
         self._report = report
-        self._output = output
         self._fetch = fetch
         self._find = find
         self._hopeless = hopeless
@@ -229,10 +224,8 @@ class ChildPool:
                     self._post(event_of(word, child.executor))
             case Finished():
                 self._finished(child, word, columns)
-            case Printed(place=place, line=line):
-                self._tell_output(child, place, line)
             case Told(name=name, texts=texts, figures=figures):
-                self._tell(name, executor=child.executor, **texts, **figures)
+                self._tell(name, {**texts, **figures, "executor": child.executor})
             case Manifest():
                 self._described(child, word)
             case FetchBlob():
@@ -253,11 +246,8 @@ class ChildPool:
             self._fetch(word.name, word.digest, then)
 
     def printed(self, child: ChildProcess, line: str, /) -> None:
-        self._tell_output(child, "", line)
-
-    def _tell_output(self, child: ChildProcess, place: str, line: str) -> None:
-        if self._output is not None:
-            self._output(child.executor, place, line)
+        """Past its sys.stdout, or by whatever it has started: nobody knows for which node."""
+        self._tell("output.node", {"executor": child.executor, "node": "", "line": line})
 
     def _started(self, child: ChildProcess) -> None:
         if child.is_ready:
@@ -402,7 +392,7 @@ class ChildPool:
         elif not may_have_reasons and monotonic() < child.ready_s + _STEADY_S:
             self._failed(reason)
         elif not was_executor:
-            self._tell("warning.executor.reserve", reason=reason)
+            self._tell("warning.executor.reserve", {"reason": reason})
         if was_executor:
             self._post(ExecutorLost(executor=child.executor, reason=reason, crashed=child.work is not None))
         self._fill()
@@ -417,7 +407,7 @@ class ChildPool:
         wait_s = min(_WAIT_S * 2.0**self._failures, _WAIT_S_MAX)
         self._failures = min(self._failures + 1, 16)
         self._start_at_s = monotonic() + wait_s
-        self._tell("warning.executor.start", reason=reason, retry_s=wait_s)
+        self._tell("warning.executor.start", {"reason": reason, "retry_s": wait_s})
         if self._failures >= _FAILURES_MAX:
             for request in [request for request, check in self._checks.items() if check.child is None]:
                 self._answer(request, check_failed(request, f"no executor can be started: {reason}"))
@@ -432,7 +422,7 @@ class ChildPool:
         if self._hopeless is not None:
             self._hopeless(reason)
 
-    def _tell(self, name: str, **context: str | float) -> None:
+    def _tell(self, name: str, context: Mapping[str, str | float]) -> None:
         if self._report is not None:
             self._report(name, context)
 

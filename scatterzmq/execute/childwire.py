@@ -168,14 +168,6 @@ class Finished(NamedTuple):
 
 
 @frozen()
-class Printed:
-    """A node at this place ("ns:graph:node") has printed a line."""
-
-    place: str
-    line: str
-
-
-@frozen()
 class Told:
     """Something worth telling listeners, as core/actions.py Report; texts and figures of its context apart."""
 
@@ -213,12 +205,12 @@ class FetchBlob:
 
 
 ToChild: TypeAlias = Begin | UsePlan | DropPlan | Run | CancelRows | Describe | BlobFetched
-FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Printed | Told | Manifest | FetchBlob
+FromChild: TypeAlias = Ready | Unfit | Expected | Finished | Told | Manifest | FetchBlob
 Word: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Word], ...] = (
     *(Begin, UsePlan, DropPlan, Run, CancelRows, Describe),
-    *(Ready, Unfit, Expected, Finished, Printed, Manifest),
+    *(Ready, Unfit, Expected, Finished, Manifest),
     *(BlobFetched, FetchBlob, Told),
 )
 _NUMBERS: Mapping[type[Word], int] = MappingProxyType({kind: number for number, kind in enumerate(_KINDS)})

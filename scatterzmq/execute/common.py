@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..core.events import GraphChecked
+from ..errors import BlobError, MissingBlob
 from ..graph.blobs import BlobFound, open_names, settle
 from ..graph.nodeinfo import Describe
 from ..ids import ExecutorId
-from .blobfiles import BlobError, MissingBlob
 
 if TYPE_CHECKING:
     from ..graph.check import Checked

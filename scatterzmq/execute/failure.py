@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import ErrorCode
+from ..errors import ErrorCode, MissingBlob
 from ..frozen import frozen
-from .blobs import MissingBlob
 
 _OURS = str(Path(__file__).parent)
 _MESSAGE_CHARS_MAX = 2_000

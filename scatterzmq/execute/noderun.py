@@ -24,7 +24,6 @@ from ..nodes.batch import Answer, Batch, Rejection
 from ..wire.tensors import Column, gather
 from .failure import Failure, attempt, printable
 from .loaded import Loaded
-from .output import NodeOutput
 
 MESSAGE_CHARS_MAX = 2_000
 CANCELLED = Failure(code=ErrorCode.CANCELLED, message="nobody waits for this task any more")
@@ -70,7 +69,7 @@ class Setting(NamedTuple):
     """What a run needs to know of the place where it happens. A tuple, as one is made per batch.
 
     node: what failures name as the node inside of a block, "" elsewhere. token, joined: see nodes/batch.py.
-    dead: positions of tasks that nobody waits for any more. output: catches what the node prints, if anybody does.
+    dead: positions of tasks that nobody waits for any more.
     in_time: whether there is time for another run. free_memory: called after memory ran out; with True it may also
         unload other nodes, and then says whether it did.
     distrust: the node has written to its inputs before.
@@ -82,7 +81,6 @@ class Setting(NamedTuple):
     joined: tuple[tuple[int, str], ...]
     dead: set[int]
     device: torch.device
-    output: NodeOutput | None
     in_time: Callable[[], bool]
     free_memory: Callable[[bool], bool]
     distrust: bool
@@ -152,15 +150,11 @@ class NodeRun:
 
     def _answered(self, rows: Rows, *, is_shared: bool) -> Failure | None:
         """Run exactly these rows and take down the answers, if nothing goes wrong."""
-        setting, loaded = self._setting, self._setting.loaded
+        loaded = self._setting.loaded
         batch = self._batch(rows)
         found: list[tuple[list[Answer], list[Rejection]]] = []
         execute = partial(_execute, loaded, batch, found)
-        if setting.output is None:
-            failure = attempt(execute)
-        else:
-            with setting.output.lines_of(loaded.place):
-                failure = attempt(execute)
+        failure = attempt(execute)
         if failure is not None:
             changed = attempt(batch.check_inputs)
             self.writes = self.writes or changed is not None

@@ -1,4 +1,4 @@
-"""What nodes print: stands in for sys.stdout and hands the lines of nodes to a callback, all else to the terminal.
+"""What nodes print: stands in for sys.stdout and hands the lines of nodes to callbacks, all else to the terminal.
 
 Only threads inside `lines_of` are affected; everybody else writes to the stream that was there before.
 """
@@ -7,8 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TextIO, TypeAlias
+
+Lines: TypeAlias = Callable[[str], AbstractContextManager[None]]
+"""Of an executor: (place "ns:graph:node"); what its thread prints within is told as lines of that node."""
 
 _LINE_CHARS_MAX = 8192  # longer lines come in pieces, so that a node without newlines cannot fill the memory
 
@@ -47,13 +50,9 @@ class LineBudget:
 
 
 class NodeOutput:
-    """Takes over sys.stdout between `install` and `remove`.
+    """Takes over sys.stdout between `install` and `remove`."""
 
-    emit: called as emit(place, line) in the thread that printed, without the newline.
-    """
-
-    def __init__(self, emit: Callable[[str, str], None]) -> None:
-        self._emit = emit
+    def __init__(self) -> None:
         self._stream: _Stream | None = None
 
     def install(self) -> None:
@@ -75,13 +74,13 @@ class NodeOutput:
             sys.stdout = below
 
     @contextmanager
-    def lines_of(self, place: str) -> Iterator[None]:
-        """What this thread prints in here are lines of the node at `place`."""
+    def lines_of(self, emit: Callable[[str], None]) -> Iterator[None]:
+        """Each line that this thread prints in here goes to `emit`, in this thread and without the newline."""
         stream = self._stream
         if stream is None:
             yield
             return
-        sink = _Sink(self._emit, place)
+        sink = _Sink(emit)
         outer = getattr(stream.of_thread, "sink", None)
         stream.of_thread.sink = sink
         try:
@@ -94,27 +93,26 @@ class NodeOutput:
 class _Sink:
     """Cuts what one node prints into lines."""
 
-    def __init__(self, emit: Callable[[str, str], None], place: str) -> None:
+    def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
-        self._place = place
         self._rest = ""
 
     def write(self, text: str) -> None:
         *lines, rest = (self._rest + text).split("\n")
         for line in lines:
-            self._emit(self._place, self._cut(line))
+            self._emit(self._cut(line))
         self._rest = self._cut(rest)
 
     def _cut(self, line: str) -> str:
         """What is left of a line after as many full pieces as there are."""
         while len(line) > _LINE_CHARS_MAX:
-            self._emit(self._place, line[:_LINE_CHARS_MAX])
+            self._emit(line[:_LINE_CHARS_MAX])
             line = line[_LINE_CHARS_MAX:]
         return line
 
     def finish(self) -> None:
         if self._rest:
-            self._emit(self._place, self._rest)
+            self._emit(self._rest)
             self._rest = ""
 
 

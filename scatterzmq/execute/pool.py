@@ -18,7 +18,7 @@ from ..settings import Settings
 from .blobs import BlobStore
 from .common import LookUp, check_failed, found_here, graph_checked, new_executor_id
 from .device import parse_device
-from .output import NodeOutput
+from .output import LineBudget, Lines, NodeOutput
 from .threads import InlineExecutor, ThreadExecutor
 from .work import Done, Work
 
@@ -34,8 +34,8 @@ class Pool:
 
     errand: what an idle thread does when it is roused; None: there are no threads, and everything runs in the one that
         calls `run_pending`.
-    output: gets what nodes print; None: they print as everybody does.
     report: told of nodes that are loaded and unloaded, in whichever thread does so.
+    output: catches what nodes print, for `report`; None: they print as everybody does.
     look_up: finds out what blobs there are; None: what there is in `blobs`.
     """
 
@@ -46,8 +46,8 @@ class Pool:
         post: Post,
         errand: Callable[[ThreadExecutor], None] | None,
         *,
-        output: NodeOutput | None = None,
         report: "Reporter | None" = None,
+        output: NodeOutput | None = None,
         look_up: LookUp | None = None,
     ) -> None:
         self._post = post
@@ -155,7 +155,7 @@ class Pool:
 
         assert self._nodes is not None, "started"
         executor = new_executor_id()
-        worker = Worker(executor, self._nodes, self._output, announce=self._post)
+        worker = Worker(executor, self._nodes, self._lines(executor), announce=self._post)
         number = next(self._numbers)
         if self._errand is None:
             self._executors[executor] = InlineExecutor(executor, worker, self._post)
@@ -164,6 +164,18 @@ class Pool:
             self._executors[executor] = thread
             self._threads = (*self._threads, thread)
         return executor
+
+    def _lines(self, executor: ExecutorId) -> Lines | None:
+        output, report = self._output, self._report
+        if output is None or report is None:
+            return None
+        budget = LineBudget()
+
+        def tell(place: str, line: str) -> None:
+            for passed in budget.passed(line):
+                report("output.node", {"executor": executor, "node": place, "line": passed})
+
+        return lambda place: output.lines_of(partial(tell, place))
 
     def _check(self, request: int, definition: str, settles: bool) -> None:
         from .failure import attempt

@@ -13,7 +13,7 @@ from .device import release_all_memory
 from .failure import attempt
 from .loaded import LoadedNodes, LoadFailed
 from .noderun import CANCELLED, NodeRun, Outcome, Rows, Setting, rows_failed
-from .output import NodeOutput
+from .output import Lines
 from .work import Done, EmittedColumns, Work
 
 _WAIT_SHARE = 0.5
@@ -24,6 +24,7 @@ better than being given up with the executor: that would look as if they were to
 class Worker:
     """Runs batches, one at a time, on behalf of one executor.
 
+    lines: takes what nodes print; None: nobody does.
     announce: called with what a node expects to come of a batch, before the batch runs.
     interrupted: whether KeyboardInterrupt ended the last batch.
     """
@@ -32,14 +33,14 @@ class Worker:
         self,
         executor: ExecutorId,
         nodes: LoadedNodes,
-        output: NodeOutput | None = None,
+        lines: Lines | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         announce: Callable[[BatchExpected], None] | None = None,
     ) -> None:
         self.executor = executor
         self.interrupted = False
         self._nodes = nodes
-        self._output = output
+        self._lines = lines
         self._clock_s = clock_s
         self._announce = announce
         self._told: tuple[tuple[bytes, QueueId], ...] = ()
@@ -75,17 +76,32 @@ class Worker:
         order, plan = work.order, work.order.plan
         until_s = self._clock_s() + order.max_exec_ms / 1000 * _WAIT_SHARE
         graph = plan.graphs[order.node.graph]
+        run_node = self._run_node if self._lines is None else self._run_heard
         if graph.is_block:
-            step = partial(self._run_node, work, until_s)
+            step = partial(run_node, work, until_s)
             block = BlockRun(plan, graph, step, work.dead)
             for rows, columns in block.run(work.rows, work.columns):
                 emitted.append(_emitted(plan, "", rows, columns, None))
             failed.extend(block.failed)
             return
-        outcome = self._run_node(work, until_s, order.node, "", work.rows, work.columns)
+        outcome = run_node(work, until_s, order.node, "", work.rows, work.columns)
         failed.extend(outcome.failed)
         for output, rows, columns, call in outcome.answers:
             emitted.append(_emitted(plan, output, rows, columns, None if call is None else graph_id(plan, call)))
+
+    def _run_heard(
+        self,
+        work: Work,
+        until_s: float,
+        node: NodePlan,
+        name: str,
+        positions: tuple[int, ...],
+        columns: Mapping[str, Column],
+    ) -> Outcome:
+        """As `_run_node`; what the node prints while it is loaded or runs is told."""
+        assert self._lines is not None, "somebody listens"
+        with self._lines(work.order.plan.place(node)):
+            return self._run_node(work, until_s, node, name, positions, columns)
 
     def _run_node(
         self,
@@ -111,7 +127,6 @@ class Worker:
                         joined=tuple([(start, fencing_text(token)) for start, token in order.joined]),
                         dead=work.dead,
                         device=self._nodes.device,
-                        output=self._output,
                         in_time=lambda: self._clock_s() < until_s,
                         free_memory=self._free_memory,
                         distrust=key in self._writers,

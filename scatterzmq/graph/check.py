@@ -69,7 +69,8 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
     for (graph_name, node_name), error in failed.items():
         place = scope.place(graph_name, node_name)
         live = isinstance(error, UnknownKind) or scope.is_live(graph_name, node_name)
-        findings.fault(place, " ".join(str(error).split()).removeprefix(f"{place}: "), live=live)
+        for problem in str(error).split(f"\n{place}: "):  # several arguments may be wrong
+            findings.fault(place, " ".join(problem.split()).removeprefix(f"{place}: "), live=live)
     for graph in definition.graphs:
         check_graph(scope, graph, findings)
         if graph.name not in scope.live_graphs:

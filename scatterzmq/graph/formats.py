@@ -39,6 +39,7 @@ _DTYPES = (
     DType("float8_e5m2", 17, 1),
     DType("float8_e4m3fnuz", 18, 1),
     DType("float8_e5m2fnuz", 19, 1),
+    DType("float8_e8m0fnu", 20, 1),
 )
 _ALIASES = {
     "half": "float16",

@@ -50,7 +50,8 @@ class NodeInfo:
 
 
 Describe: TypeAlias = Callable[[str, Mapping[str, object], str, str], NodeInfo]
-"""(kind, args, ns, place "ns:graph:node") -> what the node is. Raises ValueError with the reason."""
+"""(kind, args, ns, place "ns:graph:node") -> what the node is. Raises ValueError with the reason, or with several, each
+in a line that begins with the place."""
 
 
 class UnknownKind(GraphError):  # noqa: N818 -- it says what is wrong, as the others do

@@ -2,6 +2,9 @@
 
 A conversion never loses anything: the text "2" and the number 2.0 will do for the whole number 2, but 2.5 will not, and
 true is no number. An argument that is null counts as missing.
+
+What is wrong is told of all arguments at once: after the first one the node is made again with values in place of the
+wrong ones, only to see what else it asks for (see `NodeArgs.survey`).
 """
 
 import builtins
@@ -25,6 +28,10 @@ class _Required:
 _REQUIRED: Final = _Required()
 
 
+class WrongArgument(GraphError):  # noqa: N818 -- says what it is
+    """An argument that is missing or cannot be converted."""
+
+
 class DataPlace(NamedTuple):
     """Where in a blob a node's data lies; its text is what `resources.blobs` understands."""
 
@@ -44,6 +51,7 @@ class NodeArgs:
     blobs: those that were asked for so far, with `data` and `blob`. Which bytes they have is settled when the graph is
     loaded; what a node opens besides is whatever has that name when it does.
     All methods raise GraphError for a missing argument without default and for one that cannot be converted.
+    wrong: name -> what is wrong with the argument, as far as it is known; empty but for a survey.
     """
 
     def __init__(self, args: Mapping[str, object], ns: str, place: str, allow: Sequence[str] = ()) -> None:
@@ -53,62 +61,87 @@ class NodeArgs:
         self._args = args
         self._asked: builtins.set[str] = set()
         self.blobs: tuple[BlobUse, ...] = ()
+        self.wrong: dict[str, str] = {}
+        self._is_survey = False
+
+    def survey(self) -> "NodeArgs":
+        """The same arguments, but what is wrong is noted in `wrong` instead of being raised."""
+        survey = NodeArgs(self._args, self.ns, self.place, self.allow)
+        survey._is_survey = True
+        return survey
 
     def bool(self, name: str, default: "D | _Required" = _REQUIRED) -> "builtins.bool | D":
         """True or false, also as text or as 1 or 0."""
-        return self._converted(name, default, "true or false", _bool)
+        return self._converted(name, default, "true or false", _bool, False)
 
     def str(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.str | D":
         """A text, or a number as it is written."""
-        return self._converted(name, default, "a text", _str)
+        return self._converted(name, default, "a text", _str, "")
+
+    def choice(self, name: "builtins.str", options: Sequence["builtins.str"]) -> "builtins.str":
+        """One of these texts."""
+
+        def convert(value: object) -> str:
+            text = _str(value)
+            if text not in options:
+                raise ValueError
+            return text
+
+        return self._converted(name, _REQUIRED, f"one of {', '.join(options)}", convert, options[0])
 
     def int(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.int | D":
-        return self._converted(name, default, "a whole number", _int)
+        return self._converted(name, default, "a whole number", _int, 1)
 
     def float(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.float | D":
-        return self._converted(name, default, "a number", _float)
+        return self._converted(name, default, "a number", _float, 1.0)
 
     def list_int(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "list[builtins.int] | D":
         return self._converted(
-            name, default, "a list of whole numbers", lambda value: [_int(one) for one in _list(value)]
+            name, default, "a list of whole numbers", lambda value: [_int(one) for one in _list(value)], []
         )
 
     def list_str(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "list[builtins.str] | D":
-        return self._converted(name, default, "a list of texts", lambda value: [_str(one) for one in _list(value)])
+        return self._converted(name, default, "a list of texts", lambda value: [_str(one) for one in _list(value)], [])
 
     def set_str(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.set[builtins.str] | D":
-        return self._converted(name, default, "a list of texts", lambda value: {_str(one) for one in _list(value)})
+        return self._converted(
+            name, default, "a list of texts", lambda value: {_str(one) for one in _list(value)}, set[str]()
+        )
 
     def shape(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "OpenShape | D":
         """A shape that may have null for dimensions in which tasks differ."""
-        return self._converted(name, default, "a shape, a list of sizes or nulls", _shape)
+        return self._converted(name, default, "a shape, a list of sizes or nulls", _shape, ())
 
     def ushape(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "Shape | D":
         """A shape without null."""
-        return self._converted(name, default, "a shape without null, a list of sizes", _ushape)
+        return self._converted(name, default, "a shape without null, a list of sizes", _ushape, ())
 
     def format(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "Format | D":
-        return self._converted(name, default, 'a format such as {"value": ["float", [2, null]]}', _format)
+        return self._converted(name, default, 'a format such as {"value": ["float", [2, null]]}', _format, {})
 
     def info(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "FieldFormat | D":
-        return self._converted(name, default, 'dtype and shape such as ["float", [2, null]]', _info)
+        return self._converted(
+            name, default, 'dtype and shape such as ["float", [2, null]]', _info, FieldFormat("float", ())
+        )
 
     def graph(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.str | D":
         """The name of a graph of the same namespace."""
-        return self._converted(name, default, "the name of a graph", lambda value: _name(value, "graph"))
+        return self._converted(name, default, "the name of a graph", lambda value: _name(value, "graph"), "graph")
 
     def dtype(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "DType | D":
-        return self._converted(name, default, f"a dtype ({', '.join(sorted(DTYPES))})", _dtype)
+        return self._converted(name, default, f"a dtype ({', '.join(sorted(DTYPES))})", _dtype, DTYPES["float"])
 
     def data(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "DataPlace | D":
-        place = self._converted(name, default, "a place in a blob, 'offset:length:name'", _data)
+        place = self._converted(
+            name, default, "a place in a blob, 'offset:length:name'", _data, DataPlace(0, 0, "blob")
+        )
         if isinstance(place, DataPlace):
             self._uses(BlobUse(name=place.name, end_bytes=place.offset + place.length))
         return place
 
     def blob(self, name: "builtins.str", default: "D | _Required" = _REQUIRED) -> "builtins.str | D":
         """The name of a blob."""
-        blob = self._converted(name, default, "the name of a blob such as 'model/a.safetensors'", _str)
+        blob = self._converted(name, default, "the name of a blob such as 'model/a.safetensors'", _str, "blob")
         if isinstance(blob, builtins.str) and blob:
             self._uses(BlobUse(name=blob))
         return blob
@@ -117,7 +150,7 @@ class NodeArgs:
         self, name: "builtins.str", default: "D | _Required" = _REQUIRED
     ) -> "Mapping[builtins.str, object] | D":
         """Any object, unchecked but for being one."""
-        return self._converted(name, default, "an object", _object)
+        return self._converted(name, default, "an object", _object, {})
 
     def asked(self) -> "tuple[builtins.str, ...]":
         """Names of the arguments that were asked for so far, given or not."""
@@ -143,18 +176,25 @@ class NodeArgs:
         default: D | _Required,
         expected: "builtins.str",
         convert: Callable[[object], T],
+        instead: object,
     ) -> T | D:
+        """instead: a value of the right type, for a survey."""
         self._asked.add(name)
         value = self._args.get(name)
         if value is None:
             if not isinstance(default, _Required):
                 return default
-            raise GraphError(f"{self.place}: argument {name!r} is missing: expected {expected}")
-        try:
-            return convert(value)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = f" ({error})" if type(error) is _Misfit else ""
-            raise GraphError(f"{self.error(name, expected)}{reason}") from None
+            problem = f"{self.place}: argument {name!r} is missing: expected {expected}"
+        else:
+            try:
+                return convert(value)
+            except (ValueError, TypeError, OverflowError) as error:
+                reason = f" ({error})" if type(error) is _Misfit else ""
+                problem = f"{self.error(name, expected)}{reason}"
+        if not self._is_survey:
+            raise WrongArgument(problem)
+        self.wrong.setdefault(name, problem)
+        return cast(T, instead)
 
 
 class _Misfit(ValueError):  # noqa: N818

@@ -20,13 +20,6 @@ _OWN_PRECISION: Final = frozenset({torch.float32, torch.float64})
 """Floats that torch computes in: a number is rounded to these first. Smaller ones it computes in float32."""
 
 
-def _operation(args: NodeArgs) -> Callable[[Tensor, Tensor | float], Tensor]:
-    found = OPERATIONS.get(args.str("op"))
-    if found is None:
-        raise args.error("op", f"one of {', '.join(OPERATIONS)}")
-    return found
-
-
 def _keeps_dtype(compute: Callable[[Tensor], Tensor], info: FieldFormat) -> bool:
     """Whether torch can compute this in the dtype of the field, and stays in it."""
     sample = torch.zeros(1, dtype=getattr(torch, info.dtype.name))
@@ -44,7 +37,7 @@ class ConstantOp(Node):
 
     def __init__(self, args: NodeArgs) -> None:
         self._info = args.info("input")
-        self._compute = _operation(args)
+        self._compute = OPERATIONS[args.choice("op", tuple(OPERATIONS))]
         constant = args.float("const")
         kind = getattr(torch, self._info.dtype.name)
         # A float would turn whole numbers into floats.
@@ -82,7 +75,7 @@ class BinOp(Node):
 
     def __init__(self, args: NodeArgs) -> None:
         self._info = args.info("input")
-        self._compute = _operation(args)
+        self._compute = OPERATIONS[args.choice("op", tuple(OPERATIONS))]
         if not _keeps_dtype(lambda sample: self._compute(sample, sample), self._info):
             raise args.error("input", f"a dtype that torch can {args.str('op')} numbers in")
 

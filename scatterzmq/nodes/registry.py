@@ -10,6 +10,7 @@ import importlib
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from sys import float_info
 from types import ModuleType, TracebackType
 from typing import Final
@@ -18,7 +19,7 @@ from ..errors import GraphError
 from ..graph.formats import FieldFormat, Format
 from ..graph.names import check_name
 from ..graph.nodeinfo import CallInfo, NodeInfo, UnknownKind
-from .args import NodeArgs
+from .args import NodeArgs, WrongArgument
 from .base import CallSite, Node
 
 BUILT_IN: Final = {
@@ -101,7 +102,11 @@ class Registry:
         except UnknownKind as error:
             raise UnknownKind(f"{args.place}: {error}") from error.__cause__
         with _Blame(f"{args.place}: node kind {_shown(kind)} cannot be made"):
-            return found(args)
+            try:
+                return found(args)
+            except WrongArgument as error:
+                problems = _all_wrong(found, args) or (str(error),)
+            raise GraphError("\n".join(problems))
 
     def _plug_in(self, kind: str) -> type[Node]:
         if len(kind) > _NAME_LENGTH_MAX or not _MODULE.fullmatch(kind):
@@ -113,6 +118,15 @@ class Registry:
                 "plug-ins by their module in plugins.allow"
             )
         return _only_node(_imported(kind, kind), kind)
+
+
+def _all_wrong(kind: type[Node], args: NodeArgs) -> Sequence[str]:
+    """What is wrong with the arguments that are missing or cannot be converted. Each text begins with the place."""
+    survey = args.survey()
+    # With other values than were given it may fail in any way, and says nothing of them.
+    with suppress(Exception, SystemExit):
+        kind(survey)
+    return tuple(survey.wrong.values())
 
 
 def _built_in(kind: str) -> type[Node]:

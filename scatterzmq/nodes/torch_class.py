@@ -11,8 +11,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from ..errors import GraphError
-from ..execute.blobfiles import BlobError, MissingBlob
+from ..errors import BlobError, GraphError, MissingBlob
 from ..graph.formats import FieldFormat, Format
 from .args import NodeArgs
 from .base import Node, Resources
@@ -39,7 +38,7 @@ class TorchClass(Node):
     """
 
     def __init__(self, args: NodeArgs) -> None:
-        self._kind = _allowed_class(args)
+        path = args.str("class")
         self._init = args.json_object("init", default={})
         self._weights = args.blob("weights", default=None)
         self._prefix = args.str("prefix", default="")
@@ -48,6 +47,7 @@ class TorchClass(Node):
         self._outputs = args.format("outputs")
         self._padded = args.bool("padded", default=False)
         self.pure = args.bool("pure", default=True)
+        self._kind = _allowed_class(args, path)
         self._mask_field, self._mask_dim = self._check_formats(args)
         self._load_cost = self._check_class(args)
         self._module: nn.Module | None = None
@@ -192,8 +192,7 @@ class TorchClass(Node):
         return open_fields[0], self._inputs[open_fields[0]].shape.index(None)
 
 
-def _allowed_class(args: NodeArgs) -> type[nn.Module]:
-    path = args.str("class")
+def _allowed_class(args: NodeArgs, path: str) -> type[nn.Module]:
     module, _, name = path.rpartition(".")
     if not all(part.isascii() and part.isidentifier() for part in path.split(".")):
         raise args.error("class", "the qualified name of a class such as 'package.module.Class'")

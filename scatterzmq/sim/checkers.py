@@ -59,7 +59,8 @@ class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
 class Facts:
     """What the world knows of a task.
 
-    copies, durable: as told to a client; 0 before it is accepted. lost: excused, because too much failed at once.
+    copies, durable: as told to a client; 0 before it is accepted. is_refused: as told to its client, which has it
+    cleared wherever it was accepted, too. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
     settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase.
     """
@@ -73,6 +74,7 @@ class Facts:
     is_cleared: bool = False
     is_cancelled: bool = False
     is_deleted: bool = False
+    is_refused: bool = False
     lost: str = ""
     ends: dict[str, Phase] = field(default_factory=dict)
     deleters: set[str] = field(default_factory=set)
@@ -255,7 +257,8 @@ class Checkers:
             return
         gone = {peer for at, peer in self.failures if self.world.now_us - at < UNNOTICED_US}
         for task in tasks:
-            if self.facts[task].is_cleared or (gone and not gone.isdisjoint(self._kept_by(process, task))):
+            facts = self.facts[task]
+            if facts.is_cleared or facts.is_refused or (gone and not gone.isdisjoint(self._kept_by(process, task))):
                 continue
             found = sum(self.world.knows(other, task, is_final=is_final) for other in self.world.alive())
             if found < copies:
@@ -345,6 +348,7 @@ class Checkers:
         if outcome.code is ErrorCode.REFUSED:
             if facts.copies:
                 raise Violation(f"{client.name}: accepted, then refused", handle.id)
+            facts.is_refused = True
             return
         self._true(handle.id, outcome.status, outcome.code, outcome.value, client.name)
 
@@ -390,14 +394,14 @@ class Checkers:
 
     def advancing(self, calm_us: int) -> None:
         """What has no end gets on within a minute from when nothing went wrong any more and everything was submitted.
-        A peer that has started again may wait for `grace_s` first. In its queue a task waits for others: it is
-        enough that some of them get on.
+        A peer that has started again may wait for `grace_s` first; so may a client for what is lost, until it believes
+        that. In its queue a task waits for others: it is enough that some of them get on.
         """
         settings = self.world.settings
-        grace_us = 0 if settings.journal.mode == "off" else int(settings.timing.grace_s * 1e6)
         for task in self.settled():
+            may_wait = settings.journal.mode != "off" or self.facts[task].lost
             last_us = self._advanced_us if self._is_queued(task) else self.facts[task].advanced_us
-            since_us = max(last_us, calm_us + grace_us)
+            since_us = max(last_us, calm_us + (int(settings.timing.grace_s * 1e6) if may_wait else 0))
             if self.world.now_us - since_us > ADVANCE_US:
                 raise Violation(
                     f"{task} has neither ended nor advanced for {ADVANCE_US / 1e6:g} s without faults", task

@@ -351,7 +351,9 @@ def _packed_by_torch(numbers: Sequence[Any], want: FieldFormat, field: str) -> b
     given = torch.tensor(reals, dtype=torch.float64)
     rounded = given.to(kind)
     # Beyond the largest number torch makes infinity, NaN or the largest number of it, by dtype and version.
-    lost = (given.abs() > torch.finfo(kind).max) & ~(given.isinf() & rounded.to(torch.float64).isinf())
+    back = rounded.to(torch.float64)
+    lost = (given.abs() > torch.finfo(kind).max) & ~(given.isinf() & back.isinf())
+    lost |= (given <= 0) & (back > 0)  # float8_e8m0fnu has neither zero nor signs
     if lost.any():
         place = int(lost.nonzero()[0])
         raise _misfit(numbers[place], place, OverflowError(), want, field)

@@ -26,7 +26,7 @@ from scatterzmq.core.blobmessages import (
     BlobWritten,
     WriteBlob,
 )
-from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.errors import BlobError
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import decode, encode

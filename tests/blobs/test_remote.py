@@ -15,8 +15,7 @@ import scatterzmq
 from scatterzmq.blobs import names, sender
 from scatterzmq.core import blobkeepers
 from scatterzmq.core.messages import Release
-from scatterzmq.errors import ClusterError, ErrorCode, GraphError
-from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.errors import BlobError, ClusterError, ErrorCode, GraphError
 from scatterzmq.questions import Questions
 from tests.test_remote import LONG_S, Peer, until
 

@@ -11,8 +11,7 @@ from scatterzmq.blobs import sender
 from scatterzmq.blobs.outside import bytes_beside
 from scatterzmq.blobs.sender import ROOM_BYTES, BlobSender
 from scatterzmq.core.blobmessages import PIECE_BYTES, BlobWritten, WriteBlob
-from scatterzmq.errors import ClusterError
-from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.errors import BlobError, ClusterError
 from scatterzmq.wire.columns import Column
 
 DATA = random.Random(4).randbytes(20 * PIECE_BYTES + 77)

@@ -8,7 +8,7 @@ import pytest
 
 from scatterzmq.blobs.service import BlobService
 from scatterzmq.core.blobmessages import BlobWord
-from scatterzmq.execute.blobfiles import BlobError
+from scatterzmq.errors import BlobError
 from scatterzmq.ids import ClientId, PeerId
 from scatterzmq.wire.columns import Column
 from tests.blobs.blobworld import Alarm

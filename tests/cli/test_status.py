@@ -84,8 +84,16 @@ def test_the_tables() -> None:
         "tasks     wait 5, done 2",
         "cache     2 entries, 200 B",
         "records   4 KiB",
+        "store     0 B",
         "counters  batches 4",
     ]
+
+
+def test_intermediate_tensors_are_shown_by_themselves() -> None:
+    counted = {"store_bytes": 3 << 20, "batches": 9}
+    view = statusview.view_of(MEMBERS, {A: replace(stats(), counters=counted), B: stats()})
+    lines = list(statusview.lines_of(view))
+    assert lines[-2:] == ["store     3 MiB", "counters  batches 11"]
 
 
 def test_what_came_of_caches_is_shown_per_peer() -> None:

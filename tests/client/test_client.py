@@ -219,7 +219,7 @@ def test_wrong_inputs_raise_at_the_call(client: Client, x: Any) -> None:
         client.wait_for("T0")
     with pytest.raises(GraphError, match=r"^cannot read graph file "):
         client.load_graph("a\0b")
-    with pytest.raises(ValueError, match="invalid TaskId 'mine'"):
+    with pytest.raises(FormatError, match="invalid TaskId 'mine'"):
         client.enqueue_task("double", x(), task_id="mine")
     assert not client._session._pending
 

@@ -832,6 +832,37 @@ def test_who_may_have_it_and_was_out_of_reach_is_told_to_clear_it_when_it_can_be
     assert not world.told()
 
 
+def test_who_does_not_know_any_more_what_it_is_told_late_has_left_it_to_somebody() -> None:
+    """Found by simulation: it was leaving, and the word to whom it had handed its tasks over got lost."""
+    world = ClientWorld(A, B, C)
+    moved_on(world, 1, 2)
+    world.say(Clear(mid=9, ids=tasks(1, 2)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    world.up(A)
+    world.hear(A, Cleared(mid=clears(world)[A].mid, unknown=tasks(1, 2)))
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: tasks(1, 2), C: tasks(1, 2)}
+    world.say(submit(6, 2))
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(1, 2)))
+    world.up(D)
+    world.hear(C, Cleared(mid=asked[C].mid, unknown=tasks(1, 2)))
+    assert world.targets(Clear) == [(D, tasks(1))], "what is submitted again is another task"
+
+
+def test_if_who_was_to_be_told_is_gone_others_are() -> None:
+    world = ClientWorld(A, B, C, static=False)
+    moved_on(world, 1)
+    world.say(Clear(mid=9, ids=tasks(1)))
+    world.hear(B, Cleared(mid=clears(world)[B].mid))
+    for _ in range(2):
+        world.members(B, B, C)
+        world.members(C, C)  # not home
+    asked = clears(world)
+    assert {peer: message.ids for peer, message in asked.items()} == {B: tasks(1)}
+    world.hear(B, Cleared(mid=asked[B].mid, unknown=tasks(1)))
+    assert world.targets(Clear) == [(C, tasks(1))]
+
+
 def test_of_several_who_are_out_of_reach_each_is_told() -> None:
     world = ClientWorld(A, B, C)
     world.say(submit(5, 1))

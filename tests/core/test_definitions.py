@@ -11,6 +11,7 @@ from scatterzmq.core.members import Status
 from scatterzmq.core.messages import (
     AskDefinition,
     AskNamespaces,
+    Clear,
     Definition,
     GraphLoaded,
     GraphRefused,
@@ -719,6 +720,8 @@ def test_tasks_go_on_with_the_definition_they_came_with() -> None:
     assert mesh.peers[1].retired == []
     mesh.run()
     assert mesh.results(1, [task]) == [2]
+    assert mesh.peers[1].retired == []
+    mesh.peers[1].say(Clear(mid=1, ids=(task,)))
     assert mesh.peers[1].retired == [one.digest]
 
 

@@ -1,5 +1,7 @@
 """A peer leaves: what it had goes to others, and its clients with it."""
 
+import pytest
+
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
 from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
@@ -134,6 +136,28 @@ def test_a_task_without_a_copy_gets_one_first() -> None:
     assert left is not None
     assert left.lost == 0
     assert records(mesh, 1).keys() == {task}
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_a_result_of_a_definition_that_was_replaced_goes_to_who_has_never_had_that(is_taken_over: bool) -> None:
+    """Whoever gets a copy asks its owner for the definition. That one had forgotten it, so nobody could take the copy:
+    half a minute went by, and then the result was gone.
+    """
+    mesh = Mesh(2, executors=[1, 0], static=False)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 1)
+    mesh.run()
+    mesh.load(chain(2))
+    owner, other = (1, 0) if is_taken_over else (0, 1)
+    mesh.kill(other)
+    mesh.wait(1000)
+    mesh.restart(other, executors=0)
+    mesh.wait(2000)
+    mesh.leave(owner)
+    mesh.wait(1000)
+    assert mesh.peers[owner].left is not None
+    assert records(mesh, other).keys() == {task}
+    assert records(mesh, other)[task].result is not None
 
 
 def test_with_one_copy_of_each_task_there_is_an_heir_all_the_same() -> None:

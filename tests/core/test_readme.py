@@ -10,6 +10,8 @@ from scatterzmq.core.ledger import TRANSITIONS
 from scatterzmq.wire.schema import NUMBERS
 
 README = Path(__file__).parents[2] / "scatterzmq" / "core" / "README.md"
+TWO_PAGES_WORDS = 1_250
+"""As the page says of itself; tables follow."""
 
 
 def transitions() -> Iterator[str]:
@@ -46,6 +48,13 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
     for line in TABLES[name]():
         assert line in text, f"run python {Path(__file__).name}: {line}"
     assert filled(text) == text
+
+
+def test_the_protocol_takes_two_pages() -> None:
+    text, tables = README.read_text().split("## A task's way\n")
+    assert "in two pages" in text
+    assert len(text.split()) <= TWO_PAGES_WORDS
+    assert all(f"<!-- {name}: begin -->" in tables for name in TABLES)
 
 
 def test_every_module_is_named() -> None:

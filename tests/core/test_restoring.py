@@ -14,7 +14,6 @@ from scatterzmq.core.messages import (
     AskTasks,
     Attach,
     Cancel,
-    Cancelled,
     Clear,
     Cleared,
     Final,
@@ -242,6 +241,37 @@ def test_clients_wait_until_a_peer_knows_what_became_of_its_tasks() -> None:
     assert records(mesh, 0).keys() == {task, *submitted}
 
 
+def test_of_clients_who_wait_each_finds_what_came_before_worked_off() -> None:
+    """A task is to be cancelled, and then to be gone: when it goes, its end has been seen to."""
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.crash(0, 1)
+    peer = mesh.reboot(0)
+    peer.say(Attach(ids=(task,)), BOB)
+    peer.say(Cancel(mid=1, ids=(task,)), BOB)
+    peer.say(Clear(mid=2, ids=(task,)), BOB)
+    mesh.wait(25_000)
+    assert [final.statuses for final in finals(peer)] == [(TaskStatus.UNKNOWN,)]
+    assert told(peer, Cleared)
+    assert not records(mesh, 0)
+
+
+def test_what_waits_to_be_cleared_is_no_conflict_for_what_waits_to_be_accepted() -> None:
+    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.crash(0, 1)
+    peer = mesh.reboot(0)
+    peer.say(Clear(mid=1, ids=(task,)), BOB)
+    peer.submit(8, ids=(task,), nonce=b"another")
+    mesh.wait(25_000)
+    assert not told(peer, Refused)
+    assert accepted(peer)[-1].ids == (task,)
+
+
 def test_what_is_deleted_while_its_submission_waits_stays_deleted() -> None:
     """Its client had it accepted by another peer meanwhile, and then sent to everybody that it should be deleted."""
     mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
@@ -259,23 +289,6 @@ def test_what_is_deleted_while_its_submission_waits_stays_deleted() -> None:
     peer.submit(8, 9, ids=[deleted, wanted])
     mesh.wait(25_000)
     assert records(mesh, 0).keys() == {wanted}
-
-
-def test_what_is_cancelled_and_cleared_meanwhile_is_gone() -> None:
-    """Found by simulation (seed 200027): both were answered in one turn, and what was deleted ended after that."""
-    mesh = Mesh(2, executors=0, static=False, journal=SYNC, timing=GRACE)
-    mesh.load(chain(1))
-    (task,) = mesh.submit(0, 7)
-    mesh.deliver()
-    mesh.crash(0, 1)
-    peer = mesh.reboot(0)
-    peer.say(Cancel(mid=1, ids=(task,)))
-    peer.clear(task)
-    mesh.wait(25_000)
-    assert told(peer, Cancelled)
-    assert told(peer, Cleared)
-    assert not records(mesh, 0)
-    assert not peer.disk.tasks()
 
 
 def test_submissions_wait_for_the_restoration_however_long() -> None:
@@ -576,7 +589,8 @@ def test_a_restart_after_the_disk_has_failed_finds_what_is_known_elsewhere() -> 
     assert records(mesh, 1).keys() == set(tasks)
 
 
-def test_deleted_stays_deleted_when_the_holder_was_away() -> None:
+@pytest.mark.parametrize("away_s", [10, 23 * 3600], ids=["for a while", "for nearly as long as it is remembered"])
+def test_deleted_stays_deleted_when_the_holder_was_away(away_s: int) -> None:
     mesh = Mesh(2, executors=0, static=False, journal=SYNC)
     mesh.load(chain(1))
     (task,) = mesh.submit(0, 7)
@@ -585,6 +599,7 @@ def test_deleted_stays_deleted_when_the_holder_was_away() -> None:
     mesh.wait(10_000)
     mesh.peers[0].clear(task)
     mesh.deliver()
+    mesh.wait(1_000 * away_s)
     mesh.reboot(1)
     mesh.wait(40_000)
     assert not any(records(mesh, number) or copies(mesh.peers[number]) for number in (0, 1))

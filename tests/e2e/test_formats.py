@@ -36,6 +36,7 @@ BITS = {
     "uint64": torch.uint64,
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
+    "float8_e8m0fnu": torch.float8_e8m0fnu,
 }
 CASTABLE = sorted(name for name in BITS if not name.startswith(("float8", "uint16", "uint32", "uint64")))
 

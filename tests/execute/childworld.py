@@ -181,8 +181,7 @@ class World:
             self.loop,
             self.posted.append,
             blobs,
-            report=lambda name, context: self.reports.append((name, context)),
-            output=lambda _, place, line: self.lines.append((place, line)),
+            report=self._report,
             reserve_after_s=0.0,
             fetch=fetch,
             find=find,
@@ -190,6 +189,13 @@ class World:
         )
         self._numbers = 0
         self._plans: dict[str, Plan] = {}
+
+    def _report(self, name: str, context: Mapping[str, str | int | float]) -> None:
+        if name == "output.node":
+            assert {*context} == {"executor", "node", "line"}
+            self.lines.append((str(context["node"]), str(context["line"])))
+        else:
+            self.reports.append((name, context))
 
     def take(self, kind: type[_Event]) -> _Event:
         """Wait for the next event of a kind and take it out of `posted`."""

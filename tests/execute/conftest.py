@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class Bench:
         self.log: list[str] = []
         self.reports: list[tuple[str, Mapping[str, str | int | float]]] = []
         self.printed: list[tuple[str, str]] = []
-        self.output = NodeOutput(lambda place, line: self.printed.append((place, line)))
+        self.output = NodeOutput()
         self.clock_s = 0.0
         self._orders = 0
 
@@ -92,8 +93,11 @@ class Bench:
 
     def worker(self, nodes: LoadedNodes | None = None, executor: ExecutorId = EXECUTOR) -> Worker:
         return Worker(
-            executor, nodes or self.nodes(), self.output, lambda: self.clock_s, announce=self.announced.append
+            executor, nodes or self.nodes(), self._lines, lambda: self.clock_s, announce=self.announced.append
         )
+
+    def _lines(self, place: str) -> AbstractContextManager[None]:
+        return self.output.lines_of(lambda line: self.printed.append((place, line)))
 
     def work(
         self, plan: Plan, rows: int, node: str = "n", **fields: torch.Tensor | list[torch.Tensor] | Column

@@ -1,6 +1,7 @@
 """Blobs: what is written comes back, bit for bit, and nothing outside the root can be reached."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -11,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scatterzmq.errors import ScatterError
+from scatterzmq.errors import BlobError, FormatError, MissingBlob, ScatterError
 from scatterzmq.execute.blobfiles import SEALED, place_sealed
 from scatterzmq.execute.blobplaces import Place
-from scatterzmq.execute.blobs import BlobError, BlobStore, MissingBlob
+from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.graph.formats import FieldFormat
 from scatterzmq.ids import NodeId
 
@@ -253,9 +254,27 @@ def test_arrays_are_written_as_tensors(store: BlobStore) -> None:
     assert torch.equal(store.tensor(place), torch.tensor([[1, 2], [3, 4]], dtype=torch.int16))
 
 
-def test_a_tensor_of_nine_dimensions_cannot_be_written(store: BlobStore) -> None:
-    with store.open_blob("a") as blob, pytest.raises(BlobError, match="at most 8"):
-        blob.write_tensor(torch.zeros([1] * 9))
+@pytest.mark.parametrize(
+    ("method", "value", "problem"),
+    [
+        ("write", "text", "write: expected bytes, got str; a text has .encode(), and a tensor is written with"),
+        ("write", None, "write: expected bytes, got NoneType"),
+        ("write", [1], "write: expected bytes, got list"),
+        ("write", torch.ones(2), "write: expected bytes, got Tensor"),
+        ("write_tensor", [1], "write_tensor: expected a tensor or an ndarray, got list; see torch.tensor()"),
+        ("write_tensor", None, "write_tensor: expected a tensor or an ndarray, got NoneType"),
+        ("write_tensor", torch.zeros([1] * 9), "write_tensor: 9 dimensions are too many; at most 8 can be written"),
+        ("write_tensor", torch.ones(2).to_sparse(), "write_tensor: a sparse_coo tensor has no plain rows of numbers"),
+        ("write_tensor", torch.ones(2).view(torch.bits8), "write_tensor: no field can hold torch.bits8"),
+        ("write_tensor", np.array(["a"]), "write_tensor: no field can hold an array of str"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_one_line(store: BlobStore, method: str, value: object, problem: str) -> None:
+    with store.open_blob("b") as blob:
+        with pytest.raises(FormatError, match="^" + re.escape(f"blob 'b': {problem}")) as caught:
+            getattr(blob, method)(value)
+        assert "\n" not in str(caught.value)
+        assert blob.write(b"abc") == "0:3:b"
 
 
 def test_tensors_share_aligned_memory_of_the_map(store: BlobStore) -> None:

@@ -30,7 +30,6 @@ from scatterzmq.execute.childwire import (
     LoadedNode,
     Manifest,
     Part,
-    Printed,
     Ready,
     Run,
     Told,
@@ -112,7 +111,6 @@ WORDS: list[Word] = [
         failed=(RowsFailed(rows=(2, 3), code=ErrorCode.GENERAL_EXCEPTION, message="m", traceback="t", final=True),),
         loaded=(LoadedNode(digest=DIGEST, queue=QUEUE),),
     ),
-    Printed(place="ns:main:n", line="hello"),
     Manifest(
         request=1,
         nodes=(Described(place="ns:main:n", info=INFO), Described(place="p", info=None, error="e", unknown=True)),

@@ -18,15 +18,23 @@ def lines() -> Any:
 
 @pytest.fixture
 def output(capsys: Any, lines: Any) -> Any:
-    made = NodeOutput(lambda place, line: lines.append((place, line)))
+    made = NodeOutput()
     yield made
     made.remove()
 
 
-def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output: Any, lines: Any, capsys: Any) -> None:
+@pytest.fixture
+def of(output: Any, lines: Any) -> Any:
+    """(place) -> a context whose lines go to `lines`."""
+    return lambda place: output.lines_of(lambda line: lines.append((place, line)))
+
+
+def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(
+    output: Any, of: Any, lines: Any, capsys: Any
+) -> None:
     output.install()
     print("before")
-    with output.lines_of("a"):
+    with of("a"):
         print("one", 1)
         print("two\nthree", flush=True)
         print()
@@ -35,9 +43,9 @@ def test_lines_of_a_node_go_to_the_callback_and_nothing_else_does(output: Any, l
     assert capsys.readouterr().out == "before\nafter\n"
 
 
-def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output: Any, lines: Any) -> None:
+def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output: Any, of: Any, lines: Any) -> None:
     output.install()
-    with output.lines_of("a"):
+    with of("a"):
         print("half", end="")
         assert lines == []
         print(" whole")
@@ -46,11 +54,11 @@ def test_a_line_is_told_when_it_is_complete_or_the_node_is_done(output: Any, lin
     assert lines[1:] == [("a", "rest")]
 
 
-def test_also_when_the_node_raises(output: Any, lines: Any, capsys: Any) -> None:
+def test_also_when_the_node_raises(output: Any, of: Any, lines: Any, capsys: Any) -> None:
     output.install()
 
     def run() -> None:
-        with output.lines_of("a"):
+        with of("a"):
             print("rest", end="")
             raise ValueError("x")
 
@@ -61,9 +69,9 @@ def test_also_when_the_node_raises(output: Any, lines: Any, capsys: Any) -> None
     assert capsys.readouterr().out == "outside\n"
 
 
-def test_other_threads_are_not_affected(output: Any, lines: Any, capsys: Any) -> None:
+def test_other_threads_are_not_affected(output: Any, of: Any, lines: Any, capsys: Any) -> None:
     output.install()
-    with output.lines_of("a"):
+    with of("a"):
         thread = threading.Thread(target=print, args=("elsewhere",))
         thread.start()
         thread.join()
@@ -72,28 +80,28 @@ def test_other_threads_are_not_affected(output: Any, lines: Any, capsys: Any) ->
     assert capsys.readouterr().out == "elsewhere\n"
 
 
-def test_nested_nodes(output: Any, lines: Any) -> None:
+def test_nested_nodes(output: Any, of: Any, lines: Any) -> None:
     output.install()
-    with output.lines_of("outer"):
-        with output.lines_of("inner"):
+    with of("outer"):
+        with of("inner"):
             print("in")
         print("out")
     assert lines == [("inner", "in"), ("outer", "out")]
 
 
-def test_a_line_without_end_comes_in_pieces(output: Any, lines: Any) -> None:
+def test_a_line_without_end_comes_in_pieces(output: Any, of: Any, lines: Any) -> None:
     output.install()
-    with output.lines_of("a"):
+    with of("a"):
         sys.stdout.write("x" * 20_000)
         assert [len(line) for _, line in lines] == [8192, 8192]
     assert "".join(line for _, line in lines) == "x" * 20_000
 
 
-def test_it_looks_like_the_stream_it_stands_for(output: Any, capsys: Any) -> None:
+def test_it_looks_like_the_stream_it_stands_for(output: Any, of: Any, capsys: Any) -> None:
     output.install()
     assert sys.stdout.encoding.lower() == "utf-8"
     assert not sys.stdout.isatty()
-    with output.lines_of("a"):
+    with of("a"):
         sys.stdout.writelines(["a\n", "b\n"])
         with pytest.raises(TypeError):
             sys.stdout.write(b"bytes")  # type: ignore[arg-type]
@@ -101,35 +109,36 @@ def test_it_looks_like_the_stream_it_stands_for(output: Any, capsys: Any) -> Non
 
 def test_removing_puts_back_what_was_there(lines: Any) -> None:
     before = sys.stdout
-    output = NodeOutput(lambda place, line: lines.append(line))
+    output = NodeOutput()
     output.install()
     output.install()
     assert sys.stdout is not before
     output.remove()
     output.remove()
     assert sys.stdout is before
-    with output.lines_of("a"):
-        pass
+    with output.lines_of(lines.append):
+        print("passes")
+    assert lines == []
 
 
 def test_two_at_once_removed_in_any_order(lines: Any, capsys: Any) -> None:
     before = sys.stdout
-    first = NodeOutput(lambda place, line: lines.append(("first", line)))
-    second = NodeOutput(lambda place, line: lines.append(("second", line)))
+    first = NodeOutput()
+    second = NodeOutput()
     first.install()
     second.install()
     first.remove()
-    with second.lines_of("a"):
+    with second.lines_of(lines.append):
         print("x")
     print("outside")
     second.remove()
     assert sys.stdout is before
-    assert lines == [("second", "x")]
+    assert lines == ["x"]
     assert capsys.readouterr().out == "outside\n"
 
 
 def test_somebody_who_took_over_after_us_keeps_it(monkeypatch: Any, lines: Any, capsys: Any) -> None:
-    output = NodeOutput(lambda place, line: lines.append(line))
+    output = NodeOutput()
     output.install()
     ours = sys.stdout
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from scatterzmq.errors import ErrorCode
-from scatterzmq.execute.blobs import MissingBlob
+from scatterzmq.errors import ErrorCode, MissingBlob
 from scatterzmq.execute.worker import fencing_text
 from scatterzmq.ids import PeerId, Token
 from scatterzmq.wire.tensors import row_digests, to_tensor

@@ -415,6 +415,18 @@ def test_without_its_entry_all_of_a_definition_is_checked(checked: Check, small:
     assert len(checked(small).problems) == 2
 
 
+def test_several_reasons_of_one_node_are_several_problems(small: dict[str, Any]) -> None:
+    def describe(kind: str, args: Any, ns: str, place: str) -> Any:
+        raise GraphError(f"{place}: one\nand more of it\n{place}: two")
+
+    assert check(small, describe).problems[:4] == (
+        "main:main:a: one and more of it",
+        "main:main:a: two",
+        "main:main:b: one and more of it",
+        "main:main:b: two",
+    )
+
+
 def test_the_place_is_not_repeated_if_the_reason_has_it(small: dict[str, Any]) -> None:
     def describe(kind: str, args: object, ns: str, place: str) -> Any:
         raise ValueError(f"{place}: bad\nkind")

@@ -37,6 +37,7 @@ def test_codes_on_the_wire_never_change() -> None:
         "bool": 1, "uint8": 2, "int8": 3, "int16": 4, "int32": 5, "int64": 6, "float16": 7, "float32": 8,
         "float64": 9, "bfloat16": 10, "complex64": 11, "complex128": 12, "uint16": 13, "uint32": 14, "uint64": 15,
         "float8_e4m3fn": 16, "float8_e5m2": 17, "float8_e4m3fnuz": 18, "float8_e5m2fnuz": 19,
+        "float8_e8m0fnu": 20,
     }  # fmt: skip
 
 

@@ -305,6 +305,18 @@ def test_every_kind_describes_itself(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(ARGS))
+def test_every_kind_tells_all_arguments_that_are_missing(kind: str) -> None:
+    try:
+        Registry().describe(kind, {}, "ns", "ns:main:node")
+        told = []
+    except GraphError as error:
+        told = str(error).splitlines()
+    assert [line.partition(" is missing: ")[0] for line in sorted(told)] == [
+        f"ns:main:node: argument {name!r}" for name in sorted(ARGS[kind])
+    ]
+
+
+@pytest.mark.parametrize("kind", sorted(ARGS))
 def test_no_kind_leaves_arguments_unused(kind: str) -> None:
     from scatterzmq.nodes import NodeArgs
 

@@ -116,6 +116,16 @@ def test_wrong_arguments_name_the_place() -> None:
     assert not isinstance(caught.value, UnknownKind)
 
 
+def test_all_wrong_arguments_are_told_at_once() -> None:
+    with pytest.raises(GraphError) as caught:
+        describe(Registry(), "constant_op", {"op": "sub", "const": True})
+    assert str(caught.value).splitlines() == [
+        "ns:main:node: argument 'input' is missing: expected dtype and shape such as [\"float\", [2, null]]",
+        "ns:main:node: argument 'op': expected one of add, mul, got 'sub'",
+        "ns:main:node: argument 'const': expected a number, got True",
+    ]
+
+
 # ---- what may be imported
 
 MARKER = "import builtins\nbuiltins.szq_was_imported = True\n" + GOOD

@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from scatterzmq.errors import GraphError
-from scatterzmq.execute.blobs import BlobStore, MissingBlob
+from scatterzmq.errors import GraphError, MissingBlob
+from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.graph.formats import FieldFormat
 from scatterzmq.ids import TaskId
 from scatterzmq.nodes import Batch, NodeArgs, Resources

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scatterzmq.errors import FormatError, GraphError
-from scatterzmq.execute.blobs import BlobError, BlobStore, MissingBlob
+from scatterzmq.errors import BlobError, FormatError, GraphError, MissingBlob
+from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.ids import TaskId
 from scatterzmq.models.bert import BertLayers
 from scatterzmq.nodes import Batch, NodeArgs, Resources

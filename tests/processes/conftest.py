@@ -12,26 +12,14 @@ from tests.processes.cluster import RealCluster, real_cluster
 from tests.processes.hosts import FOUND_S, Hosts, are_alone, wait_until
 
 FOLDER = Path(__file__).parent
-NO_HOSTS = pytest.StashKey[str]()
 HOSTS = 4
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All of these take seconds each, so they are a suite of their own. Hosts need namespaces of the kernel."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these take seconds each, so they are a suite of their own."""
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker("processes")
-    hosts = [item for item in items if "network" in getattr(item, "fixturenames", ())]
-    if hosts and config.option.markexpr == "processes" and (reason := lan.available()):
-        config.stash[NO_HOSTS] = f"{len(hosts)} tests of peers on hosts of their own were not run: {reason}"
-        config.hook.pytest_deselected(items=hosts)
-        items[:] = [item for item in items if item not in hosts]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    note = config.stash.get(NO_HOSTS, "")
-    if note:
-        terminalreporter.write_line(note, yellow=True)
 
 
 Connect = Callable[..., "scatterzmq.Client"]

@@ -19,6 +19,7 @@ from tests.processes.bare import bare, stats
 from tests.processes.cluster import NAP, ROOT, TIMEOUT_S, RealCluster, chain, real_cluster
 from tests.processes.conftest import Connect
 
+pytestmark = pytest.mark.alone
 MIB = 1 << 20
 PROCESSES, CLIENTS = 5, 10
 """Clients of each process."""

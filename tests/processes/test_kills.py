@@ -15,10 +15,13 @@ from scatterzmq.questions import Questions
 from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, begun_in, chain
 from tests.processes.conftest import Connect
 
+pytestmark = pytest.mark.alone
 TASKS = 2000
 NAP_MS = 8.0
 """Of a third of all tasks more than two seconds are left when something happens to their peer."""
 RERUN_S = 3.0
+LEAVES_WITHIN_S = 20.0
+"""It takes a few, and the rest of the job; half a minute if it waits for somebody to take something in vain."""
 HALT_S = 20.0
 HALT_RERUN_S = 8.0
 """Silence alone says that the peer is gone: nobody hears its sockets close."""
@@ -120,8 +123,9 @@ def test_a_peer_is_killed(cluster: RealCluster, connect: Connect, diary: Path, p
     assert rerun_after_s(diary, happened_s, pids) <= RERUN_S, noticed
 
 
-def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
-    cluster: RealCluster, connect: Connect, diary: Path
+@pytest.mark.parametrize("place", [0, 1], ids=["the owner", "another"])
+def test_a_peer_is_halted_for_twenty_seconds_and_goes_on(
+    cluster: RealCluster, connect: Connect, diary: Path, place: int
 ) -> None:
     """Others do its work, and more, meanwhile; what it says when it goes on does no harm."""
     client = connect(cluster.addresses)
@@ -131,7 +135,7 @@ def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
     pids: list[int] = []
 
     def submitted() -> None:
-        halted.append(by_tasks(cluster)[0])
+        halted.append(by_tasks(cluster)[place])
         pids.extend(halted[0].children())
 
     def accident() -> None:
@@ -147,13 +151,21 @@ def test_the_owner_is_halted_for_twenty_seconds_and_goes_on(
     assert halted[0].running
 
 
-def test_the_owner_leaves(cluster: RealCluster, connect: Connect, diary: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1], ids=["the owner", "another"])
+def test_a_peer_leaves(cluster: RealCluster, connect: Connect, diary: Path, place: int) -> None:
+    """What it had begun is finished or begun elsewhere, and counts as no failure. It hands over all that it has, also
+    results of definitions that were replaced before the others had come.
+    """
     client = connect(cluster.addresses)
     until_ready(cluster)
     left: list[RealPeer] = []
 
-    _, retries = run_through(client, diary, lambda: left[0].terminate(), lambda: left.append(by_tasks(cluster)[0]))
+    def submitted() -> None:
+        left.append(by_tasks(cluster)[place])
+
+    asked_s, retries = run_through(client, diary, lambda: left[0].terminate(), submitted)
     assert left[0].wait() == 0
+    assert time.monotonic() - asked_s <= LEAVES_WITHIN_S
     assert retries == 0
     cluster.add()
 

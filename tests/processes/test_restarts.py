@@ -194,6 +194,17 @@ def test_a_peer_alone_says_so_and_two_keep_a_copy_each(connect: Connect) -> None
         assert client.get_response(next(iter(second))).copies == 2
 
 
+def test_the_last_one_to_leave_says_how_many_tasks_are_lost(connect: Connect) -> None:
+    """It finishes the one that runs, and has nobody to give the others to."""
+    with real_cluster(1, "--executors", "1", "--batch-size", "1") as cluster:
+        (last,) = cluster.peers
+        submit(connect(last.address), 20, 500.0)
+        last.terminate()
+        said = last.wait_for_event("error.peer.lost")
+        assert last.wait() == 3
+        assert 0 < said["context"]["tasks"] < 20
+
+
 def test_a_peer_leaves_when_it_is_told_to(connect: Connect) -> None:
     with real_cluster(2) as cluster:
         leaving = cluster.peers[0]

@@ -12,6 +12,7 @@ import pytest
 from tests.processes.cluster import NAP, TIMEOUT_S, RealPeer, begun_in, chain, real_cluster
 from tests.processes.conftest import Connect
 
+pytestmark = pytest.mark.alone
 LOAD_S = 60.0
 """What one peer alone would need for all of it."""
 JOINS_WITHIN_S = 2.0

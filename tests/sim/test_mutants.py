@@ -59,6 +59,8 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          who kills executors is poison                             sim.test_scenarios:test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not
          the copies know of crashes                                sim.test_scenarios:test_whom_a_task_has_killed_is_known_to_the_next_owner
          an owner counts the executors that a task has killed      test_an_owner_that_does_not_count_is_found_out
+         a machine that kills executors claims no tasks            sim.test_scenarios:test_good_tasks_survive_a_machine_that_kills_all_executors
+         a machine is not suspected where all have that trouble    sim.test_scenarios:test_tasks_that_kill_executors_everywhere_are_not_held_up
     12  Nodes run in processes of their own
         Told by tests/e2e/test_hangs.py and tests/processes/test_kills.py, with real processes.
     13  What a peer slept through is nobody's silence
@@ -84,8 +86,10 @@ from scatterzmq.core.borrowing import Borrowing
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.cacheplaces import CachePlaces
 from scatterzmq.core.copies import Copies, Copy, version_in
+from scatterzmq.core.deaths import Deaths
 from scatterzmq.core.desk import Desk
 from scatterzmq.core.fetches import Fetches
+from scatterzmq.core.gossip import Gossip
 from scatterzmq.core.journal import Journal
 from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.leases import Lease, Leases
@@ -369,6 +373,14 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "the copies know of crashes": (
         instead(State, "crash_marked", _mark_nobody),
         scenarios.test_whom_a_task_has_killed_is_known_to_the_next_owner,
+    ),
+    "a machine that kills executors claims no tasks": (
+        instead(Deaths, "died"),
+        scenarios.test_good_tasks_survive_a_machine_that_kills_all_executors,
+    ),
+    "a machine is not suspected where all have that trouble": (
+        instead(Gossip, "any_usable", lambda _: True),
+        scenarios.test_tasks_that_kill_executors_everywhere_are_not_held_up,
     ),
     "what a peer slept through is nobody's silence": (
         instead(Punctual, "slept_ms", lambda *_: 0),

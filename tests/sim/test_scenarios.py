@@ -1,10 +1,12 @@
 """What can go wrong, one at a time and on purpose, on real cores, the real codec and a simulated network."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 
+from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.cache import cache_key
 from scatterzmq.core.messages import Accepted, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
@@ -319,6 +321,38 @@ def test_whom_a_task_has_killed_is_known_to_the_next_owner(make: Make) -> None:
     world.run(60_000)
     assert ends(world, [task]) == [TaskStatus.ERROR]
     assert world.checkers.deaths[task] == 4
+
+
+def broken_machine(world: World) -> None:
+    """Whatever peer1 runs kills its executor, soon; the other peers take their time."""
+    broken = world.peer(1)
+
+    def fate(process: Process, order: BatchOrder, work: Random) -> tuple[str, int]:
+        assert order.tasks
+        assert work
+        return ("crash", 10_000) if process is broken else ("", 2_000_000)
+
+    world.faults.fate = fate  # type: ignore[method-assign]
+
+
+def test_good_tasks_survive_a_machine_that_kills_all_executors(make: Make) -> None:
+    """It would take them again and again, as it is the only one that has time."""
+    world = make(2, namespaces=("chain",), sections={"executor": {"batch_size": 1}})
+    broken_machine(world)
+    tasks = world.submit("chain", *range(8), at=0)
+    world.run(120_000)
+    assert ends(world, tasks) == [TaskStatus.READY] * 8
+    assert world.peer(1).reports["warning.executor.deaths"]
+    assert not world.peer(0).reports["warning.executor.deaths"]
+
+
+def test_tasks_that_kill_executors_everywhere_are_not_held_up(make: Make) -> None:
+    """All peers have the same trouble: it is not their machines."""
+    world = make(3, namespaces=("bomb",), sections={"executor": {"batch_size": 1}})
+    tasks = world.submit("bomb", *([3] * 20), at=0)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.ERROR] * 20
+    assert [world.peer(at).reports["warning.executor.deaths"] > 0 for at in range(3)] == [True] * 3
 
 
 def test_an_answer_to_an_earlier_life_counts_for_nothing() -> None:

@@ -288,6 +288,7 @@ def _membership() -> list[Example]:
                 dead_incarnations=(300,),
                 queues=4,
                 pointers=b"8bytes!!",
+                usable=True,
             ),
             {},
         ),

@@ -14,8 +14,9 @@ from scatterzmq.wire.tensors import from_value, to_tensor
 
 WHOLE = ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
 SMALL = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+POWERS = "float8_e8m0fnu"  # of two, and nothing else
 FLOATS = ["float16", "float32", "float64", *SMALL]
-ARRAYS = [dtype.name for dtype in DTYPE_BY_CODE.values() if dtype.name not in SMALL]
+ARRAYS = [dtype.name for dtype in DTYPE_BY_CODE.values() if dtype.name not in (*SMALL, POWERS)]
 
 
 def given(value: Any, dtype: Any, *shape: Any) -> Any:
@@ -37,7 +38,7 @@ def refused(message: Any, value: Any, dtype: Any, *shape: Any) -> None:
 # ---- lists and numbers
 
 
-@pytest.mark.parametrize("name", [dtype.name for dtype in DTYPE_BY_CODE.values()])
+@pytest.mark.parametrize("name", [dtype.name for dtype in DTYPE_BY_CODE.values() if dtype.name != POWERS])
 def test_lists_become_the_fields_dtype(name: Any) -> None:
     for numbers in ([0, 1, 1], [False, True, True], [0.0, 1.0, 1.0], [np.float32(0), np.int8(1), np.bool_(True)]):
         tensor = given(numbers, name, 3)
@@ -49,6 +50,13 @@ def test_lists_become_the_fields_dtype(name: Any) -> None:
     assert given(np.int64(1), name).shape == ()
     assert given([], name, None).shape == (0,)
     assert given([[], []], name, 2, 0).shape == (2, 0)
+
+
+def test_powers_of_two_have_neither_zero_nor_sign() -> None:
+    assert given([1, 2.0, 3.0, 2.0**-127, 1e-300], POWERS, 5).to(torch.float64).tolist() == [1, 2, 4, 2**-127, 2**-127]
+    assert given([math.nan], POWERS, 1).to(torch.float64).isnan().all()
+    for number in (0, -1.0, -0.0, math.inf, -math.inf, 1e39):
+        refused(f"at position 1; that is out of the range of {POWERS}", [1.0, number], POWERS, 2)
 
 
 @pytest.mark.parametrize("name", FLOATS)
