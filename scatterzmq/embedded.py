@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .client.client import Client
 from .client.endings import end_with
 from .client.link import BlobWriter, Inbox, Link, Member
-from .core.messages import ResultRead, ToPeer
+from .core.messages import ResultRead, Submit, ToPeer
 from .core.outbox import told_per_task
 from .core.peer import PeerCore
 from .driver import At, ClientJoined, ClientLeft, Driver, Incoming, Posted
@@ -37,7 +37,7 @@ from .execute.pool import Pool
 from .execute.store import PayloadStore
 from .execute.threads import ThreadExecutor
 from .execute.work import Done
-from .ids import ClientId, PeerId
+from .ids import ClientId, PeerId, TaskId
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
 from .wire.columns import Column
@@ -224,6 +224,7 @@ class _Peer:
         self._process = os.getpid()
         self.inline = settings.executor.kind == "inline"
         self._inbox: SimpleQueue[Any] = SimpleQueue()  # of what the driver takes
+        self._reads = _Reads(self._inbox)
         self._inboxes: dict[ClientId, Inbox] = {}
         self._driving = threading.Lock()
         self._driving_thread = 0
@@ -300,10 +301,14 @@ class _Peer:
             raise ClusterError(self._over)
         if self._process != os.getpid():
             raise ClusterError("this process was forked off and has no peer: use scatterzmq.local() in here")
+        if isinstance(posted, Incoming):
+            if isinstance(posted.message, ResultRead):
+                self._reads.add(posted.sender, posted.message.ids)
+                return
+            if not isinstance(posted.message, Submit):
+                self._reads.tell()
         self._inbox.put(posted)
-        # A result that was read changes nothing but a status, and whoever asks for that calls somebody.
-        if not (isinstance(posted, Incoming) and isinstance(posted.message, ResultRead)):
-            self._call_somebody()
+        self._call_somebody()
 
     def _call_somebody(self) -> None:
         """Something was posted: see that a thread takes it in.
@@ -329,6 +334,7 @@ class _Peer:
 
     def leave(self, client: ClientId) -> None:
         if self._inboxes.pop(client, None) is not None:
+            self._reads.tell()
             self._inbox.put(ClientLeft(client=client))
             self._call_somebody()
 
@@ -438,6 +444,35 @@ class _Peer:
 def _complain(line: str) -> None:
     """A listener of events is switched off."""
     warnings.warn(line, RuntimeWarning, stacklevel=2)
+
+
+class _Reads:
+    """What clients have read, and the driver has not been told yet. It changes nothing but a status, so it is told
+    before whatever might show that, or when there is much of it: no task has to wait for what was read before it.
+    """
+
+    def __init__(self, inbox: "SimpleQueue[Any]") -> None:
+        self._inbox = inbox
+        self._lock = threading.Lock()  # nobody's question comes before what another thread is about to tell
+        self._ids: dict[ClientId, list[TaskId]] = {}
+
+    def add(self, client: ClientId, ids: Sequence[TaskId]) -> None:
+        with self._lock:
+            read = self._ids.setdefault(client, [])
+            read.extend(ids)
+            is_much = len(read) >= _READS_MAX
+        if is_much:
+            self.tell()
+
+    def tell(self) -> None:
+        with self._lock:
+            for client, read in self._ids.items():
+                self._inbox.put(Incoming(sender=client, message=ResultRead(ids=tuple(read)), columns={}))
+            self._ids.clear()
+
+
+_READS_MAX = 256
+"""So many results that one client has read are told at the latest."""
 
 
 class _Bell:

@@ -72,10 +72,15 @@ class TaskFuture(Future["Result"]):
         lazy: Any = self._lazy
         if lazy is None:
             self._ready(timeout)
+            carriers = self._session.carriers
+            carriers.add(self)
             try:
                 lazy = super().result(timeout)
             except TimeoutError:
                 raise Timeout(f"task {self.task} has not ended within {timeout:g} s; it goes on") from None
+            finally:
+                carriers.discard(self)  # first: what is staged from here on is carried by whoever stages it
+                self._session.carry()
         tensors: Result | None = lazy.tensors()
         assert tensors is not None, "a future has a result or an exception"
         return tensors

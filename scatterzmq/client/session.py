@@ -60,6 +60,7 @@ class Session:
     fault: why nothing goes out or comes in any more; None as long as it does. Set once, by `end`.
     infos: the namespaces that this client has met, as it last saw them. Changed by `learn` only, and here.
     deliverer: the thread that is delivering; 0 if none is.
+    carriers: boxes of threads that wait, and will `carry` when they are told: so they need not wait for that, too.
     cache: False keeps its tasks out of the cache.
     """
 
@@ -69,6 +70,7 @@ class Session:
         self._cache = cache
         self._lock = threading.Lock()
         self.deliverer = 0
+        self.carriers: set[Box] = set()
         self._out = Outgoing(self.end)
         self._fresh = FreshIds()
         self._tasks: dict[TaskId, Handle] = {}
@@ -138,7 +140,7 @@ class Session:
         """Send what has gathered."""
         with self._lock:
             self._take_all()
-        self._carry()
+        self.carry()
 
     def barrier(self, seq: int | None, box: Box) -> bool:
         """True if everything enqueued up to `seq` (None: so far) has been accepted or refused; else tells the box."""
@@ -150,7 +152,7 @@ class Session:
             done = self._oldest() > seq
             if not done:
                 self._barriers.append((seq, box))
-        self._carry()
+        self.carry()
         return done
 
     def abandon(self, handle: Handle) -> bool:
@@ -162,7 +164,7 @@ class Session:
             handle.watchers = ()
             if not handle.pending:  # else as soon as it is accepted
                 self._discard((handle,))
-        self._carry()
+        self.carry()
         return True
 
     # ---- questions out
@@ -177,7 +179,7 @@ class Session:
                 raise _again(self.fault)
             self._replies[mid] = box
             self._out.stage(make(mid=mid))
-        self._carry()
+        self.carry()
         return mid
 
     def withdraw(self, box: Box, mid: int | None = None, handles: Iterable[Handle] = ()) -> None:
@@ -325,7 +327,8 @@ class Session:
                 with self._lock:
                     box = self._replies.pop(message.mid, None)
                 wakes = [] if box is None else [(box, message)]  # nobody waits: the answer came too late
-            if self._out.staged:
+            staged = len(self._out.staged)  # one: that a task which has ended is to be cleared, and no new tasks
+            if staged > 1 or (staged and self.carriers.isdisjoint([box for box, _ in wakes])):
                 self._out.carry(self.link)
             for box, item in wakes:
                 box.put(item)
@@ -441,7 +444,7 @@ class Session:
                 else:
                     self._gather(handle, info)
             self._after_settling(wakes)
-        self._carry()
+        self.carry()
         _wake(wakes)
 
     # ---- under the lock
@@ -460,8 +463,7 @@ class Session:
             return known
         if known.fingerprint != handle.fingerprint:
             text = f"task {known.id} was enqueued already with other inputs; give each task an id of its own"
-            context = ErrorContext(task=known.id)
-            known.conflict = ErrorInfo(code=ErrorCode.CONFLICT, message=text, context=context)
+            known.conflict = ErrorInfo(code=ErrorCode.CONFLICT, message=text, context=ErrorContext(task=known.id))
             self._refusals[known.id] = known.conflict
         return None
 
@@ -570,7 +572,7 @@ class Session:
 
     # ---- without the lock
 
-    def _carry(self) -> None:
+    def carry(self) -> None:
         if self._out.staged:
             self._out.carry(self.link)
 

@@ -31,7 +31,7 @@ FieldValue: TypeAlias = Tensor | Padded | Flat | Column | Sequence[Tensor] | Seq
 _SHOWN_TASKS = 5
 _CPU = torch.device("cpu")
 _COPIED_NBYTES_MAX = 4096
-"""Up to here a copy takes less time than finding out whether one is needed."""
+"""Up to here a copy takes less time than finding out whether one is needed, or a handle on the memory of one's own."""
 
 
 class BatchError(ScatterError, ValueError):
@@ -62,11 +62,15 @@ class Rejection(NamedTuple):
 
 
 class _Stacked(NamedTuple):
-    """An emitted tensor with the version it had: torch counts the writes to it. layout: of its rows."""
+    """An emitted tensor with the version it had: torch counts the writes to it. layout: of its rows.
+
+    data: its numbers, copied when it was emitted; None if it may be large.
+    """
 
     tensor: Tensor
     version: int
     layout: Layout
+    data: memoryview | None
 
 
 class _Pending(NamedTuple):
@@ -293,7 +297,10 @@ class Batch:
                         f"{self.place}: the node changed the tensor of field {field!r} after it had emitted it on "
                         f"{pending.output!r}; emit a copy (.clone())"
                     )
-                columns[field] = Column(value.layout, _payload(value.tensor, value.layout.dtype))
+                data = value.data
+                if data is None:
+                    data = _payload(value.tensor, value.layout.dtype)
+                columns[field] = Column(value.layout, data)
             answers.append(Answer(pending.output, pending.rows, columns, pending.call))
         return answers, self._rejections
 
@@ -444,9 +451,12 @@ def _held(tensor: Tensor, layout: Layout) -> "_Stacked | Column":
     """The tensor until the end of the batch, or a copy at once if torch would not tell of writes to it."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_inference():
         return Column(layout, bytes_of(_copy(plain(tensor)), layout.dtype))
+    version = tensor._version  # noqa: SLF001
+    if tensor.nbytes <= _COPIED_NBYTES_MAX:
+        return _Stacked(tensor, version, layout, memoryview(bytearray(bytes_of(tensor, layout.dtype))))
     # Our own handle on the memory: at the end it shows whether the node kept another. As a view of a tensor that
     # counts the writes to it, it counts them too, even if it is made in inference mode.
-    return _Stacked(tensor.detach(), tensor._version, layout)  # noqa: SLF001
+    return _Stacked(tensor.detach(), version, layout, None)
 
 
 def _taken_texts(texts: Sequence[object], form: FieldFormat) -> Column:
@@ -485,8 +495,6 @@ def _described(tensor: Tensor) -> str:
 
 def _payload(tensor: Tensor, dtype: DType) -> memoryview:
     """The tensor's numbers in memory that nobody else holds."""
-    if tensor.nbytes <= _COPIED_NBYTES_MAX:
-        return memoryview(bytearray(bytes_of(tensor, dtype)))
     return bytes_of(tensor if _is_ours(tensor) else _copy(tensor), dtype)
 
 

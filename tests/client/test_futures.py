@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, as_completed, wait
+from contextlib import suppress
+from threading import Thread, current_thread
 from typing import Any
 
 import pytest
 
 from scatterzmq.client import Client
-from scatterzmq.core.messages import Cancel, Clear, ResultRead, Submit
+from scatterzmq.client.futures import TaskFuture
+from scatterzmq.core.messages import Cancel, Clear, Final, ResultRead, Submit, TaskStatus
 from scatterzmq.errors import (
     ClusterError,
     ConfigError,
@@ -22,6 +25,8 @@ from scatterzmq.errors import (
 )
 
 FAILED = ErrorInfo(code=ErrorCode.GENERAL_EXCEPTION, message="boom")
+TIMEOUT_S = 30.0
+"""Only matters when something is wrong."""
 
 
 def test_a_future_gives_the_result_and_leaves_nothing(client: Client, peer: Any, x: Any, y: Any) -> None:
@@ -34,6 +39,52 @@ def test_a_future_gives_the_result_and_leaves_nothing(client: Client, peer: Any,
     assert [clear.ids for clear in peer.of(Clear)] == [(future.task,)]
     assert peer.of(ResultRead) == []
     assert not future.cancel()
+
+
+def test_who_waits_for_a_future_clears_its_task(client: Client, peer: Any, x: Any) -> None:
+    """Whoever brings the answer sends nothing but new tasks before it tells the thread that waits."""
+    sent: list[tuple[type, Thread]] = []
+    send, here = peer.send, current_thread()
+
+    def noted(message: Any, columns: Any) -> None:
+        sent.append((type(message), current_thread()))
+        send(message, columns)
+
+    def ended(future: TaskFuture) -> None:
+        with suppress(TaskError):
+            future.result(TIMEOUT_S)
+
+    def waiting(future: TaskFuture) -> Thread:
+        thread = Thread(target=ended, args=(future,))
+        thread.start()
+        while future not in client._session.carriers:
+            assert thread.is_alive()
+        return thread
+
+    client.main_inputs("double")  # now it has met the namespace
+    peer.send, peer.hold_results = noted, True
+    future = client.submit("double", **x(1, 2))
+    thread = waiting(future)
+    peer.finish([future.task])
+    thread.join(TIMEOUT_S)
+    assert sent == [(Submit, here), (Clear, thread)]
+    assert client._session.carriers == set()
+
+    future = client.submit("double", **x(1, 2))
+    with pytest.raises(Timeout):
+        future.result(0)
+    peer.finish([future.task])
+    assert sent[2:] == [(Submit, here), (Clear, here)]
+
+    peer.hold_accept = True
+    first, second = (client.submit("double", **x(1, number)) for number in range(2))
+    assert sent[4:] == [(Submit, here)], "the second one waits until the first one is accepted"
+    thread = waiting(first)
+    status, ids = (TaskStatus.ERROR,), (first.task,)
+    peer.deliver(Final(ids=ids, ns="double", statuses=status, errors=(FAILED,), retries=(0,), durations_ms=(0,)))
+    thread.join(TIMEOUT_S)
+    assert sent[5:] == [(Clear, here), (Submit, here)]
+    assert second.cancel()
 
 
 def test_as_completed_and_wait(threaded: Any, x: Any, y: Any) -> None:
