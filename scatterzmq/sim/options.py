@@ -56,6 +56,8 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 
 
 PEERS_MAX = 7
+BATCHES_MAX = 10
+"""A task hardly ever needs more batches than these if nothing goes wrong (in `calls` it takes 9)."""
 DISK_FAULTS = frozenset(("disk_tail", "disk_full", "power"))
 
 
@@ -94,6 +96,10 @@ class Options:
 
     def settings(self) -> Settings:
         return Settings.of(self.sections, "sim")
+
+    def work_s(self) -> float:
+        """How long all tasks keep all executors busy if each batch is of one task and nothing is done twice."""
+        return self.tasks * BATCHES_MAX * self.exec_ms / 1000 / sum(self.executors)
 
     def without(self, *faults: str) -> "Options":
         return replace(self, faults={kind: rate for kind, rate in self.faults.items() if kind not in faults})

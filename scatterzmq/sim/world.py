@@ -351,10 +351,10 @@ class World:
         self.heal()
         # What was planned but not done yet is still to come.
         self._calm_us = max(self.now_us, int(options.load_s * 1e6))
-        bound_us = self._calm_us + LIVENESS_US
-        if not self.run_until(bound_us, is_over=self._is_quiet):
+        patience_s = LIVENESS_S + options.work_s()
+        if not self.run_until(self._calm_us + int(patience_s * 1e6), is_over=self._is_quiet):
             waiting = self.checkers.settled()
-            raise Violation(f"after {LIVENESS_US / 1e6:g} s without faults {len(waiting)} tasks have no end", *waiting)
+            raise Violation(f"after {patience_s:g} s without faults {len(waiting)} tasks have no end", *waiting)
         self._settle(self.checkers.agreed)
         self._sweep()
         self._settle(self.checkers.drained)
@@ -405,8 +405,10 @@ class World:
             raise Violation(f"idle, and {quiet} messages in {IDLE_MS / 1000:g} s: {dict(said)}")
 
 
-LIVENESS_US = 120_000_000
-"""All have an end so long after faults and load have. That each of them gets on is looked at apart (`advancing`)."""
+LIVENESS_S = 120
+"""All have an end so long after faults and load have, and after the time that executors need for them. That each of
+them gets on is looked at apart (`advancing`).
+"""
 LOOK_US = 1_000_000
 LINGER_US = 2_000
 SETTLE_US = 40_000_000

@@ -13,7 +13,7 @@ from scatterzmq.core.leases import Leases
 from scatterzmq.core.messages import Attach
 from scatterzmq.core.peermessages import AnyMessage, Heartbeat
 from scatterzmq.ids import TaskId
-from scatterzmq.sim.checkers import ALL_EVERY, Violation
+from scatterzmq.sim.checkers import ALL_EVERY, Checkers, Violation
 from scatterzmq.sim.forge import forge
 from scatterzmq.sim.network import LIMITS
 from scatterzmq.sim.options import Options, draw
@@ -108,6 +108,24 @@ def test_a_task_that_stops_is_found_within_the_time_that_is_promised(monkeypatch
     result = run(Options(seed=0, tasks=5, load_s=5.0, safety_s=15.0, faults={"exec_hang": 1.0}))
     assert "has neither ended nor advanced for 60 s" in result.wrong
     assert 75_000_000 < result.now_us < 77_000_000
+
+
+def test_much_work_for_one_executor_is_nothing_wrong() -> None:
+    """Its tasks, one at a time, take longer than anything else may take."""
+    sections = {"executor": {"batch_size": 1}}
+    result = run(Options(seed=0, tasks=40, load_s=1.0, safety_s=2.0, exec_ms=2000.0, sections=sections))
+    assert not result.wrong
+    assert result.now_us > 200_000_000
+
+
+def test_work_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here: something always gets on, and no client is ever told."""
+    monkeypatch.setattr(Checkers, "advancing", lambda *_: None)
+    monkeypatch.setattr(Leases, "expire", lambda *_: [])
+    monkeypatch.setattr(Leases, "deadline_ms", lambda *_: None)
+    result = run(Options(seed=0, tasks=5, load_s=5.0, safety_s=15.0, faults={"exec_hang": 1.0}))
+    assert result.wrong == "after 121 s without faults 5 tasks have no end"
+    assert result.now_us == 136_000_000
 
 
 def test_what_is_forged_is_no_message() -> None:
