@@ -16,13 +16,14 @@ FAILED_ENOUGH = 2
 
 @dataclass(slots=True, eq=False)
 class _Dial:
-    """sent: dials without an answer. wait_ms: until the one after the next."""
+    """sent: dials without an answer. wait_ms: until the one after the next. named_ms: when discovery first named it."""
 
     due_ms: int
     wait_ms: int
     sent: int = 0
     sent_ms: int = 0
     failed_ms: int | None = None
+    named_ms: int | None = None
 
 
 class Dials:
@@ -37,8 +38,11 @@ class Dials:
     def __contains__(self, address: str) -> bool:
         return address in self._dials
 
-    def name(self, address: str) -> None:
-        """Discovery has named this address."""
+    def name(self, address: str, now_ms: int) -> None:
+        """Discovery has named this address, which is tried if nobody is known there."""
+        dial = self._dials.get(address)
+        if dial is not None and dial.named_ms is None:
+            dial.named_ms = now_ms
         self._named.pop(address, None)
         self._named[address] = None
         if len(self._named) > self._places_max:
@@ -46,6 +50,10 @@ class Dials:
 
     def is_named(self, address: str) -> bool:
         return address in self._named
+
+    def any_named(self, since_ms: int) -> bool:
+        """Whether discovery has named an address since then that has not answered yet. O(addresses)."""
+        return any(dial.named_ms is not None and dial.named_ms > since_ms for dial in self._dials.values())
 
     def want(self, address: str, now_ms: int) -> None:
         """There is a reason to try this address now. Not more often than once per `ask_ms`, though."""

@@ -136,8 +136,9 @@ class Members:
 
     def may_lack_some(self, now_ms: int) -> bool:
         """Whether members may be there that are not linked. O(members that are gone)."""
-        others = (*self._here.values(), *self._gone.values())
-        return not self.may_elect(now_ms) or any(one.may_be_there(now_ms - self._grace_ms) for one in others)
+        others, since_ms = (*self._here.values(), *self._gone.values()), now_ms - self._grace_ms
+        is_early = not self.may_elect(now_ms) or self._dials.any_named(since_ms)
+        return is_early or any(one.may_be_there(since_ms) for one in others)
 
     # ---- talking
 
@@ -162,8 +163,8 @@ class Members:
         """Discovery has seen somebody."""
         self.awake(now_ms)
         if address not in ("", self.me.address) and not self._has_left:
-            self._dials.name(address)
             self._want(address, now_ms)
+            self._dials.name(address, now_ms)
             self._dial(now_ms)
 
     def received(

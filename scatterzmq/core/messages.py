@@ -395,7 +395,8 @@ class MemberList:
     """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
 
     message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
-    doubtful: others may be there, too: the sender has just started, or took some for dead that were only silent.
+    doubtful: others may be there, too: the sender has just started, has seen somebody who has not answered yet, or took
+        some for dead that were only silent.
     """
 
     mid: int

@@ -479,7 +479,10 @@ class Takeover:
             answer.behind.append(record)
 
     def bettered(self, sender: PeerId, message: SyncBetter) -> None:
-        """Somebody knows better than this peer said it does."""
+        """Somebody knows better than this peer said it does. Of a copy whose owner is somebody else that owner is asked
+        at once, who may have deleted it by now.
+        """
+        hearsay: dict[PeerId, list[Copy]] = {}
         for told in message.versions:
             version = version_of(told)
             record = self._ledger.record(told.id)
@@ -488,6 +491,11 @@ class Takeover:
                 self.hand_off(record, version, sender)
             elif copy is not None and version.beats(copy.version):
                 self._give_way(copy, version, sender)
+                left = self._copies.copy(told.id)
+                if left is not None and left.owner != sender:
+                    hearsay.setdefault(left.owner, []).append(left)
+        for owner, copies in hearsay.items():
+            self._sync(owner, (), copies)
 
     def dropped(self, sender: PeerId, message: Drop) -> None:
         """The owner does not want these copies here any more."""

@@ -63,12 +63,14 @@ class Facts:
     cleared wherever it was accepted, too. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
     settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase.
+    submitter: to whom a peer that accepts it says so.
     """
 
     ns: str
     value: int
     expected: Expected
     may_fail: bool
+    submitter: "SimClient"
     copies: int = 0
     durable: bool = False
     is_cleared: bool = False
@@ -431,13 +433,23 @@ class Checkers:
                 self._stays_deleted(task, facts)
 
     def _stays_deleted(self, task: TaskId, facts: Facts) -> None:
-        """Rule 4, as long as who has deleted it is there to tell of it."""
+        """Rule 4, as long as who has deleted it is there to tell of it, and may know whom."""
         there = [process.name for process in self.world.alive() if process.name in facts.deleters]
-        holders = [process.name for process in self.world.alive() if self.world.holds(process, task)]
-        if there and holders:
-            raise Violation(f"{there} have deleted {task}, their client knows, and {holders} have it", task)
+        holders = [process for process in self.world.alive() if self.world.holds(process, task)]
+        if there and holders and not (facts.submitter.is_dead and self._are_strangers(task, holders)):
+            names = [holder.name for holder in holders]
+            raise Violation(f"{there} have deleted {task}, their client knows, and {names} have it", task)
         if holders:  # whoever was asked had handed it to somebody else, or is gone with what it knew
             self.left_over[task] = None
+
+    def _are_strangers(self, task: TaskId, holders: Sequence["Process"]) -> bool:
+        """Whether no holder names anybody who knows that the task is deleted. Then its submission came late to another
+        peer than the one that had deleted it; only the client that had sent it to both could bring them together.
+        """
+        held = [holder.state.ledger.record(task) or holder.state.copies.copy(task) for holder in holders]
+        named = {peer for account in held if account is not None for peer in account.rset}
+        others = [process for process in self.world.alive() if process not in holders]
+        return not any(process.id in named and process.state.copies.version(task) is not None for process in others)
 
     def _has_owner(self, task: TaskId) -> None:
         alive = self.world.alive()

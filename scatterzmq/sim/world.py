@@ -273,6 +273,7 @@ class World:
     def submit(self, ns: str, *values: int, client: int = 0, cache: bool = True, at: int | None = None) -> list[TaskId]:
         """Have a client submit tasks, at a place or anywhere."""
         tasks = {}
+        submitter = self.clients[client] if at is None else self._client_at(at)
         plan = self.plan(ns)
         may_fail = any(graph.max_retries is not None for graph in plan.graphs.values())
         for value in values:
@@ -280,8 +281,8 @@ class World:
             task = TaskId(f"T{self._tasks:032x}")
             self.trace.names[task] = f"t{self._tasks}"
             tasks[task] = value
-            self.checkers.facts[task] = Facts(ns, value, expected(plan, value), may_fail)
-        (self.clients[client] if at is None else self._client_at(at)).submit(ns, tasks, cache=cache)
+            self.checkers.facts[task] = Facts(ns, value, expected(plan, value), may_fail, submitter)
+        submitter.submit(ns, tasks, cache=cache)
         return list(tasks)
 
     def clear(self, *tasks: TaskId, client: int = 0) -> None:

@@ -8,9 +8,9 @@ import pytest
 from scatterzmq.core import copies as copies_module
 from scatterzmq.core.events import ClientLost
 from scatterzmq.core.messages import AskMembers, Attach, Clear, Cleared, Final, MemberList, Moved, Refused, TaskStatus
-from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, VersionInfo
+from scatterzmq.core.peermessages import CopyKind, Handover, Replicate, Replicated, Sync, SyncBetter, VersionInfo
 from scatterzmq.core.travel import RESTARTS_MAX
-from scatterzmq.core.versions import Rank
+from scatterzmq.core.versions import Rank, Version
 from scatterzmq.errors import ErrorCode, ErrorInfo
 from scatterzmq.ids import TaskId
 from tests.core.conftest import ALICE, BOB, chain
@@ -212,6 +212,21 @@ def test_comparisons() -> None:
     mesh.speak(1, 0, Sync(versions=(known(mesh, task, 1, n=7),)))
     assert not records(mesh, 0)
     assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
+
+
+def test_who_hears_of_another_owner_asks_that_one_at_once() -> None:
+    """Found by simulation: a copy of what was deleted stayed for one more `sync_s`."""
+    mesh = made(3)
+    (task,) = mesh.submit(0, 1)
+    mesh.deliver()
+    held = holder(mesh)
+    owner = mesh.peers[3 - held]
+    record = mesh.peers[0].core.state.ledger.record(task)
+    assert record is not None
+    deletion = Version(Rank.DELETED, 8, owner.me, 1, 1)
+    owner.core.state.copies.bury(task, record.nonce, deletion, mesh.now_ms)
+    mesh.speak(0, held, SyncBetter(versions=(known(mesh, task, owner.number, n=8),)))
+    assert mesh.peers[held].core.state.copies.version(task) == deletion
 
 
 def test_of_two_holders_the_first_adopts() -> None:

@@ -149,10 +149,10 @@ def test_the_addresses_to_try_are_bounded() -> None:
     """Those that discovery named stay longest, and of these the ones that were tried least."""
     dials = Dials(1000, 3)
     for address in "abcd":
-        dials.name(address)
+        dials.name(address, 0)
     assert [dials.is_named(address) for address in "abcd"] == [False, True, True, True]
-    dials.name("b")
-    dials.name("e")
+    dials.name("b", 0)
+    dials.name("e", 0)
     assert [dials.is_named(address) for address in "bcde"] == [True, False, True, True]
     for now_ms, address in enumerate("bxd"):
         dials.want(address, now_ms)
@@ -549,6 +549,22 @@ def test_who_has_just_started_may_lack_everybody() -> None:
     assert not one.members.may_lack_some(members_module.ELECTED_AFTER_MS)
     one.members.expect(stranger())
     assert one.members.may_lack_some(members_module.ELECTED_AFTER_MS)
+
+
+def test_whom_discovery_has_named_and_who_does_not_answer_may_be_there_for_a_while() -> None:
+    """Found by simulation (seed 1000058): a peer that could not be reached had the task, and was told to be nobody."""
+    both = circle(2, timing={"grace_s": 60.0})
+    one = both[0]
+    one.do(lambda: one.members.seen("mesh://1", one.now_ms))
+    assert not one.members.may_lack_some(one.now_ms), "that is a member"
+    one.do(lambda: one.members.seen("mesh://9", one.now_ms))
+    both.run(30_000)
+    assert one.members.may_lack_some(one.now_ms)
+    one.do(lambda: one.members.seen("mesh://9", one.now_ms))
+    both.run(30_000)
+    assert not one.members.may_lack_some(one.now_ms), "however often it is named"
+    assert refusal(one, replace(stranger(), address="mesh://9")) == ""
+    assert not one.members.may_lack_some(one.now_ms)
 
 
 def test_whom_nobody_lacks_who_listens_nowhere() -> None:

@@ -11,8 +11,10 @@ from scatterzmq.core.cache import cache_key
 from scatterzmq.core.messages import Accepted, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
 from scatterzmq.core.values import Block
+from scatterzmq.core.versions import Rank, Version
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.ids import BlockId, TaskId
+from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.process import Process
@@ -290,6 +292,30 @@ def test_what_is_deleted_on_one_side_of_a_split_stays_deleted(make: Make) -> Non
     world.network.heal_all()
     world.run(60_000)
     assert not any(world.holds(process, task) for process in world.alive())
+
+
+def test_what_a_client_cleared_may_stay_where_only_that_client_knew_of_it(make: Make) -> None:
+    """As long as the client is there, or a holder knows somebody who has deleted the task, it has to go."""
+    world = make(3, exec_ms=100_000.0)
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(5_000)
+    record = world.peer(0).state.ledger.record(task)
+    assert record is not None
+    stranger = next(process for process in world.alive() if process.id not in record.rset)
+    holder = next(process for process in world.alive() if process.id == record.rset[1])
+    deletion = Version(Rank.DELETED, record.epoch_n, stranger.id, 1, 2)
+    facts = world.checkers.facts[task]
+    facts.is_cleared = facts.is_deleted = True
+    facts.deleters.add(stranger.name)
+    stranger.state.copies.bury(task, record.nonce, deletion, 0)
+    with pytest.raises(Violation, match="have deleted"):
+        world.checkers.agreed()
+    facts.submitter.is_dead = True
+    world.checkers.agreed()
+    assert list(world.checkers.left_over) == [task]
+    holder.state.copies.bury(task, record.nonce, deletion, 0)
+    with pytest.raises(Violation, match="have deleted"):
+        world.checkers.agreed()
 
 
 def test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies(make: Make) -> None:
