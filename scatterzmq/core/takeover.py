@@ -99,8 +99,8 @@ class Takeover:
         self._compare_ms: int | None = None
         self._compared: dict[PeerId, None] = {}
         self._reclaims = False
-        # Task -> to whom it was left, and until when nobody else is told.
-        self._heirs: OrderedDict[TaskId, tuple[PeerId, int]] = OrderedDict()
+        # Task -> to whom it was left, what that one has of it, and until when nobody is told who has nothing better.
+        self._heirs: OrderedDict[TaskId, tuple[PeerId, Version, int]] = OrderedDict()
         self.counters = {"takeovers": 0, "handed_off": 0}
 
     # ---- owners go
@@ -210,7 +210,7 @@ class Takeover:
             self._copies.bury(copy.id, copy.nonce, better, self._state.now_ms)
             return
         if self._is_forgotten(better):
-            better = self._disowned(copy.id, min(copy.version.n, better.n - 1), teller)
+            better = self._disowned(copy.id, copy.version.n, better, teller)
         if better.owner != copy.owner:  # else it is an older word of that owner, which will say the new one here, too
             self._desk.moved(copy.clients, copy.id, better.owner)
             self._stand_in(copy, better, teller)
@@ -219,9 +219,10 @@ class Takeover:
     def _stand_in(self, copy: Copy, better: Version, teller: PeerId) -> None:
         self._copies.stand_in(copy, better, (better.owner, teller, self._state.me))
 
-    def _disowned(self, task: TaskId, n: int, teller: PeerId) -> Version:
+    def _disowned(self, task: TaskId, n: int, forgotten: Version, teller: PeerId) -> Version:
         """What this peer has forgotten is to be the teller's. Returns what to stand in for: less than that one has."""
-        self._disown(teller, [task])
+        self._disown(teller, {task: forgotten})
+        n = min(n, forgotten.n - 1)
         return Version(Rank.LIVE, n, teller, self._members.incarnation(teller), 0)
 
     def _is_forgotten(self, version: Version) -> bool:
@@ -230,18 +231,20 @@ class Takeover:
         """
         return version.rank != Rank.DELETED and version.owner == self._state.me
 
-    def _disown(self, holder: PeerId, tasks: Sequence[TaskId]) -> None:
+    def _disown(self, holder: PeerId, forgotten: Mapping[TaskId, Version]) -> None:
         """What this peer does not know any more is owned by the first who remembers it, as long as that one is there,
         unless somebody else knows better: then that comes out when it asks around.
+
+        Who remembers a later word of this peer's is told at once: the first one leaves it to this peer to repeat that.
         """
         now_ms = self._state.now_ms
-        while self._heirs and next(iter(self._heirs.values()))[1] <= now_ms:
+        while self._heirs and next(iter(self._heirs.values()))[2] <= now_ms:
             self._heirs.popitem(last=False)
         given = []
-        for task in tasks:
-            heir = self._heirs.get(task, (holder, 0))[0]
-            if heir == holder or not self._members.is_alive(heir):
-                self._heirs[task] = (holder, now_ms + HEIR_MS)
+        for task, version in forgotten.items():
+            heir, known, _ = self._heirs.get(task, (holder, version, 0))
+            if heir == holder or version.beats(known) or not self._members.is_alive(heir):
+                self._heirs[task] = (holder, version, now_ms + HEIR_MS)
                 self._heirs.move_to_end(task)
                 given.append(task)
         if given:
@@ -373,7 +376,7 @@ class Takeover:
         self._state.plans.keep(copy.digest)
         self._desk.release(record)
         if self._is_forgotten(version):
-            version = self._disowned(record.id, min(record.epoch_n, version.n - 1), teller)
+            version = self._disowned(record.id, record.epoch_n, version, teller)
         record.rset = tuple(dict.fromkeys((version.owner, teller)))
         self._desk.moved(record.clients, record.id, version.owner)
         self._stand_in(copy, version, teller)
@@ -438,7 +441,7 @@ class Takeover:
         """Somebody says what it has: answer what is known better here, and give up what it knows better."""
         answer = _Answer()
         lacking: list[TaskId] = []
-        forgotten: list[TaskId] = []
+        forgotten: dict[TaskId, Version] = {}
         for told in message.versions:
             theirs = version_of(told)
             record = self._ledger.record(told.id)
@@ -450,7 +453,7 @@ class Takeover:
                 if mine.beats(theirs):
                     answer.better.append(info(told.id, mine))
             elif self._is_forgotten(theirs):
-                forgotten.append(told.id)
+                forgotten[told.id] = theirs
             elif mine is None and theirs.owner == sender:
                 lacking.append(told.id)
         if answer.better:

@@ -9,6 +9,7 @@ import pytest
 from scatterzmq.core.actions import Action
 from scatterzmq.core.copies import info
 from scatterzmq.core.events import Event, ExecutorStarted, GraphChecked, Restored
+from scatterzmq.core.ledger import Phase
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import (
     AskTasks,
@@ -520,6 +521,33 @@ def test_of_several_who_remember_one_owns_it() -> None:
     assert mesh.said(Sync)
     owner = next(number for number in range(3) if records(mesh, number))
     assert records(mesh, owner).keys() == set(tasks)
+
+
+def test_who_remembers_it_best_owns_it_also_when_another_was_first() -> None:
+    """Found by simulation: the first one heard of the later word when it asked around, left the task to the owner that
+    had forgotten that word, and whoever had it was always second.
+    """
+    mesh = Mesh(3, executors=0, static=False, journal=BATCH, cluster={"replicas": 3})
+    mesh.load(chain(1))
+    for peer in mesh.peers:
+        peer.disk.sync()
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.drop(Replicate, dst=1)
+    mesh.peers[0].cancel(task)
+    mesh.deliver()
+    assert copies(mesh.peers[1])[task].status is None
+    assert copies(mesh.peers[2])[task].status is not None
+    mesh.crash(0)
+    mesh.heal()
+    mesh.drop(Sync)
+    mesh.reboot(0, executors=0)
+    mesh.wait(3000)
+    mesh.heal()
+    for number in (1, 2):
+        mesh.speak(number, 0, Sync(versions=(info(task, copies(mesh.peers[number])[task].version),)))
+    assert [len(records(mesh, number)) for number in range(3)] == [0, 0, 1]
+    assert records(mesh, 2)[task].phase is Phase.CANCELLED
 
 
 def test_if_the_first_who_remembers_dies_the_next_one_owns_it() -> None:
