@@ -50,7 +50,7 @@ from .childwire import (
 )
 from .common import graph_checked
 from .failure import attempt
-from .linux import die_with_parent
+from .linux import die_with_parent, keep_freed_memory
 from .manifest import described
 from .output import NodeOutput
 from .pool import Pool
@@ -58,6 +58,8 @@ from .sharedmemory import Channel
 from .work import Done, Work
 
 _OOM_SCORE_EXTRA, _OOM_SCORE_MAX = 500, 1000
+_FREED_NBYTES_KEPT = 128 << 20
+"""Some batches as large as they usually may be, with what nodes need for them."""
 
 
 class Child:
@@ -266,6 +268,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.getppid() != parent:
         return 1  # it died before it could be told of
     _be_first_to_go()
+    keep_freed_memory(_FREED_NBYTES_KEPT)
     # Whoever ends a peer with all its processes (Ctrl-C, systemd) means the peer, which lets batches finish.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
