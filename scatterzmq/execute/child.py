@@ -28,7 +28,7 @@ from ..errors import ConfigError, ErrorCode, MissingBlob, ScatterError
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .blobs import BlobStore
 from .childbatches import expected_of, finished_of, work_of
 from .childwire import (
@@ -54,7 +54,7 @@ from .linux import die_with_parent, keep_freed_memory
 from .manifest import described
 from .output import NodeOutput
 from .pool import Pool
-from .sharedmemory import Channel
+from .sharedmemory import Channel, Scratch
 from .work import Done, Work
 
 _OOM_SCORE_EXTRA, _OOM_SCORE_MAX = 500, 1000
@@ -79,6 +79,7 @@ class Child:
         self._fetching: dict[int, Future[BlobFetched]] = {}
         self._requests = count(1)
         self._output = NodeOutput()
+        self._scratch = Scratch()
 
     def run(self) -> int:
         """All there is to do; the exit code."""
@@ -122,7 +123,7 @@ class Child:
         packet = self._work.receive()
         return None if packet is None else opened(packet)
 
-    def _tell(self, word: Word, columns: Sequence[tuple[str, Column]] = ()) -> None:
+    def _tell(self, word: Word, columns: Sequence[tuple[str, Column | Apart]] = ()) -> None:
         self._work.send(wrapped(word, columns))
 
     # ---- batches, in the main thread
@@ -181,7 +182,7 @@ class Child:
 
     def _finish(self, done: Done) -> None:
         try:
-            packet = wrapped(*finished_of(done))
+            packet = wrapped(*finished_of(done), self._scratch)
         except (MemoryError, OSError) as error:  # all that can be shared is in use, or all descriptors are
             rows = [row for part in done.emitted for row in part.rows]
             rows += [row for failed in done.failed for row in failed.rows]

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Protocol
 
 from ..wire.columns import Apart, Column
-from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened, wrapped
+from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened_apart, wrapped
 from .common import new_executor_id
 from .output import LineBudget
 from .poller import READABLE, WRITABLE, Poller
@@ -39,7 +39,7 @@ _SILENCE_S = 0.5
 class Listener(Protocol):
     """Hears of children."""
 
-    def heard(self, child: "ChildProcess", word: FromChild, columns: Sequence[tuple[str, Column]], /) -> None:
+    def heard(self, child: "ChildProcess", word: FromChild, columns: Sequence[tuple[str, Column | Apart]], /) -> None:
         """A word has come. If it makes no sense, the child is to be distrusted."""
         ...
 
@@ -139,7 +139,7 @@ class ChildProcess:
             packet = link.receive()
             if packet is None:
                 return False
-            word, columns = opened(packet)
+            word, columns = opened_apart(packet)
         except EOFError:
             link.close()
             if self.silent_s is None and not self._doom:

@@ -78,6 +78,15 @@ def map_private(handle: int, nbytes: int) -> memoryview:
     return np.asarray(_Map(handle, nbytes)).data
 
 
+def new_memory(nbytes: int) -> bytearray:
+    """Memory that is not cleared, and of small pages: numpy asks for large ones from 4 MiB on, and where they are short
+    the system takes milliseconds to make one. Raises MemoryError.
+    """
+    made = bytearray()
+    ctypes.pythonapi.PyByteArray_Resize(ctypes.py_object(made), ctypes.c_ssize_t(nbytes))
+    return made
+
+
 def die_with_parent() -> None:
     """Have this process killed when the thread that started it ends, however that happens."""
     from signal import SIGKILL

@@ -18,9 +18,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from .linux import map_private
+from .linux import map_private, new_memory
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 MAPPED_NBYTES_MIN = 1 << 18
@@ -75,7 +73,7 @@ def shared_bytes(handle: int) -> memoryview:
 def _copied(handle: int, nbytes: int, start: int = 0) -> memoryview:
     """These bytes of a file, in memory of our own. Raises BadPacket if it has not as many, or OSError."""
     try:
-        data: memoryview = np.empty(nbytes, np.uint8).data  # unlike a bytearray, it is not cleared first
+        data = memoryview(new_memory(nbytes))
     except MemoryError:
         raise OSError(errno.ENOMEM, f"there is no memory for {nbytes} bytes") from None
     offset = 0

@@ -7,6 +7,7 @@ from textwrap import dedent
 import pytest
 
 from scatterzmq.execute import memory
+from scatterzmq.execute.linux import new_memory
 from scatterzmq.execute.memory import QUIET_BYTES, FreedMemory
 
 KEEPS = """
@@ -51,3 +52,16 @@ def test_it_is_given_back_once_when_nothing_large_moves_any_more(monkeypatch: py
         told.append(done.count("give back"))
     assert done[0] == "keep 7"
     assert told == [0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5 << 20])
+def test_new_memory_is_as_large_as_it_should_be_and_can_be_written_to(nbytes: int) -> None:
+    made = new_memory(nbytes)
+    assert len(made) == nbytes
+    made[:] = b"x" * nbytes
+    assert made.count(b"x") == nbytes
+
+
+def test_memory_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(MemoryError):
+        new_memory(1 << 62)
