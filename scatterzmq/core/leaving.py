@@ -110,6 +110,7 @@ class Leaving:
                 clients = record.clients
                 self._claims.revoke((record,))
                 self._desk.release(record)
+                record.rset = (sender,)  # its client may be told only now where it is; who else has it is not known
                 self._desk.moved(clients, task, sender)
 
     def gone(self, peer: PeerId) -> None:

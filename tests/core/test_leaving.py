@@ -4,7 +4,7 @@ import pytest
 
 from scatterzmq.core.members import Status
 from scatterzmq.core.messages import Attach, Final, Goodbye, Moved, Refused, Release, Released, TaskStatus
-from scatterzmq.core.peermessages import HandedOver, Handover, Replicate
+from scatterzmq.core.peermessages import HandedOver, Handover, Replicate, Replicated
 from scatterzmq.ids import TaskId
 from tests.core.conftest import BOB, chain
 from tests.core.mesh import Mesh
@@ -253,6 +253,30 @@ def test_a_copy_that_is_still_being_written_is_waited_for() -> None:
     assert left is not None
     assert left.lost == 0
     assert task in records(mesh, 1)
+
+
+def test_what_is_accepted_after_it_was_handed_over_is_where_it_was_handed_to() -> None:
+    """Found by simulation: it was said to have the copies that it had here, and its new owner had not made its own."""
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    mesh.submit(0, 1)
+    mesh.deliver()
+    other = holder(mesh)
+    heir = 3 - other
+    mesh.drop(Handover, dst=other)  # so that the leaver is still there
+    mesh.drop(Replicated, src=heir)
+    mesh.drop(Replicate, src=heir)
+    (task,) = mesh.submit(0, 2)
+    mesh.deliver()
+    before = len(accepted(mesh.peers[0]))
+    mesh.leave(0)
+    mesh.deliver()
+    assert records(mesh, heir).keys() == {task}
+    mesh.wait(1000)  # until the write to the heir would be repeated
+    assert not mesh.peers[0].has_left
+    (told,) = accepted(mesh.peers[0])[before:]
+    assert told.ids == (task,)
+    assert (told.copies, told.rset) == (1, (mesh.peers[heir].me,))
 
 
 def test_peers_that_all_leave_do_not_wait_for_each_other() -> None:
