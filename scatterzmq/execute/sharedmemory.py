@@ -4,11 +4,10 @@ Rules   1. What is mapped is sealed: nobody can write to it or cut it short any 
            is not sealed is refused: whoever maps a file that is cut short dies of it (SIGBUS).
         2. A handle has one owner at any time: a packet that is sent or opened has none any more.
         3. Maps are private: what is written to one stays in the process.
-        4. A `Scratch` is not sealed and never mapped: it is read, once, before its writer is answered.
-Why     No names, so nothing is left behind by a process that is killed, and no limit as in /dev/shm. One memory per
-        column that is kept where it goes, not per message, so that it is free as soon as that column is. What is only
-        looked at goes through memory that is used again: the system takes longer to find new pages than to copy twice
-        into those that are there.
+        4. A `Scratch` is not sealed and never mapped: it is read, once, before its writer puts anything else there.
+Why     No names, so nothing is left behind by a process that is killed, and no limit as in /dev/shm. Nearly all goes
+        through memory that is used again: the system takes longer to find new pages than to copy twice into those that
+        are there. What is too large for that has one memory per column, which is free as soon as that column is.
 """
 
 import errno
