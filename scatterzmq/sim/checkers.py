@@ -11,6 +11,8 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
            accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
+       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost, nor
+           anything else than its end once that has been shown.
 """
 
 from collections import Counter
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..core.actions import BatchOrder
 from ..core.ledger import Cause, Phase, Record, check_record
-from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
+from ..core.messages import Accepted, Cancel, Clear, Final, TaskReport, TaskStatus, ToClient
 from ..errors import ErrorCode
 from ..ids import BlockId, ClientId, PeerId, TaskId
 from ..wire.columns import Column
@@ -327,6 +329,17 @@ class Checkers:
         if isinstance(message, Clear):
             for task in message.ids:
                 self.facts[task].is_deleted = True
+
+    def reported(self, client: "SimClient", report: TaskReport, shown: TaskStatus | None) -> None:
+        """Rule 10: a client is told where a task is. shown: the end that it has been shown."""
+        facts = self.facts[report.id]
+        self.counters[f"status {report.status}"] += 1
+        if facts.is_cleared or facts.is_refused or (facts.lost and report.status is TaskStatus.UNKNOWN):
+            return
+        if report.status is TaskStatus.UNKNOWN:
+            raise Violation(f"{client.name}: {report.id} is said to be unknown, and was accepted", report.id)
+        if shown not in (None, report.status):
+            raise Violation(f"{client.name}: {report.id} is {report.status} after it was {shown}", report.id)
 
     def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
         """A client is told an end of a task of which it was told one before, and has not asked for it since."""

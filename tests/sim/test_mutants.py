@@ -7,6 +7,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
      1  Nothing is shown before copies and disks have it
          a write is over when it is answered                       sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
          an end is shown when the copies have it                   sim.test_rows:test_row_05_an_owner_dies_before_the_client_knows_the_end
+         an end is told to who asks when the copies have it        sim.test_scenarios:test_an_end_is_not_shown_to_who_asks_before_the_copies_have_it
          nothing is said before it is on disk                      sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
          a peer that is alone waits for its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
          a holder answers when it is on its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
@@ -37,6 +38,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          who adopts has asked everybody                            test_without_asking_first_what_is_deleted_is_taken_over
      8  The better account holds
          what has ended beats what has not                         sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
+         what is waited for is not called unknown                  sim.test_scenarios:test_who_asks_is_not_told_that_a_task_is_unknown_whose_owner_is_halted
          deleted tasks are remembered                              sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
          who deletes a task remembers that                         the run of its options, seed 8521
          no epoch is used again by who has forgotten it            core.test_restoring:test_two_lives_that_come_to_one_epoch_are_not_taken_for_one
@@ -85,6 +87,7 @@ from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.borrowing import Borrowing
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.cacheplaces import CachePlaces
+from scatterzmq.core.clienttasks import Tasks
 from scatterzmq.core.copies import Copies, Copy, version_in
 from scatterzmq.core.deaths import Deaths
 from scatterzmq.core.desk import Desk
@@ -93,8 +96,10 @@ from scatterzmq.core.gossip import Gossip
 from scatterzmq.core.journal import Journal
 from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.leases import Lease, Leases
+from scatterzmq.core.ledger import _STATUS, Record
 from scatterzmq.core.lending import Lending
 from scatterzmq.core.members import Members
+from scatterzmq.core.messages import TaskStatus
 from scatterzmq.core.payloads import Payloads
 from scatterzmq.core.peermessages import Replicated
 from scatterzmq.core.punctual import Punctual
@@ -256,6 +261,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Desk, "ended", _show_at_once),
         rows.test_row_05_an_owner_dies_before_the_client_knows_the_end,
     ),
+    "an end is told to who asks when the copies have it": (
+        instead(Record, "status", property(lambda self: _STATUS[self.phase])),
+        scenarios.test_an_end_is_not_shown_to_who_asks_before_the_copies_have_it,
+    ),
     "nothing is said before it is on disk": (
         instead(Journal, "when_kept", lambda self, then: then(self._is_sync)),
         partial(disks.test_the_power_fails_in_the_moment_of_acceptance, 2),
@@ -320,6 +329,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "what has ended beats what has not": (
         _last_owner_wins,
         scenarios.test_what_is_deleted_on_one_side_of_a_split_stays_deleted,
+    ),
+    "what is waited for is not called unknown": (
+        instead(Tasks, "status", lambda *_: TaskStatus.UNKNOWN),
+        scenarios.test_who_asks_is_not_told_that_a_task_is_unknown_whose_owner_is_halted,
     ),
     "deleted tasks are remembered": (
         instead(Copies, "bury", lambda self, task, *_: self._remove(task)),
