@@ -11,8 +11,8 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
            accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
-       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost, nor
-           anything else than its end once that has been shown.
+       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost or
+           only on a disk, nor anything else than its end once that has been shown.
 """
 
 from collections import Counter
@@ -334,9 +334,11 @@ class Checkers:
         """Rule 10: a client is told where a task is. shown: the end that it has been shown."""
         facts = self.facts[report.id]
         self.counters[f"status {report.status}"] += 1
-        if facts.is_cleared or facts.is_refused or (facts.lost and report.status is TaskStatus.UNKNOWN):
+        if facts.is_cleared or facts.is_refused:
             return
         if report.status is TaskStatus.UNKNOWN:
+            if facts.lost or self.world.may_come_back(report.id):
+                return
             raise Violation(f"{client.name}: {report.id} is said to be unknown, and was accepted", report.id)
         if shown not in (None, report.status):
             raise Violation(f"{client.name}: {report.id} is {report.status} after it was {shown}", report.id)

@@ -313,7 +313,7 @@ class SimClient:
     def _may_come_back(self, handle: Handle) -> bool:
         """Whether somebody may remember the task who is not there now."""
         is_open = handle.is_accepted and handle.outcome is None and not self.world.checkers.facts[handle.id].is_cleared
-        return is_open and self.world.settings.journal.mode != "off" and self.world.is_on_disk(handle.id)
+        return is_open and self.world.may_come_back(handle.id)
 
     def _attach_again(self, tasks: tuple[TaskId, ...]) -> None:
         if not self.is_dead:
