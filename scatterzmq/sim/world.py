@@ -394,6 +394,7 @@ class World:
         if self.now_us >= self._look_us:
             self._look_us = self.now_us + LOOK_US
             self.checkers.advancing(self._calm_us)
+            self.checkers.lent_once(self._calm_us)
         return False
 
     def _idle(self) -> None:

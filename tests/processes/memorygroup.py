@@ -18,17 +18,20 @@ class MemoryGroup:
     def __init__(self, limit_bytes: int) -> None:
         parent, is_first_version = _parent()
         self.folder = parent / f"szq{os.getpid()}-{next(_NUMBERS)}"
+        self._limit_bytes = limit_bytes
         if is_first_version:
-            limit, swap, self._events = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"
+            self._limit, self._events = "memory.limit_in_bytes", "memory.oom_control"
+            self._swap, self._swap_bytes = "memory.memsw.limit_in_bytes", limit_bytes  # together with memory
         else:
-            limit, swap, self._events = "memory.max", "memory.swap.max", "memory.events"
-        self._files = {limit: limit_bytes, swap: limit_bytes if is_first_version else 0}
+            self._limit, self._events = "memory.max", "memory.events"
+            self._swap, self._swap_bytes = "memory.swap.max", 0
 
     def build(self) -> None:
         self.folder.mkdir()
-        for name, nbytes in self._files.items():
-            if "sw" not in name or (self.folder / name).exists():  # swap need not be accounted for
-                (self.folder / name).write_text(str(nbytes))
+        (self.folder / self._limit).write_text(str(self._limit_bytes))
+        swap = self.folder / self._swap
+        if swap.exists():  # need not be accounted for
+            swap.write_text(str(self._swap_bytes))
 
     def inside(self) -> list[str]:
         """What to put before a command so that it and all that it starts are in the group."""

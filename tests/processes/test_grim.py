@@ -13,6 +13,7 @@ from tests.processes.cluster import TIMEOUT_S, Json, RealCluster, begun_in, chai
 from tests.processes.conftest import Connect
 from tests.processes.nodes.hungry import ROWS_MAX
 
+pytestmark = pytest.mark.alone
 WAVES = (range(1200), range(1200, 1600), range(1600, 2000))
 """Each is submitted when the one before has ended: together they would end more executors than there are."""
 BATCH = 32

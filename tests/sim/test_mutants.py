@@ -30,6 +30,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          only the current lease commits                            sim.test_scenarios:test_an_executor_that_slept_through_its_lease_changes_nothing
      6  Who is overtaken gives up
          a later epoch is given way to                             sim.test_rows:test_row_12_an_owner_wakes_up_that_was_taken_for_dead
+         who gives way lends no more                               sim.test_scenarios:test_two_owners_that_meet_do_not_go_on_both
      7  Who has a copy takes over, in the order of the stored set, and asks first
          tasks of a dead owner are adopted                         sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
          who adopts does so in the next epoch                      sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
@@ -201,6 +202,18 @@ def _epochs_of_no_life(made: pytest.MonkeyPatch) -> None:
     made.setattr(copies, "version_in", lambda *given: version_in(*given)._replace(life=0))
 
 
+def _hear_of_no_other_owner(made: pytest.MonkeyPatch) -> None:
+    """Who owns a task goes on with it, whoever says that it has another owner."""
+
+    def heard(self: Takeover, sender: PeerId, message: Any, blocks: Any) -> None:
+        if not any(self._ledger.record(task) for task in message.ids):
+            replicated(self, sender, message, blocks)
+
+    replicated = Takeover.replicated
+    made.setattr(Takeover, "replicated", heard)
+    made.setattr(Takeover, "hand_off", nothing)
+
+
 def _for_whom_it_may_concern(self: Members, member_: Any, message: Any, now_ms: int, *, is_ours: bool) -> bool:
     assert isinstance(is_ours, bool)
     return from_member(self, member_, message, now_ms, is_ours=True)
@@ -317,6 +330,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "a later epoch is given way to": (
         instead(Takeover, "hand_off"),
         rows.test_row_12_an_owner_wakes_up_that_was_taken_for_dead,
+    ),
+    "who gives way lends no more": (
+        _hear_of_no_other_owner,
+        scenarios.test_two_owners_that_meet_do_not_go_on_both,
     ),
     "tasks of a dead owner are adopted": (
         instead(Takeover, "reconsider"),

@@ -137,6 +137,24 @@ def test_a_split_ends_in_one_outcome_per_handle(make: Make) -> None:
     owner(world, tasks[0])  # just one
 
 
+def test_two_owners_that_meet_do_not_go_on_both(make: Make) -> None:
+    world = make(2, exec_ms=60_000.0)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(500)
+    for way in (("peer0", "peer1"), ("peer1", "peer0")):
+        world.network.cut(*way)
+    world.run(30_000)
+    owners = [process.state.ledger.record(tasks[0]) for process in world.alive()]
+    assert all(record is not None and record.token is not None for record in owners), "each side may lend it"
+    world.network.heal_all()
+    healed_us = world.now_us
+    world.run(35_000)
+    world.checkers.lent_once(healed_us)
+    assert world.checkers.counters["leases in one view"] == 1
+    world.run(400_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+
+
 def test_a_client_that_gave_up_connects_anew(make: Make) -> None:
     """Found by simulation: it kept its links, of which its new core knew nothing."""
     world = make(1)
