@@ -566,8 +566,7 @@ class Desk:
             copy = self._copies.copy(task)
             if copy is None:
                 return TaskReport(id=task, status=TaskStatus.UNKNOWN)
-            status = TaskStatus.WAIT if copy.status is None or copy.stands_in else copy.status
-            retries = copy.errors + copy.restarts
+            status, retries = copy.standing, copy.errors + copy.restarts
             return TaskReport(
                 id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms
             )

@@ -68,6 +68,7 @@ class Options:
     tasks: how many are submitted, in batches of up to batch_max, over the first load_s seconds.
     domain: inputs are numbers below it, so a small one lets caches hit. namespaces: of the corpus.
     clears / cancels: chance per batch that some of its tasks are cleared / cancelled later.
+    asks: how often per second each client asks where one of its tasks is, while things go wrong.
     faults: kind -> rate: of messages a fraction, of everything else how many per minute.
     safety_s: how long faults go on. settle_s: how long nothing happens at least before everything must be in order,
     after all tasks have ended and after all have been cleared. steps: events until they end at the latest.
@@ -86,6 +87,7 @@ class Options:
     namespaces: tuple[str, ...] = ("chain",)
     clears: float = 0.0
     cancels: float = 0.0
+    asks: float = 0.0
     faults: Mapping[str, float] = field(default_factory=dict)
     safety_s: float = 30.0
     settle_s: float = 2.0
@@ -113,7 +115,7 @@ class Options:
         return (
             f"peers={self.peers} executors={','.join(map(str, self.executors))} clients={self.clients} "
             f"tasks={self.tasks} batch<={self.batch_max} load={self.load_s:g}s domain={self.domain} "
-            f"graphs={','.join(self.namespaces)} clears={self.clears:g} cancels={self.cancels:g} "
+            f"graphs={','.join(self.namespaces)} clears={self.clears:g} cancels={self.cancels:g} asks={self.asks:g} "
             f"safety={self.safety_s:g}s settle={self.settle_s:g}s steps<={self.steps} exec={self.exec_ms:g}ms\n"
             f"faults: {faults or 'none'}\nsettings: {sections or 'as they come'}"
         )
@@ -142,6 +144,7 @@ def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check
         namespaces=namespaces,
         clears=chance.choice((0.0, 0.0, 0.2)),
         cancels=chance.choice((0.0, 0.0, 0.2)),
+        asks=Random(f"{seed}:asks").choice((0.0, 0.0, 0.3, 3.0)),
         faults=faults,
         safety_s=safety_s,
         settle_s=Random(f"{seed}:settle").choice((2.0, 2.0, 2.0, 40.0)),

@@ -217,6 +217,10 @@ class World:
         """Whether somebody will remember a task who starts again."""
         return any(disk.task(task) is not None for disk in self.disks)
 
+    def may_come_back(self, task: TaskId) -> bool:
+        """Whether somebody may still start who remembers a task."""
+        return self.settings.journal.mode != "off" and self.is_on_disk(task)
+
     def knows(self, process: Process, task: TaskId, *, is_final: bool) -> bool:
         """Whether a process holds a task, and if asked for, its end."""
         record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
@@ -390,6 +394,7 @@ class World:
         if self.now_us >= self._look_us:
             self._look_us = self.now_us + LOOK_US
             self.checkers.advancing(self._calm_us)
+            self.checkers.lent_once(self._calm_us)
         return False
 
     def _idle(self) -> None:
