@@ -1,7 +1,7 @@
 """Memory that was freed: kept by this process while there is work, and given back to the system after that.
 
 Why     The C library gives large memory back when it is freed, and to copy into new memory takes five times as long as
-        into some that is there: for tensors of 4 MiB that was a third of all CPU.
+        into some that is there.
 """
 
 from .linux import give_back_freed_memory, keep_freed_memory
