@@ -212,7 +212,7 @@ class Asking:
 
     def _may_run(self, queue: Queue) -> bool:
         """Whether a batch of this node may run here, also when all that was asked for has come."""
-        if not self._executors.may_run(queue.key, queue.node):
+        if not (queue.runs and self._executors.may_run(queue.key, queue.node)):
             return False
         return queue.node.thread_safe or all(ask.key != queue.key for ask in self._all())
 

@@ -341,8 +341,13 @@ class TaskReports:
 
 @frozen()
 class Namespaces:
+    """What is loaded. unusable: namespaces of which nothing can run at the sender -> why; those that others can run are
+    among infos as well.
+    """
+
     mid: int
     infos: tuple[NamespaceInfo, ...]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()
