@@ -383,7 +383,10 @@ class ExecutorStats:
 
 @frozen()
 class Stats:
-    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows."""
+    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows.
+
+    unusable: as in Namespaces.
+    """
 
     mid: int
     queues: tuple[QueueStats, ...]
@@ -393,6 +396,7 @@ class Stats:
     record_bytes: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()

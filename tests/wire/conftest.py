@@ -266,6 +266,7 @@ def _with_clients() -> list[Example]:
                 record_bytes=3,
                 cache_entries=4,
                 cache_bytes=5,
+                unusable={"n": "no such kind"},
             ),
             {},
         ),
