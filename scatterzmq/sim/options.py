@@ -155,7 +155,7 @@ def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check
         steps=100_000 if steps is None else steps,
         check_every=check_every,
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
-        lacking=_draw_lacking(executors, Random(f"{seed}:lacking")),
+        lacking=_draw_lacking(seed, executors),
         sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
     return _seldom(options, Random(f"{seed}:rare"))
@@ -192,16 +192,20 @@ def _seldom(options: Options, chance: Random) -> Options:
             return replace(options, namespaces=(*options.namespaces, *RARE), domain=6)
 
 
-LACKING = 0.15
-"""Of all seeds have peers that lack a kind of nodes."""
+LACKING = (13, 3)
+"""Of 13 seeds in a row one has peers that lack a kind of nodes: the one that leaves 3. Seeds that failed before there
+was this are others, and tell the story they told then (tests/sim/seeds.txt).
+"""
 
 
-def _draw_lacking(executors: tuple[int, ...], chance: Random) -> dict[int, str]:
+def _draw_lacking(seed: int, executors: tuple[int, ...]) -> dict[int, str]:
     """Some peers, but never all that have executors."""
-    if chance.random() >= LACKING:
+    every, rest = LACKING
+    if seed % every != rest:
         return {}
+    chance = Random(f"{seed}:lacking")
     able = chance.choice([place for place, count in enumerate(executors) if count])
-    return {place: chance.choice(KINDS) for place in range(len(executors)) if place != able and chance.random() < 0.6}
+    return {place: chance.choice(KINDS) for place in range(len(executors)) if place != able and chance.random() < 0.7}
 
 
 def _draw_faults(chance: Random) -> dict[str, float]:

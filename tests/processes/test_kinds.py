@@ -7,6 +7,7 @@ import pytest
 
 import scatterzmq
 from scatterzmq.errors import GraphError
+from scatterzmq.ids import TaskId
 from tests.processes.bare import counters
 from tests.processes.cluster import NAP, TIMEOUT_S, RealCluster, RealPeer, begun_in, chain
 from tests.processes.conftest import Connect
@@ -32,7 +33,7 @@ def pids_of(*peers: RealPeer) -> set[int]:
     return {pid for peer in peers for pid in peer.children()}
 
 
-def ended(client: "scatterzmq.Client", tasks: dict[str, int]) -> dict[str, int]:
+def ended(client: "scatterzmq.Client", tasks: dict[TaskId, int]) -> dict[TaskId, int]:
     """What came of tasks, when all have ended."""
     results = {}
     for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
