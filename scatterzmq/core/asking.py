@@ -237,7 +237,8 @@ class Asking:
         """Whether this peer is among the few that should ask, of all that have nothing to do."""
         size = self._batches.own_size(queue)
         few = 2 * -(-self.believed(owner, queue.key) // size)
-        others = [peer for peer, _ in self._state.gossip.idle_peers() if peer != owner]
+        gossip = self._state.gossip
+        others = [peer for peer, _ in gossip.idle_peers() if peer != owner and gossip.can_run(peer, queue.key)]
         if len(others) < few:
             return True
         mine = precedence(owner, queue.key, self._state.me)

@@ -132,6 +132,7 @@ class Gossip:
             claimants=self._counts.claimants(queue),
             loaded=self._counts.loaded(queue),
             task_us=queue.pace.task_us,
+            lacking=not queue.runs,
         )
 
     def _interval_ms(self) -> int:
@@ -267,6 +268,11 @@ class Gossip:
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""
         return tuple([(peer, owner.idle) for peer, owner in sorted(self._owners.items()) if owner.idle])
+
+    def can_run(self, peer: PeerId, key: QueueKey) -> bool:
+        """False if a peer has said that it lacks what a queue's tasks need."""
+        state = self._by_key.get(key, NOBODY).get(peer)
+        return state is None or not state.lacking
 
     def any_usable(self) -> bool:
         """Whether another peer has executors that work."""

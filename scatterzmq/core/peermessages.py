@@ -95,7 +95,7 @@ class WrongIncarnation:
 class QueueState:
     """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to.
 
-    task_us: what a task takes each of its executors; 0: it has had none.
+    task_us: what a task takes each of its executors; 0: it has had none. lacking: they cannot run it.
     """
 
     digest: bytes
@@ -107,6 +107,7 @@ class QueueState:
     claimants: int
     loaded: int
     task_us: int = 0
+    lacking: bool = False
 
 
 @frozen()

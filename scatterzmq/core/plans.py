@@ -106,8 +106,8 @@ class Plans:
             known.text, known.plan = plan.definition, plan
             known.needed = needed(plan)
             known.queues = {queue: Queue(plan, node, self.touched, self.waiting) for queue, node in plan.queues.items()}
-            # One that was here before may be loaded still.
-            self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
+        # One that was here before may be loaded still, and others are told what cannot run here.
+        self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
         known.why_not = why_not
         for queue in known.queues.values():
             queue.runs = not why_not

@@ -18,7 +18,7 @@ from scatterzmq.core.messages import (
     Refused,
     TaskStatus,
 )
-from scatterzmq.core.peermessages import AskManifest, Claim, Commit, Manifest
+from scatterzmq.core.peermessages import AskManifest, Claim, Commit, Manifest, Nudge
 from scatterzmq.errors import GraphError
 from scatterzmq.graph.blobs import pinned
 from scatterzmq.graph.check import check
@@ -182,6 +182,24 @@ def test_more_nodes_than_a_message_can_tell_of_are_not_told(monkeypatch: pytest.
     load(mesh, 0, make_plan())
     (refused,) = told(mesh.peers[0])
     assert refused.problems[0].startswith("it has more nodes than a message between peers can tell of")
+
+
+# ---- whom to tell of what waits
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_of_many_idle_peers_the_one_that_can_run_a_task_takes_it_at_once(at: int) -> None:
+    """Else those that cannot would be asked before it, one after another."""
+    mesh = Mesh(8, gossiping=True)
+    able = (at + 3) % 8
+    lacking(mesh, *[number for number in range(8) if number != able])
+    load(mesh, at, make_plan())
+    tasks = mesh.submit(at, 7)
+    mesh.run()
+    assert mesh.now_ms == 0
+    assert mesh.results(at, tasks) == [8]
+    assert {packet.dst for packet in mesh.log if isinstance(packet.message, Nudge)} <= {able}
+    assert ran(mesh) == [able]
 
 
 # ---- owners that cannot run what they own

@@ -284,6 +284,7 @@ def _membership() -> list[Example]:
         claimants=2,
         loaded=1,
         task_us=300_000,
+        lacking=True,
     )
     pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
     return [
