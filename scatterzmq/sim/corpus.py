@@ -246,9 +246,6 @@ CORPUS: Mapping[str, Callable[[], list[dict[str, Any]]]] = MappingProxyType(
 )
 """Namespace -> its graphs, the entry first."""
 
-KINDS = ("mix", "branch", "alone", "sum", "call", "dice", "fold")
-"""Those that peers may lack."""
-
 RARE = ("deadend", "holes")
 """Those in which many tasks fail, of which there need not be many."""
 

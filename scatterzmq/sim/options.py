@@ -6,7 +6,7 @@ from random import Random
 from types import MappingProxyType
 
 from ..settings import Settings
-from .corpus import CORPUS, EVICTED, KINDS, RARE
+from .corpus import CORPUS, EVICTED, RARE
 
 FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -155,7 +155,7 @@ def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check
         steps=100_000 if steps is None else steps,
         check_every=check_every,
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
-        lacking=_draw_lacking(seed, executors),
+        lacking=_draw_lacking(seed, executors, namespaces),
         sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
     return _seldom(options, Random(f"{seed}:rare"))
@@ -198,14 +198,15 @@ was this are others, and tell the story they told then (tests/sim/seeds.txt).
 """
 
 
-def _draw_lacking(seed: int, executors: tuple[int, ...]) -> dict[int, str]:
+def _draw_lacking(seed: int, executors: tuple[int, ...], namespaces: tuple[str, ...]) -> dict[int, str]:
     """Some peers, but never all that have executors."""
     every, rest = LACKING
     if seed % every != rest:
         return {}
     chance = Random(f"{seed}:lacking")
     able = chance.choice([place for place, count in enumerate(executors) if count])
-    return {place: chance.choice(KINDS) for place in range(len(executors)) if place != able and chance.random() < 0.7}
+    kinds = sorted({node["kind"] for ns in namespaces for graph in CORPUS[ns]() for node in graph["nodes"]})
+    return {place: chance.choice(kinds) for place in range(len(executors)) if place != able and chance.random() < 0.7}
 
 
 def _draw_faults(chance: Random) -> dict[str, float]:

@@ -187,10 +187,13 @@ def test_more_nodes_than_a_message_can_tell_of_are_not_told(monkeypatch: pytest.
 # ---- whom to tell of what waits
 
 
+@pytest.mark.parametrize("is_nudged", [True, False])
 @pytest.mark.parametrize("at", range(8))
-def test_of_many_idle_peers_the_one_that_can_run_a_task_takes_it_at_once(at: int) -> None:
-    """Else those that cannot would be asked before it, one after another."""
+def test_of_many_idle_peers_the_one_that_can_run_a_task_takes_it_at_once(at: int, is_nudged: bool) -> None:
+    """Else it would leave it to those that cannot, and they would be told before it, one after another."""
     mesh = Mesh(8, gossiping=True)
+    if not is_nudged:
+        mesh.drop(Nudge)
     able = (at + 3) % 8
     lacking(mesh, *[number for number in range(8) if number != able])
     load(mesh, at, make_plan())
