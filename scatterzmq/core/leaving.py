@@ -3,13 +3,17 @@
 Purpose   Drains: no new tasks, no new batches; then every record goes to a peer that has its copy.
 Rules     1. Batches that run may end, for `drain_s`; what is not through by then is done again elsewhere, uncounted.
           2. A record is handed to the first holder of its copies, which owns it from then on, and is let go when that
-             peer has said so (one whose copy is still being written is asked for again). A record without a copy gets
-             one first, even where one is enough, as far as there is somebody; and so does one whose holder leaves, too.
-          3. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
+             peer has said so. A record without a copy gets one first, even where one is enough, as far as there is
+             somebody; and so does one whose holder leaves, too.
+          3. It is handed over as its copies have it: when all that was written of it has come to them, and once more
+             if it has changed since. Else an end that comes late makes the new owner give way to this peer, which has
+             let go by then.
+          4. When nothing is left, or nobody is there to take it, or it has taken too long, the peer says goodbye; how
              many unfinished tasks went down with it is told. What is in its journal is not lost.
 """
 
 from itertools import count
+from typing import TypeAlias
 
 from ..ids import PeerId, TaskId
 from .actions import Left
@@ -19,6 +23,9 @@ from .desk import Desk
 from .ledger import Record
 from .peermessages import HandedOver, Handover
 from .state import State
+
+_Account: TypeAlias = tuple[int, int]
+"""What a record was when it was handed over: its epoch, and the changes within it."""
 
 TASKS_PER_MESSAGE = 512
 
@@ -35,7 +42,7 @@ class Leaving:
         self._borrowing = borrowing
         self._desk = desk
         self._mids = count(1)
-        self._handing: dict[int, tuple[PeerId, tuple[TaskId, ...]]] = {}
+        self._handing: dict[int, tuple[PeerId, dict[TaskId, _Account]]] = {}
         self._given: dict[TaskId, int] = {}
         self._drained_ms = 0
         self._repeat_ms: int | None = None
@@ -69,55 +76,58 @@ class Leaving:
         for record in self._state.ledger:
             if len(record.rset) == 1:
                 alone.append(record)
-            elif record.id not in self._given and self._state.members.is_alive(record.rset[1]):
+            elif not (record.barriers or record.id in self._given) and self._state.members.is_alive(record.rset[1]):
                 by_holder.setdefault(record.rset[1], []).append(record)
         for peer, records in by_holder.items():
             for start in range(0, len(records), TASKS_PER_MESSAGE):
-                ids = tuple([record.id for record in records[start : start + TASKS_PER_MESSAGE]])
-                mid = next(self._mids)
-                self._handing[mid] = (peer, ids)
-                self._given.update((task, mid) for task in ids)
-                self._state.members.tell(peer, Handover(mid=mid, ids=ids))
+                given = {record.id: _account(record) for record in records[start : start + TASKS_PER_MESSAGE]}
+                mid = self._give(peer, given)
+                self._state.members.tell(peer, Handover(mid=mid, ids=tuple(given)))
         self._state.replicas.share(alone, self._state.now_ms)
         if self._repeat_ms is None:
             self._repeat_ms = self._state.now_ms + int(self._state.settings.timing.ask_s * 1000)
 
+    def _give(self, peer: PeerId, given: dict[TaskId, _Account]) -> int:
+        """These are to be a holder's, when it is told so under the number that is returned, and has answered."""
+        mid = next(self._mids)
+        self._handing[mid] = (peer, given)
+        self._given.update((task, mid) for task in given)
+        return mid
+
     def handed_over(self, sender: PeerId, message: HandedOver) -> None:
         """A holder owns what it was handed."""
-        peer, ids = self._handing.get(message.mid, ("", ()))
+        peer, given = self._handing.get(message.mid, ("", {}))
         if peer != sender:
             return
         del self._handing[message.mid]
+        for task in given:
+            del self._given[task]
         if message.leaving:
-            for task in ids:
-                del self._given[task]
             self._state.members.leaves(sender)
             self._state.replicas.gone(sender, self._state.now_ms)
             return
         lacking = frozenset(message.lacking)
-        again = tuple([task for task in ids if task in lacking and self._state.ledger.record(task) is not None])
-        for task in ids:
-            del self._given[task]
-        if again:  # their copies are still being written: they are asked for when `expire` repeats
-            mid = next(self._mids)
-            self._handing[mid] = (sender, again)
-            self._given.update((task, mid) for task in again)
-        for task in ids:
-            if task in lacking:
-                continue
+        again: dict[TaskId, _Account] = {}
+        for task, account in given.items():
             record = self._state.ledger.record(task)
-            if record is not None and record.rset[1:2] == (sender,):
+            if record is None:
+                continue
+            if task in lacking:
+                again[task] = account
+            elif _account(record) == account:  # else it is handed over again
                 clients = record.clients
                 self._claims.revoke((record,))
                 self._desk.release(record)
                 self._desk.moved(clients, task, sender)
+        if again:  # the holder cannot take them yet: they are asked for when `expire` repeats
+            self._give(sender, again)
 
     def gone(self, peer: PeerId) -> None:
         """A member that may have been handed something is gone: its records get other holders, who are asked next."""
-        for mid, (holder, ids) in list(self._handing.items()):
+        for mid, (holder, given) in list(self._handing.items()):
             if holder == peer:
                 del self._handing[mid]
-                for task in ids:
+                for task in given:
                     del self._given[task]
 
     def _end(self) -> None:
@@ -133,8 +143,8 @@ class Leaving:
         now_ms = self._state.now_ms
         if self._repeat_ms is not None and self._repeat_ms <= now_ms:
             self._repeat_ms = now_ms + int(self._state.settings.timing.ask_s * 1000) if self._handing else None
-            for mid, (peer, ids) in self._handing.items():
-                self._state.members.tell(peer, Handover(mid=mid, ids=ids))
+            for mid, (peer, given) in self._handing.items():
+                self._state.members.tell(peer, Handover(mid=mid, ids=tuple(given)))
 
     def deadline_ms(self) -> int | None:
         if not self._state.leaving or self.over:
@@ -144,4 +154,8 @@ class Leaving:
         return min([time for time in times if time is not None and time > now_ms], default=None)
 
     def check_invariants(self) -> None:
-        assert self._given == {task: mid for mid, (_, ids) in self._handing.items() for task in ids}
+        assert self._given == {task: mid for mid, (_, given) in self._handing.items() for task in given}
+
+
+def _account(record: Record) -> _Account:
+    return record.epoch_n, record.change

@@ -267,8 +267,8 @@ class Replicated:
 class Inquire:
     """The sender is about to take these tasks over from `owner`: who knows better?
 
-    No ids: the sender has started again, and asks for all that the receiver has of its own (it is `owner`); that comes
-    as Sync, and then Known.
+    No ids: the sender has started again, or held the receiver to be dead, and asks for all that the receiver has of its
+    own (it is `owner`); that comes as Sync, and then Known.
     """
 
     mid: int

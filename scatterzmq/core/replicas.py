@@ -393,7 +393,7 @@ class Replicas:
         there = [record for record in records if self._ledger.record(record.id) is record]
         gone = [record.id for record in records if record not in there]
         ids = gone + [record.id for record in there if len(record.rset) > 1 and peer not in record.rset]
-        if ids and self._members.is_alive(peer):
+        if ids:  # also if it is only suspected: it may be halted, and read the write when it goes on
             self._members.tell(peer, Drop(ids=tuple(ids)))
 
     def _move(self, record: Record, rset: tuple[PeerId, ...]) -> None:

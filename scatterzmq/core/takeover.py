@@ -407,8 +407,11 @@ class Takeover:
     # ---- after a split
 
     def healed(self, peer: PeerId) -> None:
-        """A member that was held to be dead is back: compare everything."""
+        """A member that was held to be dead is back: compare everything. It may not have noticed that it was away, so
+        it is asked for its part: of what it was told before some may be deleted here.
+        """
         self._sync(peer, self._ledger, self._copies)
+        self._members.tell(peer, Inquire(mid=0, owner=self._state.me, ids=()))
 
     def compare(self) -> None:
         """Let every holder of copies find out whether it has what it should have, and ask owners that do not."""

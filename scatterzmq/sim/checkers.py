@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.actions import BatchOrder
+from ..core.cache import Asker
 from ..core.ledger import Cause, Phase, Record, check_record
 from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
 from ..errors import ErrorCode
@@ -46,6 +47,11 @@ ALL_EVERY = 100
 """Events of a core between looks at all it holds: such a look takes longer than ten events."""
 
 
+def _task(asker: Asker) -> TaskId:
+    """The task that asks for a key, of whichever peer."""
+    return asker[1] if isinstance(asker, tuple) else asker
+
+
 class Violation(AssertionError):  # noqa: N818 -- it is what was looked for
     """Something that must hold does not. tasks: the ones concerned."""
 
@@ -62,7 +68,8 @@ class Facts:
     copies, durable: as told to a client; 0 before it is accepted. is_refused: as told to its client, which has it
     cleared wherever it was accepted, too. lost: excused, because too much failed at once.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
-    settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase.
+    settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase, or
+    was seen to wait for what got on.
     submitter: to whom a peer that accepts it says so.
     """
 
@@ -399,21 +406,37 @@ class Checkers:
     def advancing(self, calm_us: int) -> None:
         """What has no end gets on within a minute from when nothing went wrong any more and everything was submitted.
         A peer that has started again may wait for `grace_s` first; so may a client for what is lost, until it believes
-        that. In its queue a task waits for others: it is enough that some of them get on.
+        that. In its queue a task waits for others: it is enough that some of them get on. Who waits for a cached value
+        may wait as long as that is being computed: it gets on with who computes it, who may stand in a queue.
         """
         settings = self.world.settings
         for task in self.settled():
             may_wait = settings.journal.mode != "off" or self.facts[task].lost
-            last_us = self._advanced_us if self._is_queued(task) else self.facts[task].advanced_us
+            # Kept, as word of a value takes a moment to come, and who computed it is no more waited for then.
+            last_us = self.facts[task].advanced_us = self._last_us(task)
             since_us = max(last_us, calm_us + (int(settings.timing.grace_s * 1e6) if may_wait else 0))
             if self.world.now_us - since_us > ADVANCE_US:
                 raise Violation(
                     f"{task} has neither ended nor advanced for {ADVANCE_US / 1e6:g} s without faults", task
                 )
 
-    def _is_queued(self, task: TaskId) -> bool:
+    def _last_us(self, task: TaskId) -> int:
+        """When a task, or who computes what it waits for, last got on."""
+        chain = [task]
+        for one in chain:
+            if self._is_in(Phase.DEFER, one):
+                chain += [leader for leader in self._leaders(one) if leader not in chain]
+        return max(self._advanced_us if self._is_in(Phase.WAIT, one) else self.facts[one].advanced_us for one in chain)
+
+    def _is_in(self, phase: Phase, task: TaskId) -> bool:
         records = [process.state.ledger.record(task) for process in self.world.alive()]
-        return any(record is not None and record.phase is Phase.WAIT for record in records)
+        return any(record is not None and record.phase is phase for record in records)
+
+    def _leaders(self, task: TaskId) -> list[TaskId]:
+        """Who computes what a task waits for, as its own peer and those that it has asked know it."""
+        caches = [process.state.cache for process in self.world.alive()]
+        pending = [one for cache in caches if cache is not None for one in cache._pending.values()]  # noqa: SLF001
+        return [_task(one.leader) for one in pending if task in map(_task, one.waiters)]
 
     def agreed(self) -> None:
         """Views have converged, and every task has one owner with all its copies."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core.members import Status
 from scatterzmq.core.messages import Accepted, Attach, Cleared, Final, Moved, TaskStatus
 from scatterzmq.core.peermessages import CopyKind, Drop, Replicate, Replicated, SyncDigest, VersionInfo
 from scatterzmq.core.versions import Rank, Version
@@ -314,6 +315,26 @@ def test_copies_that_their_owner_does_not_know_go() -> None:
     assert copies(mesh.peers[1])
     mesh.wait(30_000)
     assert not copies(mesh.peers[1])
+
+
+def test_who_was_replaced_while_it_was_halted_does_not_keep_what_it_reads_when_it_goes_on() -> None:
+    mesh = Mesh(3, executors=0, static=False)
+    mesh.load(chain(1))
+    halted = mesh.peers[1]
+    mesh.hold(dst=1)
+    halted.dead = True
+    mesh.wait(1000)
+    tasks = (*mesh.submit(0, 2), *mesh.submit(0, 3))  # one of these is written to each of the others
+    mesh.wait(2000)
+    assert mesh.peers[0].status_of[1] is Status.SUSPECT
+    assert mesh.said(Replicate, dst=1)
+    assert copies(mesh.peers[2]).keys() == set(tasks)
+    mesh.peers[0].clear(*tasks)
+    mesh.deliver()
+    halted.dead = False
+    mesh.heal()
+    mesh.deliver()
+    assert not copies(halted)
 
 
 def test_who_submits_again_before_the_copies_are_there_is_not_told_too_early() -> None:

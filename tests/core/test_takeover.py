@@ -191,6 +191,22 @@ def test_after_a_split_the_better_account_holds() -> None:
     assert not records(mesh, 1)
 
 
+def test_who_was_held_to_be_dead_is_asked_what_it_has() -> None:
+    """Found by the simulator: a peer was halted, compared what it had, and only then read what it was told before."""
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.deliver()
+    mesh.drop(Replicate)
+    mesh.peers[0].clear(task)
+    mesh.heal()
+    assert copies(mesh.peers[1]).keys() == {task}
+    mesh.peers[0].core._takeover.healed(mesh.peers[1].me)
+    mesh.peers[0].say(AskTasks(mid=1, ids=()))  # any event lets it speak
+    mesh.deliver()
+    assert not copies(mesh.peers[1])
+
+
 def fewest(mesh: Mesh, task: TaskId, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """From now on: how many peers know of a task after each event."""
     counts = []

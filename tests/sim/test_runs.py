@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from scatterzmq.core.cachemessages import CACHE_KEY_BYTES, CachePut
+from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.leases import Leases
 from scatterzmq.core.messages import Attach
 from scatterzmq.core.peermessages import AnyMessage, Heartbeat
@@ -19,6 +21,7 @@ from scatterzmq.sim.network import LIMITS
 from scatterzmq.sim.options import Options, draw
 from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.runs import Coverage, run, sweep
+from scatterzmq.sim.world import World
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import decode, encode
 from scatterzmq.wire.refusal import Reject, WireError
@@ -116,6 +119,42 @@ def test_much_work_for_one_executor_is_nothing_wrong() -> None:
     result = run(Options(seed=0, tasks=40, load_s=1.0, safety_s=2.0, exec_ms=2000.0, sections=sections))
     assert not result.wrong
     assert result.now_us > 200_000_000
+
+
+EQUAL_TASKS = Options(
+    seed=1,
+    tasks=30,
+    batch_max=1,
+    load_s=1.0,
+    domain=5,
+    namespaces=("cached", "chain"),
+    safety_s=2.0,
+    check_every=10**9,
+    exec_ms=2000.0,
+    sections={"executor": {"batch_size": 1}},
+)
+"""A long line, in which many wait for what others compute."""
+
+
+@pytest.mark.parametrize("executors", [(1,), (1, 0)])
+def test_who_waits_for_a_value_that_is_made_late_is_nothing_wrong(executors: tuple[int, ...]) -> None:
+    """Who computes it stands in the line, which moves, at this peer or at another one."""
+    result = run(replace(EQUAL_TASKS, peers=len(executors), executors=executors, clients=len(executors)))
+    assert not result.wrong
+    assert result.now_us > 120_000_000
+
+
+def test_who_waits_for_a_value_that_was_made_is_found_while_others_get_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here: nobody is told of a value that is there."""
+    monkeypatch.setattr(CacheOwners, "put", lambda *_: None)
+    world = World(EQUAL_TASKS)
+    with pytest.raises(Violation, match="has neither ended nor advanced for 60 s") as caught:
+        world.whole()
+    (task,) = caught.value.tasks
+    (leader,) = world.checkers._leaders(task)
+    ended_us = world.checkers.facts[leader].advanced_us
+    assert 60_000_000 < world.now_us - ended_us < 62_000_000
+    assert world.now_us - world.checkers._advanced_us < 3_000_000
 
 
 def test_work_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
