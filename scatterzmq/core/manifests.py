@@ -17,8 +17,6 @@ from typing import TypeAlias
 
 from ..frozen import frozen
 from ..graph.blobs import pinned
-from ..graph.check import check
-from ..graph.manifest import describe_from
 from ..graph.plan import Plan
 from ..ids import ClientId, PeerId
 from .events import GraphChecked
@@ -192,6 +190,10 @@ class Manifests:
 
 def _read(inquiry: _Inquiry, message: Manifest) -> GraphChecked:
     """What follows from an answer."""
+    # Hardly any peer needs these, and each would start later for them.
+    from ..graph.check import check
+    from ..graph.manifest import describe_from
+
     if message.problems:
         return GraphChecked(request=0, plan=None, problems=message.problems, lacking=message.lacking)
     checked = check(pinned(inquiry.definition, message.blobs), describe_from(message.nodes))
