@@ -274,9 +274,12 @@ class Gossip:
         state = self._by_key.get(key, NOBODY).get(peer)
         return state is None or not state.lacking
 
-    def any_usable(self) -> bool:
-        """Whether another peer has executors that work."""
-        return any(owner.usable for owner in self._owners.values())
+    def others_work(self) -> bool:
+        """Whether another peer has executors that work, for each queue with tasks that those of this peer could run."""
+        usable = [peer for peer, owner in self._owners.items() if owner.usable]
+        waiting = [self._plans.find(key) for key in {**self._plans.waiting, **dict.fromkeys(self.queues())}]
+        keys = [queue.key for queue in waiting if queue is not None and queue.runs]
+        return bool(usable) and all(any(self.can_run(peer, key) for peer in usable) for key in keys)
 
     def check_invariants(self) -> None:
         """Index everything anew."""

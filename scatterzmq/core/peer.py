@@ -204,7 +204,7 @@ class PeerCore:
         if self._restoring is not None:
             self._restore(self._restoring)
         if self._executors.deaths.suspects or self._executors.resting:
-            self._executors.limit(others_work=self._gossip.any_usable())
+            self._executors.limit(others_work=self._gossip.others_work())
         if what is not ResultRead or self._restoring is not None:  # else nothing follows
             self._work_off()
         if changed or members.linked_count:
