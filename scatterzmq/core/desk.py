@@ -176,7 +176,7 @@ class Desk:
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
+            self._stale(entry, self._plans.why_none(message.ns) if plan is None else "has another definition now")
             return
         wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:

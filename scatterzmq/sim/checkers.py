@@ -225,6 +225,8 @@ class Checkers:
         for task in order.tasks:
             if task not in self.facts:
                 raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
+        if not self.world.can_run(process, order.plan.definition):
+            raise Violation(f"{process.name} runs {order.plan.ns}, of which it lacks a kind", *order.tasks)
 
     def executor_died(self, process: "Process", order: BatchOrder) -> None:
         owner = order.token.owner

@@ -409,7 +409,7 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_good_tasks_survive_a_machine_that_kills_all_executors,
     ),
     "a machine is not suspected where all have that trouble": (
-        instead(Gossip, "any_usable", lambda _: True),
+        instead(Gossip, "others_work", lambda _: True),
         scenarios.test_tasks_that_kill_executors_everywhere_are_not_held_up,
     ),
     "what a peer slept through is nobody's silence": (

@@ -466,3 +466,19 @@ def test_an_answer_to_an_earlier_life_counts_for_nothing() -> None:
     assert not any(isinstance(send.message, Accepted) for send in again.sent)
     mesh.wait(1_000)
     assert any(isinstance(send.message, Accepted) for send in again.sent)
+
+
+def test_the_only_one_that_has_a_kind_dies_and_its_tasks_wait_until_it_is_back(make: Make) -> None:
+    """Those that lack it accept them, own them and hand them on all the same."""
+    world = make(3, exec_ms=2_000.0, lacking={0: "mix", 2: "mix"})
+    own = world.submit("chain", 1, 2, at=0)
+    theirs = world.submit("chain", 3, 4, at=1)
+    world.run(1_500)
+    world.crash(world.peer(1))
+    world.run(30_000)
+    assert ends(world, [*own, *theirs]) == [None] * 4
+    assert not any(running for process in world.alive() for running in process.executors.values())
+    world.start(1)
+    world.run(60_000)
+    assert ends(world, [*own, *theirs]) == [TaskStatus.READY] * 4
+    assert world.said["AskManifest"]
