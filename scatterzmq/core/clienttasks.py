@@ -294,8 +294,10 @@ class Tasks:
             if hops <= HOPS_MAX:  # two that send on to each other must not keep everybody busy
                 self._look(watch)
 
-    def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]]) -> None:
-        """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown."""
+    def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]], *, doubtful: bool) -> None:
+        """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown. doubtful: one of those
+        who were asked says that others may be there.
+        """
         unknown: list[TaskId] = []
         found: dict[Place, list[TaskId]] = {}
         for task, known in reports.items():
@@ -305,7 +307,7 @@ class Tasks:
                 continue
             if not known:
                 # Else it was accepted, found, or ended after some had been asked.
-                if entry.number < number and not (watch is not None and self._may_come_back(watch)):
+                if entry.number < number and not (watch is not None and self._may_come_back(watch, doubtful)):
                     unknown.append(task)
                 continue
             ended = [peer for peer, report in known.items() if report.status.complete]
@@ -315,13 +317,13 @@ class Tasks:
         for place, tasks in found.items():
             self._look(self.accepted(tasks, place))
 
-    def _may_come_back(self, watch: Watch) -> bool:
+    def _may_come_back(self, watch: Watch, doubtful: bool) -> bool:
         """Whether somebody may have these tasks who is down, but has a disk, or who only cannot be asked now. They are
-        asked for again and again meanwhile.
+        asked for again and again meanwhile. doubtful: a peer says that somebody may be there.
         """
         peers = watch.place.peers()
         is_on_disk = watch.place.durable and not all(self._peers.usable(peer) for peer in peers)
-        if not is_on_disk and not self._peers.may_know(peers):
+        if not (is_on_disk or doubtful or self._peers.may_know(peers)):
             return False
         if watch.until_ms is None:
             watch.until_ms = self._state.now_ms + int(self._state.timing.grace_s * 1000)
