@@ -335,8 +335,15 @@ class TaskReport:
 
 @frozen()
 class TaskReports:
+    """What the sender knows of tasks.
+
+    doubtful: others may be there, who know more: the sender has just started, has seen somebody who has not answered
+        yet, or took some for dead that were only silent.
+    """
+
     mid: int
     reports: tuple[TaskReport, ...]
+    doubtful: bool = False
 
 
 @frozen()
@@ -404,8 +411,6 @@ class MemberList:
     """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
 
     message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
-    doubtful: others may be there, too: the sender has just started, has seen somebody who has not answered yet, or took
-        some for dead that were only silent.
     """
 
     mid: int
@@ -413,7 +418,6 @@ class MemberList:
     suspects: tuple[PeerId, ...] = ()
     message_bytes: int = 0
     refusal: str = ""
-    doubtful: bool = False
 
 
 ToPeer: TypeAlias = (

@@ -534,7 +534,6 @@ class PeerCore:
             members=members.contacts(),
             suspects=members.suspects(),
             message_bytes=settings.network.message_bytes,
-            doubtful=members.may_lack_some(self._state.now_ms),
         )
 
     def _message(self, event: MessageReceived) -> None:

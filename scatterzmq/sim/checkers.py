@@ -370,7 +370,7 @@ class Checkers:
         self.counters[f"outcome {outcome.status}"] += 1
         self.world.trace.note(self.world.now_us, client.name, f"{handle.id} ends: {outcome.status} {outcome.value}")
         if outcome.status is TaskStatus.UNKNOWN:
-            if not (facts.is_cleared or facts.lost):
+            if not (facts.is_cleared or facts.lost or self._is_out_of_reach(client, handle.id)):
                 raise Violation(
                     f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
                 )
@@ -381,6 +381,22 @@ class Checkers:
             facts.is_refused = True
             return
         self._true(handle.id, outcome.status, outcome.code, outcome.value, client.name)
+
+    def _is_out_of_reach(self, client: "SimClient", task: TaskId) -> bool:
+        """Whether a client may take a task for unknown that is there: all who have it are halted, or cut off from the
+        client, and with those who died within one repair interval as many peers have failed as there were copies. That
+        is more at once than the promise allows. At least one has died: as long as nobody has, there is always somebody
+        who misses those that are out of reach, and clients wait. Who starts again has forgotten them.
+        """
+        holders = [process for process in self.world.alive() if self.world.holds(process, task)]
+        if not holders or any(self._answers(process, client) for process in holders):
+            return False
+        dead = sum(self.world.now_us - at < REPAIR_US for at, _ in self.failures)
+        return dead > 0 and dead + len(holders) >= self.facts[task].copies
+
+    def _answers(self, process: "Process", client: "SimClient") -> bool:
+        network, here, there = self.world.network, client.address, process.address
+        return not process.is_paused and network.is_through(here, there) and network.is_through(there, here)
 
     # ---- losses
 

@@ -15,6 +15,7 @@ from scatterzmq.core.versions import Rank, Version
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.ids import BlockId, TaskId
 from scatterzmq.sim.checkers import Violation
+from scatterzmq.sim.clients import Handle, Outcome
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.process import Process
@@ -382,6 +383,43 @@ def test_what_a_client_cleared_may_stay_where_only_that_client_knew_of_it(make: 
     holder.state.copies.bury(task, record.nonce, deletion, 0)
     with pytest.raises(Violation, match="have deleted"):
         world.checkers.agreed()
+
+
+def test_a_task_that_is_there_may_count_as_unknown_only_if_too_much_has_failed_at_once(make: Make) -> None:
+    """Found by simulation (seed 3000600): its owner was halted when its other holder died and started again, which then
+    knew of nobody. Each on its own is what the second copy is for.
+    """
+    world = make(2, executors=(0, 0))
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(500)
+    client, keeper = world.clients[0], world.peer(0)
+    handle = Handle(task, is_accepted=True, outcome=Outcome(TaskStatus.UNKNOWN))
+
+    def is_excused() -> bool:
+        try:
+            world.checkers.latched(client, handle)
+        except Violation:
+            return False
+        return True
+
+    assert not is_excused()
+    keeper.pause()
+    assert not is_excused(), "the other one is there"
+    keeper.resume()
+    world.crash(world.peer(1))
+    assert not is_excused(), "the owner is there"
+    keeper.pause()
+    assert is_excused()
+    keeper.resume()
+    world.network.cut(client.address, keeper.address)
+    assert is_excused()
+    world.checkers.facts[task].copies = 3
+    assert not is_excused(), "another one should have it"
+    world.checkers.facts[task].copies = 2
+    world.checkers.failures.clear()
+    assert not is_excused(), "a new copy was to be made meanwhile"
+    world.checkers.facts[task].copies = 1
+    assert not is_excused(), "whoever was there misses it"
 
 
 def test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies(make: Make) -> None:

@@ -196,7 +196,7 @@ def _members() -> list[Example]:
     return [
         (AskMembers(mid=19, cluster=b"c" * 8), {}),
         (AskMembers(mid=20), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28, doubtful=True), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
         (MemberList(mid=19, members=(), refusal="another cluster"), {}),
     ]
 
@@ -253,7 +253,7 @@ def _with_clients() -> list[Example]:
         ),
         (Cleared(mid=13, unknown=(TWO,)), {}),
         (Cancelled(mid=14), {}),
-        (TaskReports(mid=15, reports=(report,)), {}),
+        (TaskReports(mid=15, reports=(report,), doubtful=True), {}),
         (Namespaces(mid=16, infos=(INFO,), unusable={"n": "no such kind"}), {}),
         (Definition(mid=17, definition="{}"), {}),
         (
