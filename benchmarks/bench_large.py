@@ -6,6 +6,8 @@ W4      tasks of float32[1048576] through x2 and +1 at peers that are processes 
         and output. Every result is checked, and the check is not timed
 raw     the same arrays to as many processes that send them back as they came, without copies where ZeroMQ can; pieces
         of net/options.py PIECE_BYTES as peers send them, or one frame each
+hops    the same in pieces over the hops that the tasks took: as many of them as went to another peer and back go by way
+        of two processes. Nobody computes, checks or keeps anything, and no bytes go to a child
 over    bytes that crossed a socket per byte of input and output: 1 when each task is run by the peer that owns it, and
         more for each one that goes to another peer and back
 memory  of all processes together, the client's among them (Pss: what several share counts once): what is held more when
@@ -47,6 +49,8 @@ SETTLE_S, SETTLE_QUICK_S = 20.0, 0.0
 """Until all peers have an executor in reserve."""
 UNDER_WAY = 16
 """Arrays that are on their way to one of the processes that send them back."""
+STRAIGHT, ONWARD = b"s", b"o"
+"""How the head of an array begins that goes back at once, or by way of another process."""
 SIZES = (1 << 10, 4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20)
 COPIED_MB, COPIED_QUICK_MB = 256, 8
 """Of each size, for each way."""
@@ -65,6 +69,7 @@ class Report:
     mesh: list[float] = field(default_factory=list)
     raw_pieces: list[float] = field(default_factory=list)
     raw_frames: list[float] = field(default_factory=list)
+    raw_hops: list[float] = field(default_factory=list)
     over: list[float] = field(default_factory=list)
     grown_bytes: int = 0
     peak_bytes: int = 0
@@ -179,54 +184,79 @@ def measure_mesh(report: Report, values: Sequence[Array], peers: int, settle_s: 
 
 
 def send_back(told: Connection) -> None:
-    """A process of its own: everything goes back as it came, until nothing is said any more."""
-    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
-        socket.linger = 0
-        told.send(socket.bind_to_random_port("tcp://127.0.0.1"))
-        while frames := socket.recv_multipart(copy=False):
-            if not len(frames[0]):
-                return
-            socket.send_multipart(frames, copy=False)
+    """A process of its own: everything goes back as it came, by way of another such process where its head says so,
+    until nothing is said any more.
+    """
+    with zmq.Context() as context, ExitStack() as stack:
+        client, before, after = [stack.enter_context(context.socket(zmq.PAIR)) for _ in range(3)]
+        poller = zmq.Poller()
+        for socket in (client, before, after):
+            socket.linger = 0
+            poller.register(socket, zmq.POLLIN)
+        told.send([one.bind_to_random_port("tcp://127.0.0.1") for one in (client, before)])
+        after.connect(f"tcp://127.0.0.1:{told.recv()}")
+        while True:
+            for socket, _ in poller.poll():
+                frames = socket.recv_multipart(copy=False)
+                if not len(frames[0]):
+                    return
+                to = before if socket is before else client
+                if socket is client and frames[0].bytes.startswith(ONWARD):
+                    to = after
+                to.send_multipart(frames, copy=False)
 
 
 @contextmanager
 def echoes(count: int) -> Iterator[list["zmq.Socket[bytes]"]]:
-    """Sockets to so many processes that send back."""
+    """Sockets to so many processes that send back; each knows the next one."""
     spawn = get_context("spawn")
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
-        sockets = []
+        pipes = []
         for _ in range(count):
             ours, theirs = Pipe()
             process = spawn.Process(target=send_back, args=(theirs,))
             process.start()
             stack.callback(process.join)
+            pipes.append(ours)
+        ports = [pipe.recv() for pipe in pipes]
+        sockets = []
+        for index, pipe in enumerate(pipes):
+            pipe.send(ports[(index + 1) % count][1])
             socket = stack.enter_context(context.socket(zmq.PAIR))
-            socket.connect(f"tcp://127.0.0.1:{ours.recv()}")
+            socket.connect(f"tcp://127.0.0.1:{ports[index][0]}")
             stack.callback(socket.send, b"")
             sockets.append(socket)
         yield sockets
 
 
-def by_echo(sockets: Sequence["zmq.Socket[bytes]"], values: Sequence[Array], piece_bytes: int) -> float:
-    """MB/s. Each array in frames of so many bytes, to one process after another."""
+def by_echo(
+    sockets: Sequence["zmq.Socket[bytes]"], values: Sequence[Array], piece_bytes: int, onward: float = 0.0
+) -> float:
+    """MB/s. Each array in frames of so many bytes, to one process after another; onward: the share of them that goes by
+    way of two.
+    """
     poller = zmq.Poller()
     for socket in sockets:
         poller.register(socket, zmq.POLLIN)
     waiting = list(enumerate(values))[::-1]
-    under_way: dict[int, list[int]] = {index: [] for index in range(len(sockets))}
+    under_way = [0] * len(sockets)
     results: dict[int, list[zmq.Frame]] = {}
     began_s = time.perf_counter()
     while len(results) < len(values):
         for index, socket in enumerate(sockets):
-            while waiting and len(under_way[index]) < UNDER_WAY:
+            while waiting and under_way[index] < UNDER_WAY:
                 number, value = waiting.pop()
+                goes_on = int((number + 1) * onward) > int(number * onward)
                 data = value.data.cast("B")
                 pieces = [data[at : at + piece_bytes] for at in range(0, len(data), piece_bytes)]
-                socket.send_multipart(pieces, copy=False)
-                under_way[index].append(number)
+                head = (ONWARD if goes_on else STRAIGHT) + str(number).encode()
+                socket.send_multipart([head, *pieces], copy=False)
+                under_way[index] += 1
         for socket, _ in poller.poll():
-            results[under_way[sockets.index(socket)].pop(0)] = socket.recv_multipart(copy=False)
+            head_back, *pieces_back = socket.recv_multipart(copy=False)
+            results[int(head_back.bytes[1:])] = pieces_back
+            under_way[sockets.index(socket)] -= 1
     took_s = time.perf_counter() - began_s
     for number, value in enumerate(values):
         assert b"".join(frame.buffer for frame in results[number]) == value.tobytes(), "it is not what was sent"
@@ -234,11 +264,14 @@ def by_echo(sockets: Sequence["zmq.Socket[bytes]"], values: Sequence[Array], pie
 
 
 def measure_raw(report: Report, values: Sequence[Array], processes: int, rounds: int) -> None:
+    """After the mesh: as much of it goes on to another process as there."""
+    onward = max(0.0, median(report.over) - 1.0) if report.over else 0.0
     with echoes(processes) as sockets:
         by_echo(sockets, values[:WARM_UP], PIECE_BYTES)
         for _ in range(rounds):
             report.raw_pieces.append(by_echo(sockets, values, PIECE_BYTES))
             report.raw_frames.append(by_echo(sockets, values, values[0].nbytes))
+            report.raw_hops.append(by_echo(sockets, values, PIECE_BYTES, onward))
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------
@@ -293,10 +326,12 @@ def measure_copies(report: Report, total_mb: int, rounds: int) -> None:
 
 
 def table(report: Report) -> list[str]:
-    mesh_rate, pieces, frames = map(median, (report.mesh, report.raw_pieces, report.raw_frames))
+    rates = (report.mesh, report.raw_pieces, report.raw_frames, report.raw_hops)
+    mesh_rate, pieces, frames, hops = map(median, rates)
     lines = [
         f"W4: {mesh_rate:,.0f} MB/s",
         f"raw: {pieces:,.0f} MB/s in pieces, {frames:,.0f} in one frame: W4 has {mesh_rate / max(pieces, frames):.0%}",
+        f"hops: {hops:,.0f} MB/s raw over the same hops: W4 has {mesh_rate / hops:.0%}",
         f"over: {median(report.over):.2f} bytes crossed a socket per byte of input and output",
         f"memory: {report.grown_bytes / MB:+,.0f} MB after all rounds, {report.peak_bytes / MB:+,.0f} MB at most",
         "",

@@ -67,6 +67,7 @@ WAIT_MAX_S = 3600.0
 """Operating systems refuse to wait for a hundred years, which a setting may well ask for."""
 
 Deliver: TypeAlias = Callable[[ToClient, Mapping[str, Column]], None]
+DeliverApart: TypeAlias = Callable[[ToClient, Mapping[str, Column | Apart]], None]
 
 
 @frozen(eq=False)
@@ -80,10 +81,14 @@ class Incoming:
 
 @frozen(eq=False)
 class ClientJoined:
-    """A client that wants its messages delivered; `deliver` is called from the driver's thread."""
+    """A client that wants its messages delivered; `deliver` is called from the driver's thread.
+
+    deliver_apart: is called instead where results may be handed over as they lie.
+    """
 
     client: ClientId
     deliver: Deliver
+    deliver_apart: DeliverApart | None = None
 
 
 @frozen(eq=False)
@@ -207,7 +212,7 @@ class Driver:
         self._network = network
         self._journal = journal
         self._clock = clock
-        self._clients: dict[ClientId, Deliver] = {}
+        self._clients: dict[ClientId, ClientJoined] = {}
         self._running: dict[int, _Running] = {}
         self._alive: set[ExecutorId] = set()
         self._events: deque[Event] = deque()
@@ -265,8 +270,8 @@ class Driver:
                 self._incoming(posted)
             case Done():
                 self._done(posted)
-            case ClientJoined(client=client, deliver=deliver):
-                self._clients[client] = deliver
+            case ClientJoined(client=client):
+                self._clients[client] = posted
             case ClientLeft(client=client):
                 if self._clients.pop(client, None) is not None:
                     self._tell(ClientLost(client=client))
@@ -321,7 +326,7 @@ class Driver:
         for part in done.emitted:
             fields = {}
             for name, column in part.columns.items():
-                shared = is_borrowed and len(column.data) > inline_bytes * len(part.rows)
+                shared = is_borrowed and column.layout.nbytes > inline_bytes * len(part.rows)
                 fields[name] = self._store.put(column, now_ms, digests=part.digests.get(name, ()), shared=shared)
             emitted.append(Emitted(output=part.output, rows=part.rows, fields=fields, call=part.call))
         rows, rows_count = running.work.rows, len(running.work.order.tasks)
@@ -414,17 +419,22 @@ class Driver:
             self._executors.cancel(action.executor, action.order, action.rows)
 
     def _send(self, action: Send) -> None:
-        deliver = self._clients.get(action.to)
-        if deliver is not None:
+        client = self._clients.get(action.to)
+        if client is not None:
             message = action.message
             if isinstance(message, Stats):
                 held = {"store_bytes": self._store.volatile_bytes}
                 message = replace(message, counters={**message.counters, **held, **self._counted()})
+            if client.deliver_apart is not None:
+                values_of = action.values.items()
+                apart = {name: self._store.collect_apart(values) for name, values in values_of if values}
+                client.deliver_apart(message, apart)
+                return
             columns = {}
             for name, values in action.values.items():
                 if values:
                     columns[name] = self._store.collect(values)
-            deliver(message, columns)
+            client.deliver(message, columns)
 
     def _run(self, action: RunBatch) -> None:
         """Hand a batch over, without the rows that lost an input."""

@@ -35,12 +35,13 @@ from .measures import Reporter, Wants
 from .network import FromPeer
 from .plugins import node_strategy, queue_strategy
 from .settings import Settings
-from .wire.columns import Column
+from .wire.columns import Apart, Column
 from .wire.frames import Envelope, decode, encode, open_envelope
 from .wire.refusal import Limits
 
 LIMITS = Limits(frames=1 << 20, total_bytes=1 << 50, body_bytes=1 << 40, items=1 << 31, rows=1 << 31)
 """Within one process everything is ours, and no message too large that fits into memory."""
+Columns: TypeAlias = Mapping[str, Column | Apart]
 Arrive: TypeAlias = Callable[[Envelope, AnyMessage, Mapping[str, Column]], None]
 LOCAL_INCARNATION = 1
 
@@ -51,7 +52,7 @@ class _Air:
     def __init__(self) -> None:
         self._flying: deque[tuple[Arrive, list[memoryview]]] = deque()
 
-    def send(self, arrive: Arrive, message: AnyMessage, columns: Mapping[str, Column], envelope: Envelope) -> None:
+    def send(self, arrive: Arrive, message: AnyMessage, columns: Columns, envelope: Envelope) -> None:
         # As from a socket: whoever gets a frame cannot write to it.
         frames = [memoryview(frame).toreadonly() for frame in encode(message, columns, envelope)]
         self._flying.append((arrive, frames))
@@ -98,7 +99,7 @@ class _Network:
         self._places = places
         self._open: dict[PeerId, None] = {}
 
-    def send(self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column], /) -> None:
+    def send(self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Columns, /) -> None:
         for place in self._places:
             if place.contact.id == peer:
                 self._fly(place, incarnation, message, columns)
@@ -122,7 +123,7 @@ class _Network:
     def left(self, lost: int, /) -> None:
         """Nobody asks a neighbour to leave."""
 
-    def _fly(self, place: _Place, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column]) -> None:
+    def _fly(self, place: _Place, incarnation: int, message: BetweenPeers, columns: Columns) -> None:
         me, them = self._me, place.contact
         envelope = Envelope(src=me.id, src_incarnation=me.incarnation, dst=them.id, dst_incarnation=incarnation)
         self._air.send(place.from_peer, message, columns, envelope)

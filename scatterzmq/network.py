@@ -17,7 +17,7 @@ from .core.values import Block
 from .execute.store import PayloadStore
 from .frozen import frozen
 from .ids import PeerId
-from .wire.columns import Column
+from .wire.columns import Apart, Column
 
 Outward: TypeAlias = Tell | Publish | Dial | OpenLink | CloseLink | Left
 
@@ -36,7 +36,9 @@ class FromPeer:
 class Network(Protocol):
     """Links to other peers. What comes back is posted as FromPeer."""
 
-    def send(self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column], /) -> None: ...
+    def send(
+        self, peer: PeerId, incarnation: int, message: BetweenPeers, columns: Mapping[str, Column | Apart], /
+    ) -> None: ...
 
     def publish(self, message: BetweenPeers, /) -> None:
         """To all peers with an open link."""
@@ -61,7 +63,7 @@ def perform(network: Network, action: Outward, store: PayloadStore) -> None:
     """Carry out an action of the core that is about other peers."""
     match action:
         case Tell(to=to, incarnation=incarnation, message=message):
-            columns = {name: store.collect(values) for name, values in action.values.items() if values}
+            columns = {name: store.collect_apart(values) for name, values in action.values.items() if values}
             network.send(to, incarnation, message, columns)
         case Publish(message=message):
             network.publish(message)

@@ -27,6 +27,7 @@ from .errors import ConfigError
 from .execute.blobs import BlobStore
 from .execute.children import ChildPool
 from .execute.device import named_device
+from .execute.memory import FreedMemory
 from .execute.output import NodeOutput
 from .execute.pool import Pool
 from .execute.store import PayloadStore
@@ -51,6 +52,10 @@ FILES_PER_PEER = 16
 FILES_BESIDES = 4096
 """Children, journal, clients with two connections each, and everything else that is open."""
 HEALTH_EVERY_S = 0.5
+FREED_BYTES_KEPT = 256 << 20
+"""Of memory that tensors were in, for the next ones."""
+QUIET_S = 5.0
+"""How often to look whether it is still of use."""
 GOODBYE_S = 0.5
 """For the last words to leave."""
 INCARNATION_BITS = 31
@@ -102,6 +107,7 @@ class PeerProcess:
         self._lost: int | None = None
         self._unfit = ""
         self._is_leaving = False
+        self._memory = FreedMemory(FREED_BYTES_KEPT)
         self._board = HealthBoard()
         with ExitStack() as started:
             self._health = serve(self._board, settings.health, events.emit, version_file=version_file)
@@ -144,6 +150,7 @@ class PeerProcess:
         """
         with self._ending:
             self._make_room_for_files()
+            self._look_after_memory()
             self.driver.start()
             self._load_graphs()
             self._discovery.start(self.contact, self._settings.cluster.name, self._seen)
@@ -231,6 +238,10 @@ class PeerProcess:
         )
         self._board.update(health)
         self.reactor.later(HEALTH_EVERY_S, self._look_after_health)
+
+    def _look_after_memory(self) -> None:
+        self._memory.look(self.links.counters["received_bytes"] + self.links.counters["sent_bytes"])
+        self.reactor.later(QUIET_S, self._look_after_memory)
 
     def _load_graphs(self) -> None:
         """The peer is a client of its own for the definitions it was started with. An executor checks each first."""

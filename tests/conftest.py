@@ -8,34 +8,40 @@ from typing import Any
 
 import pytest
 
-from tests.processes import lan
+from tests.processes import lan, memorygroup
 
 PLUGINS = "plugins_of_a_test"
-NO_HOSTS = "no_hosts"
-NOTE = pytest.StashKey[str]()
+NOT_RUN = "not_run"
+NOTES = pytest.StashKey[list[str]]()
+NEEDS = {
+    "network": ("peers on hosts of their own", lan.available),
+    "memory_limit": ("peers with little memory", memorygroup.available),
+}
+"""What of the kernel's not every machine has: fixture -> (what is tested with it, why it is not there)."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the tests that were selected those on hosts of their own need namespaces of the kernel."""
-    hosts = [item for item in items if "network" in getattr(item, "fixturenames", ())]
-    if hosts and (reason := lan.available()):
-        note = f"{len(hosts)} tests of peers on hosts of their own were not run: {reason}"
-        config.stash[NOTE] = note
-        getattr(config, "workeroutput", {})[NO_HOSTS] = note  # a worker of several; what it writes nobody sees
-        config.hook.pytest_deselected(items=hosts)
-        items[:] = [item for item in items if item not in hosts]
+    """Of the tests that were selected some need what may not be there."""
+    notes: list[str] = []
+    for fixture, (what, reason_why_not) in NEEDS.items():
+        needy = [item for item in items if fixture in getattr(item, "fixturenames", ())]
+        if needy and (reason := reason_why_not()):
+            notes.append(f"{len(needy)} tests of {what} were not run: {reason}")
+            config.hook.pytest_deselected(items=needy)
+            items[:] = [item for item in items if item not in needy]
+    config.stash[NOTES] = notes
+    getattr(config, "workeroutput", {})[NOT_RUN] = notes  # a worker of several; what it writes nobody sees
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """A worker has ended."""
-    node.config.stash[NOTE] = getattr(node, "workeroutput", {}).get(NO_HOSTS, "")
+    node.config.stash[NOTES] = getattr(node, "workeroutput", {}).get(NOT_RUN, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    note = config.stash.get(NOTE, "")
-    if note:
+    for note in config.stash.get(NOTES, []):
         terminalreporter.write_line(note, yellow=True)
 
 

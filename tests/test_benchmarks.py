@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from benchmarks import bench_journal, bench_kill, bench_large, bench_scale, bench_waiting, kill_demo
 from benchmarks.bench_mesh import large_inputs
@@ -150,13 +151,19 @@ def test_what_this_process_and_its_own_hold_is_counted_together() -> None:
 
 def test_large_tensors_are_shown_beside_what_is_raw() -> None:
     report = bench_large.Report(
-        mesh=[100.0, 300.0, 200.0], raw_pieces=[1000.0], raw_frames=[800.0], over=[1.25], grown_bytes=-(10**6)
+        mesh=[100.0, 300.0, 200.0],
+        raw_pieces=[1000.0],
+        raw_frames=[800.0],
+        raw_hops=[500.0],
+        over=[1.25],
+        grown_bytes=-(10**6),
     )
     report.peak_bytes = 5 * 10**6
     report.copies = {COPIED_BYTES: {"both": 40.0, "reader": 30.0, "sender": 35.0, "none": 20.0}}
     assert bench_large.table(report) == [
         "W4: 200 MB/s",
         "raw: 1,000 MB/s in pieces, 800 in one frame: W4 has 20%",
+        "hops: 500 MB/s raw over the same hops: W4 has 40%",
         "over: 1.25 bytes crossed a socket per byte of input and output",
         "memory: -1 MB after all rounds, +5 MB at most",
         "",
@@ -167,10 +174,28 @@ def test_large_tensors_are_shown_beside_what_is_raw() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("onward", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("count", [1, 3])
+def test_so_many_arrays_go_by_way_of_another_process(
+    monkeypatch: pytest.MonkeyPatch, count: int, onward: float
+) -> None:
+    heads, send = [], zmq.Socket.send_multipart
+
+    def sent(socket: "zmq.Socket[bytes]", frames: list[bytes], **how: bool) -> None:
+        heads.append(frames[0][:1])
+        send(socket, frames, **how)
+
+    monkeypatch.setattr(zmq.Socket, "send_multipart", sent)
+    with bench_large.echoes(count) as sockets:
+        assert bench_large.by_echo(sockets, [np.ones(10, np.float32)] * 5, 16, onward) > 0
+    assert heads.count(bench_large.ONWARD) == round(5 * onward)
+
+
+@pytest.mark.processes
 def test_raw_arrays_come_back_and_copies_are_measured() -> None:
-    report = bench_large.Report()
+    report = bench_large.Report(over=[1.5])
     bench_large.measure_raw(report, large_inputs(3), 2, rounds=1)
-    assert min(*report.raw_pieces, *report.raw_frames) > 0
+    assert min(*report.raw_pieces, *report.raw_frames, *report.raw_hops) > 0
     bench_large.measure_copies(report, total_mb=1, rounds=1)
     assert list(report.copies) == list(bench_large.SIZES)
     assert all(cost > 0 for costs in report.copies.values() for cost in costs.values())

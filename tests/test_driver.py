@@ -14,6 +14,7 @@ from scatterzmq.core.messages import (
     Accepted,
     AskStats,
     AskTasks,
+    Attach,
     Cancel,
     Clear,
     Final,
@@ -37,7 +38,7 @@ from scatterzmq.graph.check import NodeInfo, check
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.ids import ClientId, ExecutorId, PeerId, TaskId
 from scatterzmq.settings import Settings
-from scatterzmq.wire.columns import Column
+from scatterzmq.wire.columns import Apart, Column
 
 ME = PeerId("P" + "0" * 32)
 ALICE = ClientId("C" + "a" * 32)
@@ -303,6 +304,22 @@ def test_a_task_from_its_client_to_its_client() -> None:
     assert world.results() == dict(zip(tasks, [3, 4, 5], strict=True))
     world.say(Clear(mid=3, ids=tuple(tasks)))
     assert len(world.store) == 0
+
+
+def test_results_of_several_batches_may_be_handed_over_as_they_lie() -> None:
+    world = World()
+    world.load("main", 1)
+    told: list[Mapping[str, Column | Apart]] = []
+    heard = [joined.deliver for joined in world.driver._clients.values()]
+    world.driver.take(
+        ClientJoined(client=ALICE, deliver=heard[0], deliver_apart=lambda _, columns: told.append(columns))
+    )
+    tasks = world.submit(1, 2)
+    world.drain()
+    world.say(Attach(ids=tuple(tasks)))
+    result = told[-1]["value"]
+    assert isinstance(result, Apart)
+    assert numbers(result.joined()) == [2, 3]
 
 
 def test_own_results_cost_no_checksum(monkeypatch: pytest.MonkeyPatch) -> None:

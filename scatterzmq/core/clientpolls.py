@@ -2,7 +2,8 @@
 
 Rules   1. Reports on tasks are asked for where the tasks are, or at home; what is unknown there, at everybody who can
            be asked. A known task beats an unknown one, an ended one beats one that goes on. Any of them may know of
-           others that cannot be asked; then unknown is no answer.
+           others that cannot be asked; then unknown is no answer. What nobody knows who can be asked is as it was known
+           here, as long as it is not given up (clienttasks).
         2. A poll is over when everybody who can be asked has answered; not before it is clear who there is.
 """
 
@@ -128,8 +129,15 @@ class _TaskPoll:
 
     def _conclude(self) -> None:
         self._tasks.polled(self._number, self._reports, doubtful=self._doubtful)
-        reports = tuple([_best(task, known.values()) for task, known in self._reports.items()])
+        reports = tuple([self._best(task, known.values()) for task, known in self._reports.items()])
         self._asks.deliver(TaskReports(mid=0, reports=reports), self._mid)
+
+    def _best(self, task: TaskId, reports: Iterable[TaskReport]) -> TaskReport:
+        known = [*reports]
+        status = self._tasks.status(task)
+        if not known or status in (TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR):
+            known.append(TaskReport(id=task, status=status))
+        return max(known, key=lambda report: report.status.complete)
 
 
 class _Census(_TaskPoll):
@@ -190,12 +198,6 @@ class _Poll:
             return True
         self._asks.deliver(self._joined(self._answers), self._message.mid)
         return False
-
-
-def _best(task: TaskId, reports: Iterable[TaskReport]) -> TaskReport:
-    return max(
-        reports, key=lambda report: report.status.complete, default=TaskReport(id=task, status=TaskStatus.UNKNOWN)
-    )
 
 
 def cleared(answers: Iterable[CacheCleared]) -> CacheCleared:

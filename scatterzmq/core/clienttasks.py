@@ -137,6 +137,15 @@ class Tasks:
         """Whether the user's side has this task: accepted, and not cleared since."""
         return task in self._watched or task in self._ended
 
+    def status(self, task: TaskId) -> TaskStatus:
+        """Of a task of which nobody has told who can be asked: what is waited for is not unknown yet, nor an end that
+        the user's side has seen.
+        """
+        if task in self._watched:
+            return TaskStatus.WAIT
+        ended = self._ended.get(task)
+        return TaskStatus.UNKNOWN if ended is None else ended.status
+
     def is_ghost(self, task: TaskId) -> bool:
         """Whether the user's side has cleared this task, or it was refused, and it was not submitted since."""
         if task in self.submitting:
@@ -306,8 +315,11 @@ class Tasks:
             if entry is None or task in self.submitting or task in self.clearing:
                 continue
             if not known:
+                may_come_back = (
+                    self._may_be_known(entry.place, doubtful) if watch is None else self._may_come_back(watch, doubtful)
+                )
                 # Else it was accepted, found, or ended after some had been asked.
-                if entry.number < number and not (watch is not None and self._may_come_back(watch, doubtful)):
+                if entry.number < number and not may_come_back:
                     unknown.append(task)
                 continue
             ended = [peer for peer, report in known.items() if report.status.complete]
@@ -321,13 +333,17 @@ class Tasks:
         """Whether somebody may have these tasks who is down, but has a disk, or who only cannot be asked now. They are
         asked for again and again meanwhile. doubtful: a peer says that somebody may be there.
         """
-        peers = watch.place.peers()
-        is_on_disk = watch.place.durable and not all(self._peers.usable(peer) for peer in peers)
-        if not (is_on_disk or doubtful or self._peers.may_know(peers)):
+        if not self._may_be_known(watch.place, doubtful):
             return False
         if watch.until_ms is None:
             watch.until_ms = self._state.now_ms + int(self._state.timing.grace_s * 1000)
         return self._state.now_ms < watch.until_ms
+
+    def _may_be_known(self, place: Place, doubtful: bool) -> bool:
+        """Whether somebody may know the tasks of a place who cannot be asked."""
+        peers = place.peers()
+        is_on_disk = place.durable and not all(self._peers.usable(peer) for peer in peers)
+        return is_on_disk or doubtful or self._peers.may_know(peers)
 
     def _tell_unknown(self, ids: list[TaskId]) -> None:
         for task in ids:

@@ -66,6 +66,15 @@ class Copy:
         """Whether this is not what its owner says of the task, but what was known before it was heard of that owner."""
         return self.version.change == 0
 
+    @property
+    def standing(self) -> TaskStatus:
+        """Where the task is, as far as is known here. What is better than a ready account is ready, too; what is better
+        than any other one may be anything.
+        """
+        if self.status is None or (self.stands_in and self.version.rank != Rank.READY):
+            return TaskStatus.WAIT
+        return self.status
+
 
 @frozen(kw_only=False)
 class _Tombstone:

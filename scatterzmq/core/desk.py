@@ -176,7 +176,7 @@ class Desk:
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
+            self._stale(entry, self._plans.why_none(message.ns) if plan is None else "has another definition now")
             return
         wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
@@ -566,8 +566,7 @@ class Desk:
             copy = self._copies.copy(task)
             if copy is None:
                 return TaskReport(id=task, status=TaskStatus.UNKNOWN)
-            status = TaskStatus.WAIT if copy.status is None or copy.stands_in else copy.status
-            retries = copy.errors + copy.restarts
+            status, retries = copy.standing, copy.errors + copy.restarts
             return TaskReport(
                 id=task, status=status, ns=copy.ns, retries=retries, error=copy.last_error, duration_ms=copy.duration_ms
             )

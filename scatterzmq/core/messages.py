@@ -348,8 +348,13 @@ class TaskReports:
 
 @frozen()
 class Namespaces:
+    """What is loaded. unusable: namespaces of which nothing can run at the sender -> why; those that others can run are
+    among infos as well.
+    """
+
     mid: int
     infos: tuple[NamespaceInfo, ...]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()
@@ -385,7 +390,10 @@ class ExecutorStats:
 
 @frozen()
 class Stats:
-    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows."""
+    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows.
+
+    unusable: as in Namespaces.
+    """
 
     mid: int
     queues: tuple[QueueStats, ...]
@@ -395,6 +403,7 @@ class Stats:
     record_bytes: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
 from ..errors import ConfigError, ErrorCode, MissingBlob, ScatterError
+from ..graph.manifest import described
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .blobs import BlobStore
 from .childbatches import expected_of, finished_of, work_of
 from .childwire import (
@@ -50,14 +51,15 @@ from .childwire import (
 )
 from .common import graph_checked
 from .failure import attempt
-from .linux import die_with_parent
-from .manifest import described
+from .linux import die_with_parent, keep_freed_memory
 from .output import NodeOutput
 from .pool import Pool
-from .sharedmemory import Channel
+from .sharedmemory import Channel, Scratch
 from .work import Done, Work
 
 _OOM_SCORE_EXTRA, _OOM_SCORE_MAX = 500, 1000
+_FREED_NBYTES_KEPT = 128 << 20
+"""Some batches as large as they usually may be, with what nodes need for them."""
 
 
 class Child:
@@ -77,6 +79,7 @@ class Child:
         self._fetching: dict[int, Future[BlobFetched]] = {}
         self._requests = count(1)
         self._output = NodeOutput()
+        self._scratch = Scratch()
 
     def run(self) -> int:
         """All there is to do; the exit code."""
@@ -120,7 +123,7 @@ class Child:
         packet = self._work.receive()
         return None if packet is None else opened(packet)
 
-    def _tell(self, word: Word, columns: Sequence[tuple[str, Column]] = ()) -> None:
+    def _tell(self, word: Word, columns: Sequence[tuple[str, Column | Apart]] = ()) -> None:
         self._work.send(wrapped(word, columns))
 
     # ---- batches, in the main thread
@@ -179,7 +182,7 @@ class Child:
 
     def _finish(self, done: Done) -> None:
         try:
-            packet = wrapped(*finished_of(done))
+            packet = wrapped(*finished_of(done), self._scratch)
         except (MemoryError, OSError) as error:  # all that can be shared is in use, or all descriptors are
             rows = [row for part in done.emitted for row in part.rows]
             rows += [row for failed in done.failed for row in failed.rows]
@@ -266,6 +269,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.getppid() != parent:
         return 1  # it died before it could be told of
     _be_first_to_go()
+    keep_freed_memory(_FREED_NBYTES_KEPT)
     # Whoever ends a peer with all its processes (Ctrl-C, systemd) means the peer, which lets batches finish.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

@@ -58,9 +58,9 @@ def event_of(word: Expected, executor: ExecutorId) -> BatchExpected:
     return BatchExpected(executor=executor, order=word.order, outputs=outputs)
 
 
-def finished_of(done: Done) -> tuple[Finished, list[tuple[str, Column]]]:
+def finished_of(done: Done) -> tuple[Finished, list[tuple[str, Column | Apart]]]:
     """An answer for the control process."""
-    columns = []
+    columns: list[tuple[str, Column | Apart]] = []
     parts = []
     for place, part in enumerate(done.emitted):
         parts.append(Part(output=part.output, rows=part.rows, digests=part.digests, call=part.call))
@@ -71,11 +71,11 @@ def finished_of(done: Done) -> tuple[Finished, list[tuple[str, Column]]]:
     return Finished(order=done.order, parts=tuple(parts), failed=done.failed, loaded=loaded), columns
 
 
-def done_of(word: Finished, columns: Sequence[tuple[str, Column]], work: Work, executor: ExecutorId) -> Done:
+def done_of(word: Finished, columns: Sequence[tuple[str, Column | Apart]], work: Work, executor: ExecutorId) -> Done:
     """The answer to a batch. Raises ValueError unless it is one: the core must be able to rely on it."""
     if word.order != work.order.order:
         raise ValueError(f"an answer to batch {word.order}, but it has batch {work.order.order}")
-    beside: list[dict[str, Column]] = [{} for _ in word.parts]
+    beside: list[dict[str, Column | Apart]] = [{} for _ in word.parts]
     for name, column in columns:
         place, _, field = name.partition(":")
         if not (place.isascii() and place.isdigit() and len(place) < 9 and int(place) < len(beside)):
@@ -97,7 +97,7 @@ def done_of(word: Finished, columns: Sequence[tuple[str, Column]], work: Work, e
     return Done(executor=executor, order=word.order, emitted=emitted, failed=word.failed, loaded=loaded)
 
 
-def _check_part(part: Part, fields: Mapping[str, Column], work: Work) -> None:
+def _check_part(part: Part, fields: Mapping[str, Column | Apart], work: Work) -> None:
     form, is_exact = _form(part, work)
     if not fields.keys() >= form.keys() or (is_exact and len(fields) > len(form)):
         raise ValueError(f"fields {sorted(fields)!r:.200} on output {part.output!r:.80}, expected {sorted(form)}")

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Protocol
 
 from ..wire.columns import Apart, Column
-from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened, wrapped
+from .childwire import NO_COLUMNS, Begin, FromChild, ToChild, opened_apart, wrapped
 from .common import new_executor_id
 from .output import LineBudget
 from .poller import READABLE, WRITABLE, Poller
@@ -29,6 +29,9 @@ _LINE_NBYTES_MAX = 8192
 _LAST_WORDS_MAX = 10_000
 _LAST_READS_MAX = 64
 """Of what a child has said before it ended: nothing that it has started can hold us up by saying ever more."""
+_SPINS = "1000"
+"""How often a thread of torch looks for more work before it sleeps: 300,000 times by default, which is milliseconds,
+and 1,000 where libgomp knows of more threads than cores. Of other processes it does not know."""
 _SILENCE_S = 0.5
 """How long a process may take to end after its sockets have closed; else it has closed them itself."""
 
@@ -36,7 +39,7 @@ _SILENCE_S = 0.5
 class Listener(Protocol):
     """Hears of children."""
 
-    def heard(self, child: "ChildProcess", word: FromChild, columns: Sequence[tuple[str, Column]], /) -> None:
+    def heard(self, child: "ChildProcess", word: FromChild, columns: Sequence[tuple[str, Column | Apart]], /) -> None:
         """A word has come. If it makes no sense, the child is to be distrusted."""
         ...
 
@@ -136,7 +139,7 @@ class ChildProcess:
             packet = link.receive()
             if packet is None:
                 return False
-            word, columns = opened(packet)
+            word, columns = opened_apart(packet)
         except EOFError:
             link.close()
             if self.silent_s is None and not self._doom:
@@ -295,7 +298,6 @@ def _started(work: int, aside: int, output: int) -> "subprocess.Popen[bytes]":
     """The process. A new one, not a copy: torch does not outlive a fork. In a session of its own, so that Ctrl-C in the
     terminal of the peer does not end it.
     """
-    paths = [path for path in (_ROOT, os.environ.get("PYTHONPATH", "")) if path]
     return subprocess.Popen(  # noqa: S603 -- it is ourselves
         [sys.executable, "-P", "-m", f"{__package__}.child", str(work), str(aside), str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -303,8 +305,18 @@ def _started(work: int, aside: int, output: int) -> "subprocess.Popen[bytes]":
         stderr=output,
         pass_fds=(work, aside),
         start_new_session=True,
-        env=os.environ if _is_installed() else {**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=_environment(),
     )
+
+
+def _environment() -> dict[str, str]:
+    """Of this process, as far as whoever runs the peer has said what is set here."""
+    made = dict(os.environ)
+    if not _is_installed():
+        made["PYTHONPATH"] = os.pathsep.join([path for path in (_ROOT, made.get("PYTHONPATH", "")) if path])
+    if "OMP_WAIT_POLICY" not in made:
+        made.setdefault("GOMP_SPINCOUNT", _SPINS)
+    return made
 
 
 def _is_installed() -> bool:

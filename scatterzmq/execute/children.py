@@ -24,10 +24,11 @@ from ..core.events import BatchExpected, ExecutorLost, ExecutorStarted, GraphChe
 from ..errors import ConfigError, ErrorCode
 from ..graph.blobs import BlobFound, open_names
 from ..graph.check import check as check_definition
+from ..graph.manifest import describe_from
 from ..graph.nodeinfo import Describe as DescribeNode
 from ..ids import ExecutorId
 from ..settings import Settings
-from ..wire.columns import Column
+from ..wire.columns import Apart, Column
 from .blobs import BlobStore
 from .childbatches import done_of, event_of, run_of
 from .childprocess import ChildProcess, described_end
@@ -48,7 +49,6 @@ from .childwire import (
     UsePlan,
 )
 from .common import check_failed, graph_settled
-from .manifest import describe_from
 from .oom import oom_kills
 from .poller import Poller, Watcher
 from .work import Done, Work
@@ -211,7 +211,7 @@ class ChildPool:
 
     # ---- what children say
 
-    def heard(self, child: ChildProcess, word: FromChild, columns: Sequence[tuple[str, Column]], /) -> None:
+    def heard(self, child: ChildProcess, word: FromChild, columns: Sequence[tuple[str, Column | Apart]], /) -> None:
         match word:
             case Ready():
                 self._started(child)
@@ -259,7 +259,7 @@ class ChildPool:
             self._reserve_at_s = child.ready_s + self._reserve_after_s
         self._fill()
 
-    def _finished(self, child: ChildProcess, word: Finished, columns: Sequence[tuple[str, Column]]) -> None:
+    def _finished(self, child: ChildProcess, word: Finished, columns: Sequence[tuple[str, Column | Apart]]) -> None:
         if child.work is None:
             child.distrust("an answer to a batch that it does not have")
             return

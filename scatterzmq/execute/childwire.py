@@ -6,12 +6,12 @@ A column's bytes are themselves, or nil for shared memory of its own, in order; 
 the scratch, whose handle comes last.
 
 Rules   1. Two channels. On `work` everything about batches, in order; on `aside` what must not wait for a batch. As a
-           child has one batch at a time, it has read the scratch of the control process when that is used again.
+           child has one batch at a time, each side has read the scratch of the other one when that is used again.
         2. Whatever bytes come, `opened` returns a word or raises ValueError or OSError: a child may be out of its mind.
         3. Both ends are the same code, so nothing here has a version.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from types import MappingProxyType
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..core.events import RowsFailed
 from ..frozen import frozen
-from ..graph.nodeinfo import NodeInfo
+from ..graph.formats import Layout
+from ..graph.nodeinfo import Described
 from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
 from ..wire.columns import Apart, Column
-from ..wire.frames import head_of, packed, read_head, unpacked
+from ..wire.frames import check_numbers, head_of, packed, read_head, read_layout_of, unpacked
 from ..wire.refusal import Limits, Reject
 from ..wire.schema import Codec, record
 from .sharedmemory import (
@@ -40,6 +41,8 @@ from .sharedmemory import (
 IN_LINE_NBYTES_MAX = 1 << 16
 """Of all columns of a message together: up to here copying takes less time than sharing."""
 _SHARED_NBYTES_MIN = 1 << 12
+_APART_NBYTES_MIN = 1 << 18
+"""Of a row on average, to be worth memory of its own."""
 
 NO_COLUMNS: tuple[tuple[str, Column], ...] = ()
 _LIMITS = Limits(items=1 << 26, rows=1 << 24, rank=64, name_chars=1 << 16)
@@ -177,16 +180,6 @@ class Told:
 
 
 @frozen()
-class Described:
-    """One node. error: why it is none (then without info). unknown: there is no such kind."""
-
-    place: str
-    info: NodeInfo | None
-    error: str = ""
-    unknown: bool = False
-
-
-@frozen()
 class Manifest:
     """On `aside`. All nodes of a definition that anybody asks for. problem: why there is no answer; else ""."""
 
@@ -306,7 +299,7 @@ def wrapped(
             packet.handles.append(scratch.put(chain.from_iterable([_pieces(column) for _, column in columns])))
             beside = [*sizes]
         else:
-            beside = [_in_one_piece(column) for _, column in columns]
+            beside = [_in_one_piece(column).data for _, column in columns]
             if nbytes > IN_LINE_NBYTES_MAX:
                 _share(beside, packet.handles)
         packet.body = packed((number, _CODECS[number].pack(word), heads, beside))
@@ -326,12 +319,22 @@ def _pieces(column: Column | Apart) -> Sequence[memoryview]:
     return column.datas if isinstance(column, Apart) else (column.data,)
 
 
-def _in_one_piece(column: Column | Apart) -> memoryview:
-    return column.joined().data if isinstance(column, Apart) else column.data
+def _in_one_piece(column: Column | Apart) -> Column:
+    return column.joined() if isinstance(column, Apart) else column
 
 
 def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:
     """The word of a packet, and its columns. Raises ValueError, or OSError; the packet is closed in any case."""
+    word, columns = _opened(packet, _scratch_column)
+    return word, [(name, _in_one_piece(column)) for name, column in columns]
+
+
+def opened_apart(packet: Packet) -> tuple[Word, list[tuple[str, Column | Apart]]]:
+    """The same, but large rows have memory of their own each: one can be let go of without the others."""
+    return _opened(packet, _scratch_rows)
+
+
+def _opened(packet: Packet, read: "_Read") -> tuple[Word, list[tuple[str, Column | Apart]]]:
     try:
         values = unpacked(packet.body, _LIMITS, Reject.BODY)
         match values:
@@ -342,33 +345,51 @@ def opened(packet: Packet) -> tuple[Word, list[tuple[str, Column]]]:
         if not 0 <= number < len(_KINDS):
             raise BadPacket(f"unknown word {number}")
         word: Word = _CODECS[number].unpack(fields, _LIMITS)
-        datas = _datas(beside, packet.handles)
-        columns = []
-        for index, (head, data) in enumerate(zip(heads, datas, strict=True)):
-            name, layout = read_head(head, index, data, _LIMITS)
-            columns.append((name, Column(layout, data)))
-        return word, columns
+        return word, _columns(heads, beside, packet.handles, read)
     finally:
         packet.close()
 
 
-def _datas(beside: Iterable[object], handles: Sequence[int]) -> list[memoryview]:
-    """The bytes of each column."""
+def _columns(
+    heads: Sequence[object], beside: Sequence[object], handles: Sequence[int], read: "_Read"
+) -> list[tuple[str, Column | Apart]]:
     shared = iter(handles)
-    datas = []
+    columns: list[tuple[str, Column | Apart]] = []
     offset = 0
-    for raw in beside:
+    for index, (head, raw) in enumerate(zip(heads, beside, strict=True)):
         match raw:
-            case bytes():
-                datas.append(memoryview(bytearray(raw)))
             case int() as nbytes if raw is not True and raw is not False:
-                datas.append(scratch_bytes(_there(handles[-1:]), offset, nbytes))
+                name, layout = read_layout_of(head, index, nbytes, _LIMITS)
+                column = read(layout, _there(handles[-1:]), offset)
+                for data in _pieces(column):
+                    check_numbers(name, layout, data)
+                columns.append((name, column))
                 offset += nbytes
-            case None:
-                datas.append(shared_bytes(_there(shared)))
+            case bytes() | None:
+                data = shared_bytes(_there(shared)) if raw is None else memoryview(bytearray(raw))
+                name, layout = read_head(head, index, data, _LIMITS)
+                columns.append((name, Column(layout, data)))
             case _:
                 raise BadPacket(f"a column of {type(raw).__name__}")
-    return datas
+    return columns
+
+
+_Read: TypeAlias = Callable[[Layout, int, int], Column | Apart]
+"""(layout, handle of a scratch, where in it) -> what is there"""
+
+
+def _scratch_column(layout: Layout, handle: int, offset: int) -> Column:
+    return Column(layout, scratch_bytes(handle, offset, layout.nbytes))
+
+
+def _scratch_rows(layout: Layout, handle: int, offset: int) -> Column | Apart:
+    if layout.rows < 2 or layout.nbytes < layout.rows * _APART_NBYTES_MIN:
+        return _scratch_column(layout, handle, offset)
+    datas = []
+    for row in range(layout.rows):
+        datas.append(scratch_bytes(handle, offset, layout.row_nbytes(row)))
+        offset += len(datas[-1])
+    return Apart(layout, datas)
 
 
 def _there(handles: Iterable[int]) -> int:

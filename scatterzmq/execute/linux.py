@@ -1,4 +1,5 @@
-"""What Linux offers and Python 3.11 does not: maps without a descriptor, a timer to wait for, a shared end.
+"""What Linux offers and Python 3.11 does not: maps without a descriptor, a timer to wait for, a shared end, a say in
+what becomes of freed memory.
 
 Why     `mmap.mmap` keeps a descriptor of its own per map, and a store of small results would run out of them.
 """
@@ -16,6 +17,9 @@ _FAILED = ctypes.c_void_p(-1).value
 _DEATH_SIGNAL = 1
 _MONOTONIC = 1
 _ABSOLUTE = 1
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MAPPED_NBYTES_MIN = 32 << 20
+"""What is larger always goes back at once: the C library takes no higher number."""
 
 
 class _TimerSpec(ctypes.Structure):
@@ -74,11 +78,33 @@ def map_private(handle: int, nbytes: int) -> memoryview:
     return np.asarray(_Map(handle, nbytes)).data
 
 
+def new_memory(nbytes: int) -> bytearray:
+    """Memory that is not cleared, and of small pages: numpy asks for large ones from 4 MiB on, and where they are short
+    the system takes milliseconds to make one. Raises MemoryError.
+    """
+    made = bytearray()
+    ctypes.pythonapi.PyByteArray_Resize(ctypes.py_object(made), ctypes.c_ssize_t(nbytes))
+    return made
+
+
 def die_with_parent() -> None:
     """Have this process killed when the thread that started it ends, however that happens."""
     from signal import SIGKILL
 
     _checked(_libc().prctl(_DEATH_SIGNAL, SIGKILL, 0, 0, 0))
+
+
+def keep_freed_memory(nbytes: int) -> None:
+    """Let this process keep so much of what it frees, to be used again. Nothing happens with another C library."""
+    if hasattr(_libc(), "mallopt"):
+        _libc().mallopt(_TRIM_THRESHOLD, nbytes)
+        _libc().mallopt(_MMAP_THRESHOLD, _MAPPED_NBYTES_MIN)
+
+
+def give_back_freed_memory() -> None:
+    """To the system, all that is kept. Takes milliseconds."""
+    if hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
 
 
 class Alarm:

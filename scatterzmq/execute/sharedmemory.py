@@ -4,11 +4,10 @@ Rules   1. What is mapped is sealed: nobody can write to it or cut it short any 
            is not sealed is refused: whoever maps a file that is cut short dies of it (SIGBUS).
         2. A handle has one owner at any time: a packet that is sent or opened has none any more.
         3. Maps are private: what is written to one stays in the process.
-        4. A `Scratch` is not sealed and never mapped: it is read, once, before its writer is answered.
-Why     No names, so nothing is left behind by a process that is killed, and no limit as in /dev/shm. One memory per
-        column that is kept where it goes, not per message, so that it is free as soon as that column is. What is only
-        looked at goes through memory that is used again: the system takes longer to find new pages than to copy twice
-        into those that are there.
+        4. A `Scratch` is not sealed and never mapped: it is read, once, before its writer puts anything else there.
+Why     No names, so nothing is left behind by a process that is killed, and no limit as in /dev/shm. Nearly all goes
+        through memory that is used again: the system takes longer to find new pages than to copy twice into those that
+        are there. What is too large for that has one memory per column, which is free as soon as that column is.
 """
 
 import errno
@@ -18,9 +17,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from .linux import map_private
+from .linux import map_private, new_memory
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 MAPPED_NBYTES_MIN = 1 << 18
@@ -75,7 +72,7 @@ def shared_bytes(handle: int) -> memoryview:
 def _copied(handle: int, nbytes: int, start: int = 0) -> memoryview:
     """These bytes of a file, in memory of our own. Raises BadPacket if it has not as many, or OSError."""
     try:
-        data: memoryview = np.empty(nbytes, np.uint8).data  # unlike a bytearray, it is not cleared first
+        data = memoryview(new_memory(nbytes))
     except MemoryError:
         raise OSError(errno.ENOMEM, f"there is no memory for {nbytes} bytes") from None
     offset = 0

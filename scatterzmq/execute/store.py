@@ -66,7 +66,7 @@ class PayloadStore:
 
     def put(
         self,
-        column: Column,
+        column: Column | Apart,
         now_ms: int,
         *,
         kept: bool = False,
@@ -76,13 +76,14 @@ class PayloadStore:
     ) -> tuple[Value, ...]:
         """Store a column and return one Value per row, in order. Nobody may write to its memory any more.
 
+        column: what lies apart is stored row by row.
         whole: as one block, however large. digests: content digest per row, or none at all.
         shared: others may come to fetch it, or it was fetched: with a checksum.
         Call `trim` when it is clear what of it is to be kept.
         """
         assert len(digests) in (0, column.layout.rows), f"{len(digests)} digests for {column.layout.rows} rows"
         values: list[Value] = []
-        for piece in (column,) if column.layout.rows == 1 else self._pieces(column, kept or whole, shared):
+        for piece in self._pieces(column, kept or whole, shared):
             rows, start = piece.layout.rows, len(values)
             self._counter += 1
             block = Block(
@@ -232,7 +233,11 @@ class PayloadStore:
             assert stored.pins >= 0
             assert stored.pins or not stored.freed
 
-    def _pieces(self, column: Column, whole: bool, shared: bool) -> list[Column]:
+    def _pieces(self, column: Column | Apart, whole: bool, shared: bool) -> Sequence[Column]:
+        if isinstance(column, Apart):
+            return [column.joined()] if whole else column.rows()
+        if column.layout.rows == 1:
+            return (column,)
         if not column.layout.rows:
             return []
         piece_nbytes = len(column.data) if self._bytes_max is None else self._bytes_max // _PIECES_PER_STORE

@@ -33,7 +33,7 @@ class EmittedColumns:
 
     output: str
     rows: tuple[int, ...]
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Column | Apart]
     digests: Mapping[str, tuple[bytes, ...]]
     call: GraphId | None = None
 

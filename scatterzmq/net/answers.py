@@ -19,8 +19,8 @@ from ..core.blobmessages import BlobWord
 from ..core.messages import Contact, ToClient
 from ..driver import ClientJoined, ClientLeft
 from ..ids import ClientId
-from ..wire.columns import Column
-from ..wire.frames import Envelope, encode
+from ..wire.columns import Apart, Column
+from ..wire.frames import Envelope, encode_apart
 from .fragments import Parts, nbytes, pieces
 from .lanes import CONTROL_BYTES, Outbox
 from .options import Socket
@@ -109,7 +109,8 @@ class Answers:
         self._clients[client] = joined
         if not self._look.is_set:
             self._look = self._reactor.later(LOOK_EVERY_S, self._look_around)
-        self._post(ClientJoined(client=client, deliver=partial(self._deliver, joined)))
+        deliver = partial(self._deliver, joined)
+        self._post(ClientJoined(client=client, deliver=deliver, deliver_apart=deliver))
 
     def say(self, client: ClientId, message: ToClient | BlobWord, columns: Mapping[str, Column]) -> None:
         """Say something unasked by the core; nothing to a client that is not there."""
@@ -131,12 +132,12 @@ class Answers:
 
     # ---- sending
 
-    def _deliver(self, client: _Client, message: ToClient | BlobWord, columns: Mapping[str, Column]) -> None:
+    def _deliver(self, client: _Client, message: ToClient | BlobWord, columns: Mapping[str, Column | Apart]) -> None:
         if self._clients.get(client.id) is not client:
             return
         number = next(self._numbers)
         envelope = Envelope(src=self._me.id, src_incarnation=self._me.incarnation, dst=client.id, seq=number)
-        frames = encode(message, columns, envelope)
+        frames = encode_apart(message, columns, envelope)
         total = nbytes(frames)
         if total > self._bytes_max:
             self._counters["long"] += 1

@@ -13,11 +13,12 @@ Why     A message of 256 MiB in one piece would hold up all others for as long, 
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import TypeAlias
 
-from ..wire.frames import Frame
+from ..wire.frames import Frame, Scattered
 from ..wire.refusal import Limits, Reject, WireError
-from .options import PIECE_BYTES
+from .options import COPIED_BYTES, PIECE_BYTES
 
 MAGIC = b"szmf"
 _HEAD = struct.Struct(">4sII")
@@ -27,23 +28,32 @@ Parts: TypeAlias = list[bytes | memoryview]
 """The frames of one ZeroMQ message."""
 
 
-def nbytes(frames: Sequence[Frame]) -> int:
+def nbytes(frames: Sequence[Frame | Scattered]) -> int:
     """Of all frames together."""
-    return sum([frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames])
+    return sum(_sizes(frames))
 
 
-def pieces(frames: Sequence[bytes | memoryview], number: int, total: int | None = None) -> list[Parts]:
-    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied.
+def _sizes(frames: Sequence[Frame | Scattered]) -> list[int]:
+    return [_size(frame) if isinstance(frame, memoryview | tuple) else len(frame) for frame in frames]
+
+
+def _size(frame: memoryview | tuple[memoryview, ...]) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else sum(map(len, frame))
+
+
+def pieces(frames: Sequence[Scattered], number: int, total: int | None = None) -> list[Parts]:
+    """A message as ZeroMQ messages: itself if it is short enough, else the pieces of it. Nothing is copied but parts of
+    frames that are not worth being sent from where they lie.
 
     total: its bytes, for whoever knows them.
     """
     if (nbytes(frames) if total is None else total) <= PIECE_BYTES:
-        return [list(frames)]
+        return [[b"".join(frame) if isinstance(frame, tuple) else frame for frame in frames]]
     made: list[Parts] = []
     part: Parts = []
     room = PIECE_BYTES
-    for frame in frames:
-        view, start = memoryview(frame).cast("B"), 0
+    for data in chain.from_iterable(map(_parts, frames)):
+        view, start = memoryview(data).cast("B"), 0
         while start < len(view):
             taken = view[start : start + room]
             part.append(taken)
@@ -54,10 +64,16 @@ def pieces(frames: Sequence[bytes | memoryview], number: int, total: int | None 
                 part, room = [], PIECE_BYTES
     if part:
         made.append(part)
-    sizes = [frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames]
+    sizes = _sizes(frames)
     heads = [_HEAD.pack(MAGIC, number & _NUMBER_MAX, index) for index in range(len(made))]
     heads[0] += struct.pack(f">{len(sizes)}Q", *sizes)
     return [[head, *part] for head, part in zip(heads, made, strict=True)]
+
+
+def _parts(frame: Scattered) -> Sequence[bytes | memoryview]:
+    if not isinstance(frame, tuple):
+        return (frame,)
+    return frame if sum(map(len, frame)) >= COPIED_BYTES * len(frame) else (b"".join(frame),)
 
 
 def is_piece(first: Frame) -> bool:

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import zmq
 
-from ..wire.frames import Frame
+from ..wire.frames import Frame, Scattered
 from ..wire.refusal import Limits, WireError
 from .addresses import Address
 from .fragments import Assembler, Parts, nbytes, pieces
@@ -142,7 +142,7 @@ class Lane:
     def waiting_bytes(self) -> int:
         return self._outbox.bytes
 
-    def send(self, frames: Sequence[bytes | memoryview], total: int | None = None) -> bool:
+    def send(self, frames: Sequence[Scattered], total: int | None = None) -> bool:
         """Send a message, now or when there is room. False if it was dropped here; True promises nothing.
 
         total: its bytes, for whoever knows them.
@@ -282,7 +282,7 @@ class Lanes:
         """Of messages that have not left yet."""
         return self._control.waiting_bytes + (self._bulk.waiting_bytes if self._bulk is not None else 0)
 
-    def send(self, frames: Sequence[bytes | memoryview], total: int | None = None) -> bool:
+    def send(self, frames: Sequence[Scattered], total: int | None = None) -> bool:
         """As Lane.send, over the lane that it belongs to."""
         if self._is_closed:
             return False

@@ -28,8 +28,8 @@ from ..driver import Incoming, Posted
 from ..ids import ClientId, PeerId
 from ..network import FromPeer
 from ..settings import Settings
-from ..wire.columns import Column
-from ..wire.frames import Envelope, Frame, decode_opened, encode, open_envelope
+from ..wire.columns import Apart, Column
+from ..wire.frames import Envelope, Frame, decode_opened, encode, encode_apart, open_envelope
 from ..wire.refusal import Limits, WireError
 from .addresses import Address, endpoint
 from .answers import Answers
@@ -143,13 +143,13 @@ class PeerLinks:
     # ---- the network
 
     def send(
-        self, peer: PeerId, incarnation: int, message: BetweenPeers | BlobWord, columns: Mapping[str, Column], /
+        self, peer: PeerId, incarnation: int, message: BetweenPeers | BlobWord, columns: Mapping[str, Column | Apart], /
     ) -> None:
         link = self._links.get(peer)
         if link is None:
             self.counters["unlinked"] += 1
             return
-        frames = encode(message, columns, self._envelope(peer, incarnation))
+        frames = encode_apart(message, columns, self._envelope(peer, incarnation))
         link.lanes.send(frames, self._count_sent(nbytes(frames)))
 
     def publish(self, message: BetweenPeers, /) -> None:

@@ -11,6 +11,10 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
            accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
+       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost or
+           only on a disk, nor anything else than its end once that has been shown.
+       11. A task is lent by one owner at a time, as soon as all have had time to agree. (In a split each side may: that
+           only the last lease of an owner commits, and once, is looked at in sim/histories.py.)
 """
 
 from collections import Counter
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING
 from ..core.actions import BatchOrder
 from ..core.cache import Asker
 from ..core.ledger import Cause, Phase, Record, check_record
-from ..core.messages import Accepted, Cancel, Clear, Final, TaskStatus, ToClient
+from ..core.messages import Accepted, Cancel, Clear, Final, TaskReport, TaskStatus, ToClient
 from ..errors import ErrorCode
 from ..ids import BlockId, ClientId, PeerId, TaskId
 from ..wire.columns import Column
@@ -43,6 +47,8 @@ synced 50 ms later (sim/process.py).
 """
 ADVANCE_US = 60_000_000
 """The longest that a task may be at one place when nothing goes wrong."""
+AGREED_US = 30_000_000
+"""So long after the last fault all know again who owns what: a view takes ten seconds, and comparing some more."""
 ALL_EVERY = 100
 """Events of a core between looks at all it holds: such a look takes longer than ten events."""
 
@@ -219,6 +225,8 @@ class Checkers:
         for task in order.tasks:
             if task not in self.facts:
                 raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
+        if not self.world.can_run(process, order.plan.definition):
+            raise Violation(f"{process.name} runs {order.plan.ns}, of which it lacks a kind", *order.tasks)
 
     def executor_died(self, process: "Process", order: BatchOrder) -> None:
         owner = order.token.owner
@@ -334,6 +342,19 @@ class Checkers:
         if isinstance(message, Clear):
             for task in message.ids:
                 self.facts[task].is_deleted = True
+
+    def reported(self, client: "SimClient", report: TaskReport, shown: TaskStatus | None) -> None:
+        """Rule 10: a client is told where a task is. shown: the end that it has been shown."""
+        facts = self.facts[report.id]
+        self.counters[f"status {report.status}"] += 1
+        if facts.is_cleared or facts.is_refused:
+            return
+        if report.status is TaskStatus.UNKNOWN:
+            if facts.lost or self.world.may_come_back(report.id):
+                return
+            raise Violation(f"{client.name}: {report.id} is said to be unknown, and was accepted", report.id)
+        if shown not in (None, report.status):
+            raise Violation(f"{client.name}: {report.id} is {report.status} after it was {shown}", report.id)
 
     def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
         """A client is told an end of a task of which it was told one before, and has not asked for it since."""
@@ -451,6 +472,20 @@ class Checkers:
         caches = [process.state.cache for process in self.world.alive()]
         pending = [one for cache in caches if cache is not None for one in cache._pending.values()]  # noqa: SLF001
         return [_task(one.leader) for one in pending if task in map(_task, one.waiters)]
+
+    def lent_once(self, calm_us: int) -> None:
+        """Rule 11, when nothing has gone wrong since then."""
+        if self.world.now_us < calm_us + AGREED_US:
+            return
+        for task in self.settled():
+            lenders = [process for process in self.world.alive() if self._lends(process, task)]
+            self.counters["leases in one view"] += len(lenders)
+            if len(lenders) > 1 and not self._are_apart(task, lenders):
+                raise Violation(f"{task} is lent by {[lender.name for lender in lenders]} at the same time", task)
+
+    def _lends(self, process: "Process", task: TaskId) -> bool:
+        record = process.state.ledger.record(task)
+        return record is not None and record.token is not None
 
     def agreed(self) -> None:
         """Views have converged, and every task has one owner with all its copies."""

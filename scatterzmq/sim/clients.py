@@ -7,8 +7,9 @@ Rules   1. Each handle is told one end. Whatever else is told of it is a violati
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, assert_never, cast
 
 from ..core.client import ClientCore
@@ -30,6 +31,7 @@ from ..core.events import TimerFired
 from ..core.messages import (
     Accepted,
     AskMembers,
+    AskTasks,
     Attach,
     Cancel,
     Cancelled,
@@ -39,6 +41,8 @@ from ..core.messages import (
     MemberList,
     Refused,
     Submit,
+    TaskReport,
+    TaskReports,
     TaskStatus,
     ToClient,
     ToPeer,
@@ -88,13 +92,14 @@ class Batch:
     columns: dict[str, Column]
     open: dict[TaskId, None]
 
-    def rest(self, mid: int) -> "Batch":
-        """What is open, as a submission of its own under the same nonce."""
+    def rest(self, mid: int, nonce: bytes) -> "Batch":
+        """What is open, as a submission of its own: some of it may be cleared where it was accepted late."""
         message = self.message
         rows = [row for row, task in enumerate(message.ids) if task in self.open]
         part = replace(
             message,
             mid=mid,
+            nonce=nonce,
             ids=tuple([message.ids[row] for row in rows]),
             submit_digests=tuple([message.submit_digests[row] for row in rows]),
             digests={name: tuple([known[row] for row in rows]) for name, known in message.digests.items()},
@@ -136,6 +141,10 @@ class SimClient:
         self._parcels: dict[int, Mapping[str, Column]] = {}
         self._batches: dict[int, Batch] = {}
         self._asked: dict[int, Clear | Cancel] = {}
+        # By task that this core waits for, or has waited for: the end that was shown since. And what was asked then.
+        self._shown: dict[TaskId, TaskStatus | None] = {}
+        self._questions: dict[int, tuple[TaskId, TaskStatus | None]] = {}
+        self._curiosity = Random(f"{world.options.seed}:asks:{self.name}")
         self._postponed: list[tuple[tuple[TaskId, ...], Callable[[tuple[TaskId, ...]], None]]] = []
         self._mids = 0
         self._seq = 0
@@ -180,6 +189,7 @@ class SimClient:
         """Want to know how all open tasks end."""
         ids = tuple([handle.id for handle in self.handles.values() if handle.is_accepted and handle.outcome is None])
         if ids:
+            self._shown |= dict.fromkeys(ids)
             self._tell(Said(message=Attach(ids=ids)))
 
     def unfinished(self) -> list[Handle]:
@@ -187,7 +197,23 @@ class SimClient:
 
     def is_quiet(self) -> bool:
         """Whether it waits for nothing."""
-        return not (self._batches or self._asked or self._postponed or self.unfinished())
+        return not (self._batches or self._asked or self._questions or self._postponed or self.unfinished())
+
+    def ask(self, task: TaskId) -> None:
+        """Want to know where a task is. What has been shown of it by now must not be taken back by the answer."""
+        message = AskTasks(mid=self._mid(), ids=(task,))
+        self._questions[message.mid] = task, self._shown.get(task)
+        self._tell(Said(message=message))
+
+    def _wonder(self) -> None:
+        """Ask now and then where a task is, until nothing goes wrong any more."""
+        rate = self.world.options.asks
+        if self.is_dead or not rate or self.world.now_us >= self.world.options.safety_s * 1e6:
+            return
+        accepted = [task for task, handle in self.handles.items() if handle.is_accepted]
+        if accepted:
+            self.ask(self._curiosity.choice(accepted))
+        self.world.at(self.world.now_us + int(self._curiosity.expovariate(rate) * 1e6), self._wonder)
 
     def _submit(self, batch: Batch) -> None:
         mid = batch.message.mid
@@ -197,7 +223,7 @@ class SimClient:
 
     def _submit_again(self, batch: Batch) -> None:
         if not self.is_dead:
-            self._submit(batch.rest(self._mid()))
+            self._submit(batch.rest(self._mid(), self.world.nonce()))
 
     def _when_settled(self, tasks: tuple[TaskId, ...], then: Callable[[tuple[TaskId, ...]], None]) -> None:
         if any(task in batch.open for task in tasks for batch in self._batches.values()):
@@ -220,6 +246,7 @@ class SimClient:
             case Accepted(mid=mid, ids=ids):
                 for task in ids:
                     self.handles[task].is_accepted = True
+                    self._shown.setdefault(task, None)
                     self.world.checkers.accepted(task, message.copies, durable=message.durable)
                 self._settled(mid, ids)
             case Refused():
@@ -227,12 +254,24 @@ class SimClient:
             case Final():
                 values = values_of(columns["value"]) if "value" in columns else []
                 self._final(message, values if rows is None else [values[row] for row in rows])
+            case TaskReports(mid=mid, reports=reports):
+                self._reported(mid, reports)
             case Cleared(mid=mid) | Cancelled(mid=mid):
                 asked = self._asked.pop(mid, None)
                 if asked is not None:
                     self.world.checkers.applied(self, asked)
             case _:
                 pass
+
+    def _reported(self, mid: int, reports: Sequence[TaskReport]) -> None:
+        """What was shown before the question must not be taken back, nor an end that has come since."""
+        task, shown = self._questions.pop(mid)
+        assert [report.id for report in reports] == [task]
+        if task in self._shown:
+            outcome = self.handles[task].outcome
+            self.world.checkers.reported(self, reports[0], shown if outcome is None else self._shown[task])
+            if reports[0].status.complete and reports[0].status is not TaskStatus.UNKNOWN:
+                self._shown[task] = reports[0].status
 
     def _refused(self, message: Refused) -> None:
         batch = self._batches.get(message.mid)
@@ -275,7 +314,7 @@ class SimClient:
     def _may_come_back(self, handle: Handle) -> bool:
         """Whether somebody may remember the task who is not there now."""
         is_open = handle.is_accepted and handle.outcome is None and not self.world.checkers.facts[handle.id].is_cleared
-        return is_open and self.world.settings.journal.mode != "off" and self.world.is_on_disk(handle.id)
+        return is_open and self.world.may_come_back(handle.id)
 
     def _attach_again(self, tasks: tuple[TaskId, ...]) -> None:
         if not self.is_dead:
@@ -303,6 +342,7 @@ class SimClient:
         if handle.outcome is not None:
             self.world.checkers.told_twice(self, handle, outcome)
         handle.outcome = outcome
+        self._shown[task] = outcome.status
         self.world.checkers.latched(self, handle)
 
     # ---- the core
@@ -311,6 +351,7 @@ class SimClient:
         self._look(self.first)
         self.world.at(self.world.now_us + LOOK_US, self._look_around)
         self.watch()
+        self._wonder()
 
     def _tell(self, event: ClientEvent) -> None:
         self._events.append(event)
@@ -376,6 +417,8 @@ class SimClient:
         self.core = ClientCore(self.world.settings.timing)
         self._timer_us = None
         self._parcels.clear()
+        self._questions.clear()
+        self._shown.clear()
         batches, self._batches = self._batches, {}
         for batch in batches.values():
             self.world.at(self.world.now_us, self._submit_again, batch)
@@ -383,6 +426,7 @@ class SimClient:
             self._events.append(Said(message=message))
         ids = tuple([handle.id for handle in self.unfinished() if handle.is_accepted])
         if ids:
+            self._shown |= dict.fromkeys(ids)
             self._events.append(Said(message=Attach(ids=ids)))
 
     # ---- links

@@ -217,6 +217,10 @@ class World:
         """Whether somebody will remember a task who starts again."""
         return any(disk.task(task) is not None for disk in self.disks)
 
+    def may_come_back(self, task: TaskId) -> bool:
+        """Whether somebody may still start who remembers a task."""
+        return self.settings.journal.mode != "off" and self.is_on_disk(task)
+
     def knows(self, process: Process, task: TaskId, *, is_final: bool) -> bool:
         """Whether a process holds a task, and if asked for, its end."""
         record, copy = process.state.ledger.record(task), process.state.copies.copy(task)
@@ -233,10 +237,21 @@ class World:
     def plan(self, ns: str) -> Plan:
         return plan_of(ns)
 
-    def checked(self, request: int, definition: str) -> GraphChecked:
-        """What an executor says of a definition."""
-        found = checked(definition)
-        return GraphChecked(request=request, plan=found.plan, problems=found.problems, warnings=found.warnings)
+    def checked(self, request: int, definition: str, place: int) -> GraphChecked:
+        """What an executor of a peer says of a definition."""
+        found = checked(definition, self.options.lacking.get(place, ""))
+        return GraphChecked(
+            request=request,
+            plan=found.plan,
+            problems=found.problems,
+            warnings=found.warnings,
+            lacking=found.lacking,
+            manifest=found.manifest(),
+        )
+
+    def can_run(self, process: Process, definition: str) -> bool:
+        """Whether its executors have all kinds."""
+        return checked(definition, self.options.lacking.get(process.place, "")).plan is not None
 
     # ---- clients and tasks
 
@@ -390,6 +405,7 @@ class World:
         if self.now_us >= self._look_us:
             self._look_us = self.now_us + LOOK_US
             self.checkers.advancing(self._calm_us)
+            self.checkers.lent_once(self._calm_us)
         return False
 
     def _idle(self) -> None:

@@ -74,6 +74,11 @@ class Apart:
     def joined(self) -> Column:
         return Column(self.layout, memoryview(bytearray().join(self.datas)))
 
+    def rows(self) -> "list[Column]":
+        """Each row as a column of its own. No copy."""
+        dtype, shape_of = self.layout.dtype, self.layout.row_shape
+        return [Column(Layout(dtype, 1, shape_of(row)), data) for row, data in enumerate(self.datas)]
+
 
 # ---- rows
 

@@ -23,7 +23,7 @@ from ..core.peermessages import AnyMessage
 from ..frozen import frozen
 from ..graph.formats import Layout
 from ..ids import ClientId, PeerId
-from .columns import Column
+from .columns import Apart, Column
 from .layouts import pack_layout, read_layout
 from .refusal import Limits, Reject, WireError
 from .rows import check_rows
@@ -31,6 +31,8 @@ from .schema import INT_MAX, check_depth, knows, pack, unpack
 from .tensors import only_bools
 
 Frame: TypeAlias = bytes | bytearray | memoryview
+Scattered: TypeAlias = bytes | memoryview | tuple[memoryview, ...]
+"""A frame to be sent, in one piece or in several."""
 
 MAGIC = b"szmq"
 MAJOR = 1
@@ -38,7 +40,7 @@ MAJOR = 1
 MINOR = 0
 """Grows with every field or kind that is added."""
 ENVELOPE_BYTES = 256
-_NO_COLUMNS: Mapping[str, Column] = MappingProxyType({})
+_NO_COLUMNS: Mapping[str, Column | Apart] = MappingProxyType({})
 
 
 @frozen()
@@ -61,9 +63,27 @@ _NOBODY = Envelope()
 
 
 def encode(
-    message: AnyMessage, columns: Mapping[str, Column] = _NO_COLUMNS, envelope: Envelope = _NOBODY
+    message: AnyMessage, columns: Mapping[str, Column | Apart] = _NO_COLUMNS, envelope: Envelope = _NOBODY
 ) -> list[bytes | memoryview]:
-    """The frames of a message. Columns are not copied: they must not change until the frames are sent."""
+    """The frames of a message. Columns are not copied but where they lie apart: they must not change until the frames
+    are sent.
+    """
+    return [
+        *_heads(message, columns, envelope),
+        *[column.joined().data if isinstance(column, Apart) else column.data for column in columns.values()],
+    ]
+
+
+def encode_apart(message: AnyMessage, columns: Mapping[str, Column | Apart], envelope: Envelope) -> list[Scattered]:
+    """The same, but what lies apart stays so."""
+    return [
+        *_heads(message, columns, envelope),
+        *[tuple(column.datas) if isinstance(column, Apart) else column.data for column in columns.values()],
+    ]
+
+
+def _heads(message: AnyMessage, columns: Mapping[str, Column | Apart], envelope: Envelope) -> tuple[bytes, bytes]:
+    """The first two frames."""
     kind, values = pack(message)
     heads = [head_of(name, column.layout, index) for index, (name, column) in enumerate(columns.items())]
     address = (
@@ -74,7 +94,7 @@ def encode(
         envelope.seq,
     )
     first = packed((MAGIC, MAJOR, MINOR, kind, 2 + len(heads), *address))
-    return [first, packed((values, heads)), *(column.data for column in columns.values())]
+    return first, packed((values, heads))
 
 
 def decode(frames: Sequence[Frame], limits: Limits) -> tuple[AnyMessage, dict[str, Column]]:
@@ -199,6 +219,13 @@ def head_of(name: str, layout: Layout, index: int) -> tuple[object, ...]:
 
 def read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[str, Layout]:
     """Name and layout of the column that this frame holds. Raises WireError unless head and frame fit together."""
+    name, layout = read_layout_of(head, index, _nbytes(frame), limits)
+    check_numbers(name, layout, frame)
+    return name, layout
+
+
+def read_layout_of(head: object, index: int, nbytes: int, limits: Limits) -> tuple[str, Layout]:
+    """The same for so many bytes that have not been looked at."""
     if type(head) is not tuple or len(head) < 5:
         raise WireError(Reject.COLUMN, "expected [name, dtype, rows, frame, shape, ...]")
     name, code, rows, place, *shape = head
@@ -206,10 +233,14 @@ def read_head(head: object, index: int, frame: Frame, limits: Limits) -> tuple[s
         raise WireError(Reject.NAME, f"expected a text of 1 to {limits.name_chars} characters")
     if type(place) is not int or place != index:
         raise WireError(Reject.FRAME_INDEX, f"{name!r}: expected frame {index}")
-    layout, nbytes, known = read_layout((code, rows, *shape), limits, name)
-    if nbytes != _nbytes(frame):
-        raise WireError(Reject.NBYTES, f"{name!r}: {_nbytes(frame)} bytes, its shape needs {nbytes}")
-    if layout.dtype.name == "bool" and not only_bools(frame):
-        raise WireError(Reject.BOOL, f"{name!r} holds bytes other than 0 and 1")
+    layout, needed, known = read_layout((code, rows, *shape), limits, name)
+    if nbytes != needed:
+        raise WireError(Reject.NBYTES, f"{name!r}: {nbytes} bytes, its shape needs {needed}")
     check_depth(head[known + 2 :], limits)
     return name, layout
+
+
+def check_numbers(name: str, layout: Layout, data: Frame) -> None:
+    """Raises WireError if bytes of this column are no numbers of its dtype."""
+    if layout.dtype.name == "bool" and not only_bools(data):
+        raise WireError(Reject.BOOL, f"{name!r} holds bytes other than 0 and 1")

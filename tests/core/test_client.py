@@ -639,6 +639,41 @@ def test_a_result_that_came_while_the_poll_went_on_is_not_unknown() -> None:
     assert world.ends() == {task: READY}
 
 
+def statuses(world: ClientWorld, *ids: TaskId) -> tuple[list[TaskStatus], dict[TaskId, TaskStatus]]:
+    """What the user is told of tasks of which nobody who can be asked knows: where they are, and how they ended."""
+    world.say(AskTasks(mid=9, ids=ids))
+    reports: list[TaskStatus] = []
+    ends: dict[TaskId, TaskStatus] = {}
+    while actions := world.take():
+        answer_all(world, [action for action in of(SayTo, actions) if isinstance(action.message, AskTasks)])
+        for message in [action.message for action in of(Deliver, actions)]:
+            if isinstance(message, TaskReports):
+                reports = [entry.status for entry in message.reports]
+            if isinstance(message, Final):
+                ends |= dict(zip(message.ids, message.statuses, strict=True))
+    return reports, ends
+
+
+def test_who_asks_where_a_task_is_waits_for_who_may_know_it_as_well() -> None:
+    """Found by simulation: it was said to be unknown while its owner was halted, though it was waited for, or though
+    its end had been shown; and that end was taken back.
+    """
+    world = ClientWorld(A, B, C, grace_s=60.0)
+    one, two = world.accepted(A, 1, 2, rset=(A, B), durable=True)
+    world.hear(A, final((two, READY)))
+    world.down(A)
+    world.down(B)
+    world.take()
+    assert statuses(world, one, two) == ([TaskStatus.WAIT, READY], {})
+    world.wait(70_000)
+    world.take()
+    assert statuses(world, one, two) == ([UNKNOWN, READY], {one: UNKNOWN})
+    world.up(A)
+    world.up(B)
+    world.take()
+    assert statuses(world, one, two) == ([UNKNOWN, UNKNOWN], {two: UNKNOWN})
+
+
 # ---- tasks of others
 
 
@@ -1129,6 +1164,20 @@ def test_a_known_task_beats_an_unknown_one_and_an_ended_one_all() -> None:
     (told,) = world.told()
     assert isinstance(told, TaskReports)
     assert [entry.status for entry in told.reports] == [READY, ERROR, UNKNOWN]
+
+
+def test_a_task_whose_end_was_shown_has_ended_whoever_has_not_heard_of_it() -> None:
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(A, final((task, READY)))
+    world.down(A)
+    world.take()
+    world.say(AskTasks(mid=9, ids=(task,)))
+    (ask,) = world.said(AskTasks)
+    report(world, B, ask, t1=TaskStatus.WAIT)
+    (told,) = world.told()
+    assert isinstance(told, TaskReports)
+    assert [entry.status for entry in told.reports] == [READY]
 
 
 def test_reports_on_other_tasks_are_ignored() -> None:

@@ -350,7 +350,7 @@ def test_an_end_that_gave_way_is_not_shown_unless_nobody_knows_better() -> None:
     mesh.peers[0].say(AskTasks(mid=1, ids=(task,)), BOB)
     assert mesh.peers[0].last(Moved).owners == (mesh.peers[1].me,)
     assert mesh.peers[0].outcome(task, BOB) is None
-    assert [report.status for report in mesh.peers[0].last(TaskReports).reports] == [TaskStatus.WAIT]
+    assert [report.status for report in mesh.peers[0].last(TaskReports).reports] == [TaskStatus.READY]
     mesh.kill(1)
     mesh.wait(10_000)
     told = mesh.peers[0].outcome(task, BOB)
@@ -358,6 +358,20 @@ def test_an_end_that_gave_way_is_not_shown_unless_nobody_knows_better() -> None:
     assert records(mesh, 0).keys() == {task}
     mesh.peers[0].say(Attach(ids=(task,)), BOB)
     assert mesh.peers[0].outcome(task, BOB).value == 8  # type: ignore[union-attr]
+
+
+def test_what_is_not_ready_and_gave_way_to_something_better_waits_as_far_as_is_known() -> None:
+    """The better account has not come; it may be of another end."""
+    mesh = Mesh(2, static=False, executors=0, cluster={"replicas": 1})
+    mesh.load(chain(1))
+    (task,) = mesh.submit(0, 7)
+    mesh.peers[0].cancel(task)
+    record = records(mesh, 0)[task]
+    assert record.phase.ended
+    better = Version(Rank.READY, record.epoch_n + 1, mesh.peers[1].me, 1, 3)
+    mesh.peers[0].core._takeover.hand_off(record, better, mesh.peers[1].me)
+    mesh.peers[0].say(AskTasks(mid=1, ids=(task,)), BOB)
+    assert [report.status for report in mesh.peers[0].last(TaskReports).reports] == [TaskStatus.WAIT]
 
 
 @pytest.mark.parametrize("at", range(8))

@@ -19,7 +19,7 @@ from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.graph.plan import NodePlan, Plan
 from scatterzmq.ids import ExecutorId, PeerId, TaskId, Token
 from scatterzmq.settings import Settings
-from scatterzmq.wire.columns import Column, alike
+from scatterzmq.wire.columns import Apart, Column, alike
 
 TIMEOUT_S = 120.0
 """Only matters when something is wrong: starting a child takes seconds on a busy machine."""
@@ -328,8 +328,12 @@ def column(dtype: str, rows: int, shape: tuple[int, ...], data: bytes) -> Column
     return Column(Layout(DTYPES[dtype], rows, shape), memoryview(bytearray(data)))
 
 
-def numbers(column: Column) -> list[float]:
-    return [float(number) for number in column.data.cast("f")]
+def whole(column: Column | Apart) -> Column:
+    return column.joined() if isinstance(column, Apart) else column
+
+
+def numbers(column: Column | Apart) -> list[float]:
+    return [float(number) for number in whole(column).data.cast("f")]
 
 
 def is_running(pid: int) -> bool:

@@ -171,7 +171,9 @@ def answers() -> Callable[[Done], dict[int, tuple[str, list[float]]]]:
     def of(done: Done) -> dict[int, tuple[str, list[float]]]:
         found: dict[int, tuple[str, list[float]]] = {}
         for part in done.emitted:
-            values = to_tensors(part.columns["value"])
+            column = part.columns["value"]
+            assert isinstance(column, Column), "threads hand over what they have made"
+            values = to_tensors(column)
             for position, value in zip(part.rows, values, strict=True):
                 assert position not in found, f"{position} is emitted twice"
                 found[position] = (part.output, value.tolist())

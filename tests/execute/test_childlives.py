@@ -11,6 +11,7 @@ from textwrap import dedent
 import pytest
 
 import scatterzmq.execute.children
+from scatterzmq.execute import childprocess
 from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.execute.children import ChildPool, threads_per_child
 from scatterzmq.execute.childwire import Begin
@@ -137,3 +138,19 @@ def test_several_children_share_the_cores() -> None:
     assert threads_per_child(1) is None
     assert threads_per_child(2) == max(1, cores // 2)
     assert threads_per_child(10 * cores) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["nothing", "count", "policy"],
+)
+def test_threads_of_torch_do_not_take_cores_from_other_processes(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+) -> None:
+    """Unless whoever runs the peer has said how they are to wait."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert childprocess._environment().get("GOMP_SPINCOUNT") == spins

@@ -20,6 +20,7 @@ from scatterzmq.execute.pool import Pool
 from scatterzmq.execute.work import Done, Work
 from scatterzmq.ids import ExecutorId
 from scatterzmq.settings import Settings
+from scatterzmq.wire.columns import Apart
 from tests.execute.childworld import (
     KINDS,
     NEGATE,
@@ -31,6 +32,7 @@ from tests.execute.childworld import (
     numbers,
     one,
     texts,
+    whole,
     world,
     write_kinds,
 )
@@ -142,7 +144,7 @@ def plain(done: Done) -> Any:
             part.rows,
             part.call,
             dict(part.digests),
-            {n: (c.layout, bytes(c.data)) for n, c in part.columns.items()},
+            {n: (c.layout, bytes(whole(c).data)) for n, c in part.columns.items()},
         )
         for part in done.emitted
     ]
@@ -177,7 +179,7 @@ def test_the_answers_are_not_all_alike(children: World, in_a_thread: Any) -> Non
     (called,) = children.run(children.work(plan, "call", {"value": floats([[1.0]])})).emitted
     assert called.call is not None
     (joined,) = children.run(children.work(plan, "join", {"left": texts("a"), "right": texts("b")})).emitted
-    assert bytes(joined.columns["value"].data) == b"a-b"
+    assert bytes(whole(joined.columns["value"]).data) == b"a-b"
     assert [len(digest) for digest in joined.digests["value"]] == [32]
 
 
@@ -208,25 +210,30 @@ def handles() -> int:
 
 @pytest.mark.parametrize("size", [1, 1024, 20_000, MIB], ids="floats={}".format)
 def test_columns_of_any_size(children: World, size: int) -> None:
-    """In line, copied, and mapped; the map lives as long as somebody looks at it, and holds no descriptor.
-
-    What goes to a child goes through memory that is kept, with its descriptor.
+    """In line, and through memory that is kept, with its descriptor; nothing is mapped, and rows that are large can be
+    let go of one by one.
     """
     before = maps(), handles()
     work = children.work(children.plan(NEGATE), "n", {"value": floats([[1.5] * size, [], [2.5]])})
     done = children.run(work)
-    assert maps() == before[0] + (size == MIB)
+    assert maps() == before[0]
     assert handles() - before[1] in ((0, 1) if size >= 20_000 else (0,))
     (part,) = done.emitted
-    got = part.columns["value"]
-    assert got.layout == work.columns["value"].layout
-    assert not got.data.readonly
-    assert numbers(got) == [-1.5] * size + [-2.5]
-    last = got.row(2)
-    del done, part, got
-    assert last.cast("f").tolist() == [-2.5]
-    del last
-    assert maps() == before[0]
+    came = part.columns["value"]
+    assert isinstance(came, Apart) == (size == MIB)
+    assert came.layout == work.columns["value"].layout
+    assert not any(data.readonly for data in (came.datas if isinstance(came, Apart) else (came.data,)))
+    assert numbers(came) == [-1.5] * size + [-2.5]
+
+
+def test_answers_go_through_one_memory(children: World) -> None:
+    """Each batch has its own results, though they came through the same memory."""
+    plan = children.plan(NEGATE)
+    given = [floats([[number] * 100_000]) for number in (1.0, 2.0)]
+    first, second = [children.run(children.work(plan, "n", {"value": value})).emitted[0] for value in given]
+    for part, wanted in ((first, -1.0), (second, -2.0)):
+        value = part.columns["value"]
+        assert numbers(value) == [wanted] * 100_000
 
 
 def test_what_exits_or_interrupts_fails_only_its_batch(children: World) -> None:

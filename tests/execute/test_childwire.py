@@ -21,7 +21,6 @@ from scatterzmq.execute.childwire import (
     Begin,
     BlobFetched,
     CancelRows,
-    Described,
     DropPlan,
     Expected,
     FetchBlob,
@@ -37,10 +36,10 @@ from scatterzmq.execute.childwire import (
     UsePlan,
     Word,
     opened,
+    opened_apart,
     wrapped,
 )
 from scatterzmq.execute.childwire import Describe as DescribeWord
-from scatterzmq.execute.manifest import describe_from, described
 from scatterzmq.execute.poller import Poller
 from scatterzmq.execute.sharedmemory import (
     HANDLES_MAX,
@@ -55,7 +54,8 @@ from scatterzmq.execute.sharedmemory import (
 from scatterzmq.execute.work import Done, EmittedColumns, Work
 from scatterzmq.graph.check import Checked, check
 from scatterzmq.graph.formats import FieldFormat
-from scatterzmq.graph.nodeinfo import CallInfo, NodeInfo
+from scatterzmq.graph.manifest import describe_from, described
+from scatterzmq.graph.nodeinfo import CallInfo, Described, NodeInfo
 from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId, Token
 from scatterzmq.nodes.registry import BUILT_IN, Registry
 from scatterzmq.settings import BlobSettings, ExecutorSettings, PluginSettings
@@ -210,6 +210,40 @@ def test_columns_that_lie_apart_come_in_one_piece(scratch: Scratch, size: int, h
 
 
 @pytest.mark.usefixtures("no_leaks")
+def test_large_rows_can_have_memory_of_their_own_each(scratch: Scratch) -> None:
+    """Whether alike or not; small ones and lone ones lie in one piece."""
+    large = 1 << 16
+    columns = [
+        ("alike", column("float", 2, (large,), bytes(8 * large))),
+        ("ragged", floats([[1.0] * 3 * large, [], [2.0] * large])),
+        ("small", floats([[3.0] * (large - 2), [4.0] * (large + 1)])),
+        ("lone", floats([[5.0] * large])),
+    ]
+    _, got = opened_apart(wrapped(WORDS[9], columns, scratch))
+    assert [name for name, col in got if isinstance(col, Apart)] == ["alike", "ragged"]
+    for (name, col), (wanted_name, wanted) in zip(got, columns, strict=True):
+        whole = col.joined() if isinstance(col, Apart) else col
+        assert (name, whole.layout, bytes(whole.data)) == (wanted_name, wanted.layout, bytes(wanted.data))
+    assert len({id(data.obj) for _, col in got if isinstance(col, Apart) for data in col.datas}) == 5
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_rows_in_memory_of_their_own_are_checked_as_others() -> None:
+    nbytes = 1 << 19
+    handle = os.memfd_create("x")
+    os.pwrite(handle, b"\2", nbytes - 1)
+    head = ["c", 2, 2, 0, [nbytes // 2]]
+    for code, raw in ((2, nbytes + 1), (1, nbytes)):
+        head[1] = code
+        with pytest.raises(ValueError, match=r"its shape needs|other than 0 and 1"):
+            opened_apart(Packet(msgpack.packb([6, [], [head], [raw]]), [os.dup(handle)]))
+    os.ftruncate(handle, nbytes - 1)
+    head[1] = 2
+    with pytest.raises(ValueError, match="beyond"):
+        opened_apart(Packet(msgpack.packb([6, [], [head], [nbytes]]), [handle]))
+
+
+@pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize("size", [1, IN_LINE_NBYTES_MAX // 4 + 1])
 def test_what_is_not_needed_for_long_is_given_back(scratch: Scratch, size: int) -> None:
     through(scratch, ("a", floats([[0.0] * 100_000])))
@@ -237,7 +271,7 @@ def test_columns_beyond_their_memory_are_a_value_error(beside: list[int | None])
     handle = os.memfd_create("x")
     os.ftruncate(handle, 100)
     heads = [[f"c{index}", 2, 1, index, [place or 0]] for index, place in enumerate(beside)]
-    with pytest.raises(ValueError, match=r"shared memory|sealed|beyond|bool"):
+    with pytest.raises(ValueError, match=r"shared memory|sealed|beyond|bool|negative"):
         opened(Packet(msgpack.packb([6, [], heads, beside]), [handle]))
 
 

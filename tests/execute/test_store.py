@@ -14,7 +14,7 @@ from scatterzmq.execute.store import PayloadStore
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.ids import BlockId, PeerId
 from scatterzmq.settings import StoreSettings
-from scatterzmq.wire.columns import Column
+from scatterzmq.wire.columns import Apart, Column
 
 UINT8 = DTYPES["uint8"]
 PEER = PeerId("P" + "1" * 32)
@@ -41,6 +41,11 @@ def ids(*batches: tuple[Value, ...]) -> list[BlockId]:
     return list(dict.fromkeys(block.id for values in batches for block, _ in values))
 
 
+def apart(*rows: bytes) -> Apart:
+    """The same with memory for each row."""
+    return Apart(column(*rows).layout, [memoryview(bytearray(row)) for row in rows])
+
+
 def rows_of(found: Column) -> list[bytes]:
     return [bytes(found.row(row)) for row in range(found.layout.rows)]
 
@@ -50,7 +55,7 @@ class TrimmedStore(PayloadStore):
 
     def put(
         self,
-        column: Column,
+        column: Column | Apart,
         now_ms: int,
         *,
         kept: bool = False,
@@ -111,6 +116,24 @@ def test_ids_are_counted(store: PayloadStore) -> None:
 def test_no_rows_no_blocks(store: PayloadStore) -> None:
     assert store.put(Column(Layout(UINT8, 0, (5,)), memoryview(bytearray())), 0) == ()
     assert len(store) == 0
+
+
+def test_what_lies_apart_is_stored_row_by_row_where_it_lies(store: PayloadStore) -> None:
+    given = apart(b"ab", b"cd", b"e")
+    values = store.put(given, 0, digests=(b"1", b"2", b"3"), shared=True)
+    assert [(row, block.digests, block.checksum) for block, row in values] == [
+        (0, (digest,), xxh3_128_digest(data)) for digest, data in ((b"1", b"ab"), (b"2", b"cd"), (b"3", b"e"))
+    ]
+    assert len(ids(values)) == 3
+    assert store.collect(values[1:2]).data.obj is given.datas[1].obj
+    store.free(ids(values)[:1])
+    assert rows_of(store.collect(values[1:])) == [b"cd", b"e"]
+
+
+def test_what_lies_apart_is_joined_to_be_kept_as_one(store: PayloadStore) -> None:
+    values = store.put(apart(b"ab", b"cd"), 0, kept=True)
+    assert len(ids(values)) == 1
+    assert rows_of(store.collect(values)) == [b"ab", b"cd"]
 
 
 def test_digests_stay_with_their_rows_also_in_pieces(make: Make) -> None:

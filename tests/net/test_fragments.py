@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scatterzmq.net import fragments
 from scatterzmq.net.fragments import MAGIC, Assembler, is_piece, nbytes, pieces
 from scatterzmq.net.options import PIECE_BYTES
+from scatterzmq.wire.frames import Scattered
 from scatterzmq.wire.refusal import Limits, Reject, WireError
 
 SMALL = [b"envelope", b"body"]
@@ -89,6 +90,21 @@ def test_nothing_is_copied_on_the_way_out() -> None:
     assert all(
         part.obj is column.obj for each in parts for part in each[1:] if isinstance(part, memoryview) and len(part) > 8
     )
+
+
+def test_what_lies_scattered_is_one_frame() -> None:
+    """Sent from where it lies if its parts are large, else joined first; short messages have no pieces."""
+    large = [memoryview(bytearray([number]) * (PIECE_BYTES - number)) for number in range(3)]
+    small = [memoryview(bytearray([number % 251]) * 1000) for number in range(2000)]
+    message: list[Scattered] = [*SMALL, tuple(large), tuple(small), tuple(small[:2])]
+    whole = [*SMALL, b"".join(large), b"".join(small), b"".join(small[:2])]
+    assert nbytes(message) == nbytes(whole)
+    parts = pieces(message, 3)
+    assert joined(parts, assembler()) == [whole]
+    own = {id(view.obj) for each in parts for view in each if isinstance(view, memoryview)}
+    assert own >= {id(data.obj) for data in large}
+    assert own.isdisjoint([id(data.obj) for data in small])
+    assert pieces([*SMALL, tuple(small[:2])], 4) == [[*SMALL, whole[-1]]]
 
 
 def run() -> list[Any]:

@@ -4,23 +4,38 @@ a task that was in the same batch one retry.
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.processes.cluster import TIMEOUT_S, Json, RealCluster, chain
+import pytest
+
+from tests.processes.cluster import TIMEOUT_S, Json, RealCluster, begun_in, chain, real_cluster
 from tests.processes.conftest import Connect
 from tests.processes.nodes.hungry import ROWS_MAX
 
-TASKS = 2000
+pytestmark = pytest.mark.alone
+WAVES = (range(1200), range(1200, 1600), range(1600, 2000))
+"""Each is submitted when the one before has ended: together they would end more executors than there are."""
 BATCH = 32
+EXECUTORS = 2
+ENDS_PER_WAVE = 4
+"""At most; so with one executor more there is one that begins again what these had begun."""
 POISON_DEATHS = 4
 """Once with others, then alone as often as `tasks.poison_limit` says."""
 MAX_EXEC_S = 4.0
+RERUN_S = 3.0
 MAX_RETRIES = 2
 ONCE = {"exit": 150, "segfault": 450, "kill": 750, "hang": 1050}
-POISON = {"exit": 300, "segfault": 900}
-GREEDY = {"tensor": 600, "bytes": 1200}
+POISON = {"exit": 1300, "segfault": 1700}
+GREEDY = {"tensor": 1450, "bytes": 1850}
 """Far from each other: no two are in one batch."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RealCluster]:
+    """Three peers with more executors than a wave ends."""
+    with real_cluster(3, "--executors", str(EXECUTORS)) as cluster:
+        yield cluster
 
 
 def definition(folder: Path) -> Json:
@@ -34,9 +49,19 @@ def definition(folder: Path) -> Json:
     return made
 
 
+def count(cluster: RealCluster, name: str) -> int:
+    """How many events of that name there have been."""
+    return sum(event["event"] == name for peer in cluster.peers for event in peer.log)
+
+
 def lost_executors(cluster: RealCluster) -> int:
     """How many children have ended with a batch, or were given up with one."""
-    return sum(event["event"] == "error.executor" for peer in cluster.peers for event in peer.log)
+    return count(cluster, "error.executor")
+
+
+def executors(cluster: RealCluster) -> int:
+    """How many are there now."""
+    return count(cluster, "tally.executor.start") - lost_executors(cluster)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -45,6 +70,16 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < until_s, "waited too long"
         time.sleep(0.01)
+
+
+def rerun_after_s(begun: list[tuple[float, int, int]], way: str, pid: int, died_s: float) -> float | None:
+    """How long after the end of a process the first task of the batch that it had was begun again; None if none was.
+    What hangs has its time first.
+    """
+    began_s = max(at_s for at_s, _, whose in begun if whose == pid)
+    batch = {number for at_s, number, whose in begun if (at_s, whose) == (began_s, pid)}
+    again = [at_s for at_s, number, _ in begun if number in batch and at_s > died_s]
+    return min(again) - died_s - (MAX_EXEC_S if way == "hang" else 0.0) if again else None
 
 
 def has_torch(pid: int) -> bool:
@@ -61,36 +96,45 @@ def test_some_of_two_thousand_tasks_end_their_executors(cluster: RealCluster, co
     (tmp_path / "ends").touch()
     client = connect(cluster.addresses)
     ns = client.load_graph(definition(tmp_path))
-    tasks = {client.enqueue_task(ns, {"value": number}): number for number in range(TASKS)}
     results, errors, retries = {}, {}, {}
-    for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
-        number = tasks.pop(task)
-        retries[number] = response.retries
-        if response.result is not None:
-            results[number] = int(response.result["value"])
-        else:
-            assert response.error is not None, f"{number} is {response.status}"
-            errors[number] = str(response.error.code)
+    for wave in WAVES:
+        until(lambda: executors(cluster) > ENDS_PER_WAVE)
+        tasks = {client.enqueue_task(ns, {"value": number}): number for number in wave}
+        for task, response in client.wait_for(list(tasks), timeout=TIMEOUT_S):
+            number = tasks.pop(task)
+            retries[number] = response.retries
+            if response.result is not None:
+                results[number] = int(response.result["value"])
+            else:
+                assert response.error is not None, f"{number} is {response.status}"
+                errors[number] = str(response.error.code)
+        assert not tasks
+    numbers = [number for wave in WAVES for number in wave]
     guilty = {*ONCE.values(), *POISON.values(), *GREEDY.values()}
     wrong = dict.fromkeys(POISON.values(), "poison") | dict.fromkeys(GREEDY.values(), "out_of_memory")
-    assert not tasks
     assert errors == wrong
-    assert results == {number: number + 2 for number in range(TASKS) if number not in wrong}
+    assert results == {number: number + 2 for number in numbers if number not in wrong}
 
     # Each end was one of a process of its own, and all of them were the doing of these tasks.
     ends = [line.split() for line in (tmp_path / "ends").read_text().splitlines()]
-    assert len({pid for _, _, pid in ends}) == len(ends)
+    assert len({pid for _, _, pid, _ in ends}) == len(ends)
     often = dict.fromkeys(ONCE.items(), 1)
     often |= dict.fromkeys(POISON.items(), POISON_DEATHS)
-    assert Counter((way, int(number)) for way, number, _ in ends) == often
+    assert Counter((way, int(number)) for way, number, *_ in ends) == often
     until(lambda: lost_executors(cluster) >= len(ends))
     assert lost_executors(cluster) == len(ends)
+
+    # What was begun with them was soon begun again, but for those that had ended as poison.
+    begun = begun_in(tmp_path / "begun")
+    reruns = [(way, number, rerun_after_s(begun, way, int(pid), float(at_s))) for way, number, pid, at_s in ends]
+    assert [way for way, _, after_s in reruns if after_s is None] == [*POISON]
+    assert all(after_s <= RERUN_S for _, _, after_s in reruns if after_s is not None), reruns
 
     # What it cost: those to blame a retry per end but the last, those beside them in the first batch one.
     assert {retries[number] for number in ONCE.values()} == {1}
     assert {retries[number] for number in POISON.values()} == {POISON_DEATHS - 1}
     assert {retries[number] for number in GREEDY.values()} == {MAX_RETRIES}
-    beside = [retries[number] for number in range(TASKS) if number not in guilty]
+    beside = [retries[number] for number in numbers if number not in guilty]
     assert max(beside) == 1
     assert sum(beside) <= (len(ONCE) + len(POISON)) * (BATCH - 1)
 

@@ -7,6 +7,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
      1  Nothing is shown before copies and disks have it
          a write is over when it is answered                       sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
          an end is shown when the copies have it                   sim.test_rows:test_row_05_an_owner_dies_before_the_client_knows_the_end
+         an end is told to who asks when the copies have it        sim.test_scenarios:test_an_end_is_not_shown_to_who_asks_before_the_copies_have_it
          nothing is said before it is on disk                      sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
          a peer that is alone waits for its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
          a holder answers when it is on its disk                   sim.test_disks:test_the_power_fails_in_the_moment_of_acceptance
@@ -29,6 +30,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          only the current lease commits                            sim.test_scenarios:test_an_executor_that_slept_through_its_lease_changes_nothing
      6  Who is overtaken gives up
          a later epoch is given way to                             sim.test_rows:test_row_12_an_owner_wakes_up_that_was_taken_for_dead
+         who gives way lends no more                               sim.test_scenarios:test_two_owners_that_meet_do_not_go_on_both
      7  Who has a copy takes over, in the order of the stored set, and asks first
          tasks of a dead owner are adopted                         sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
          who adopts does so in the next epoch                      sim.test_scenarios:test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies
@@ -37,8 +39,9 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          who adopts has asked everybody                            test_without_asking_first_what_is_deleted_is_taken_over
      8  The better account holds
          what has ended beats what has not                         sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
+         what is waited for is not called unknown                  sim.test_scenarios:test_who_asks_is_not_told_that_a_task_is_unknown_whose_owner_is_halted
          deleted tasks are remembered                              sim.test_scenarios:test_what_is_deleted_on_one_side_of_a_split_stays_deleted
-         who deletes a task remembers that                         the run of its options, seed 9
+         who deletes a task remembers that                         the run of its options, seed 3
          no epoch is used again by who has forgotten it            core.test_restoring:test_two_lives_that_come_to_one_epoch_are_not_taken_for_one
          what a peer has forgotten is owned by who remembers it    core.test_restoring:test_an_epoch_of_an_earlier_life_may_be_above_all_of_this_one_and_is_told_from_it
          who gives way keeps what it has                           sim.test_scenarios:test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies
@@ -85,6 +88,7 @@ from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.borrowing import Borrowing
 from scatterzmq.core.cacheowners import CacheOwners
 from scatterzmq.core.cacheplaces import CachePlaces
+from scatterzmq.core.clienttasks import Tasks
 from scatterzmq.core.copies import Copies, Copy, version_in
 from scatterzmq.core.deaths import Deaths
 from scatterzmq.core.desk import Desk
@@ -93,8 +97,10 @@ from scatterzmq.core.gossip import Gossip
 from scatterzmq.core.journal import Journal
 from scatterzmq.core.journaled import JournaledReplicas
 from scatterzmq.core.leases import Lease, Leases
+from scatterzmq.core.ledger import _STATUS, Record
 from scatterzmq.core.lending import Lending
 from scatterzmq.core.members import Members
+from scatterzmq.core.messages import TaskStatus
 from scatterzmq.core.payloads import Payloads
 from scatterzmq.core.peermessages import Replicated
 from scatterzmq.core.punctual import Punctual
@@ -196,6 +202,18 @@ def _epochs_of_no_life(made: pytest.MonkeyPatch) -> None:
     made.setattr(copies, "version_in", lambda *given: version_in(*given)._replace(life=0))
 
 
+def _hear_of_no_other_owner(made: pytest.MonkeyPatch) -> None:
+    """Who owns a task goes on with it, whoever says that it has another owner."""
+
+    def heard(self: Takeover, sender: PeerId, message: Any, blocks: Any) -> None:
+        if not any(self._ledger.record(task) for task in message.ids):
+            replicated(self, sender, message, blocks)
+
+    replicated = Takeover.replicated
+    made.setattr(Takeover, "replicated", heard)
+    made.setattr(Takeover, "hand_off", nothing)
+
+
 def _for_whom_it_may_concern(self: Members, member_: Any, message: Any, now_ms: int, *, is_ours: bool) -> bool:
     assert isinstance(is_ours, bool)
     return from_member(self, member_, message, now_ms, is_ours=True)
@@ -256,6 +274,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Desk, "ended", _show_at_once),
         rows.test_row_05_an_owner_dies_before_the_client_knows_the_end,
     ),
+    "an end is told to who asks when the copies have it": (
+        instead(Record, "status", property(lambda self: _STATUS[self.phase])),
+        scenarios.test_an_end_is_not_shown_to_who_asks_before_the_copies_have_it,
+    ),
     "nothing is said before it is on disk": (
         instead(Journal, "when_kept", lambda self, then: then(self._is_sync)),
         partial(disks.test_the_power_fails_in_the_moment_of_acceptance, 2),
@@ -309,6 +331,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(Takeover, "hand_off"),
         rows.test_row_12_an_owner_wakes_up_that_was_taken_for_dead,
     ),
+    "who gives way lends no more": (
+        _hear_of_no_other_owner,
+        scenarios.test_two_owners_that_meet_do_not_go_on_both,
+    ),
     "tasks of a dead owner are adopted": (
         instead(Takeover, "reconsider"),
         scenarios.test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies,
@@ -320,6 +346,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
     "what has ended beats what has not": (
         _last_owner_wins,
         scenarios.test_what_is_deleted_on_one_side_of_a_split_stays_deleted,
+    ),
+    "what is waited for is not called unknown": (
+        instead(Tasks, "status", lambda *_: TaskStatus.UNKNOWN),
+        scenarios.test_who_asks_is_not_told_that_a_task_is_unknown_whose_owner_is_halted,
     ),
     "deleted tasks are remembered": (
         instead(Copies, "bury", lambda self, task, *_: self._remove(task)),
@@ -379,7 +409,7 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_good_tasks_survive_a_machine_that_kills_all_executors,
     ),
     "a machine is not suspected where all have that trouble": (
-        instead(Gossip, "any_usable", lambda _: True),
+        instead(Gossip, "others_work", lambda _: True),
         scenarios.test_tasks_that_kill_executors_everywhere_are_not_held_up,
     ),
     "what a peer slept through is nobody's silence": (
@@ -421,7 +451,7 @@ BY_SEED: dict[str, tuple[Patch, Options]] = {
     "who starts again owns again what it owned": (instead(Takeover, "reclaim"), POWER),
     "who deletes a task remembers that": (
         instead(Copies, "bury", lambda self, task, *_: self._remove(task)),
-        replace(SMALL, seed=9, clears=0.9, faults={"dup": 0.2, "delay": 0.1, "reorder": 0.3, "loss": 0.2}),
+        replace(SMALL, seed=3, clears=0.6, faults={"client_reset": 3.0, "loss": 0.1}),
     ),
     "what was evicted is known to be gone": (
         instead(Blocks, "evicted"),

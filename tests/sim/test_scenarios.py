@@ -63,6 +63,54 @@ def test_a_dead_owner_s_tasks_are_run_by_who_has_the_copies(make: Make) -> None:
     assert not any(world.checkers.facts[task].lost for task in tasks)
 
 
+def statuses(world: World, task: TaskId, within_ms: int) -> list[TaskStatus]:
+    """Where a task is, as a client is told in so much time."""
+    before = world.checkers.counters.copy()
+    world.clients[0].ask(task)
+    world.run(within_ms)
+    return [status for status in TaskStatus for _ in range((world.checkers.counters - before)[f"status {status}"])]
+
+
+def test_an_end_is_not_shown_to_who_asks_before_the_copies_have_it(make: Make) -> None:
+    """Its owner dies with it."""
+    world = make(2, executors=(1, 0))
+    tasks = world.submit("chain", 1, at=0)
+    world.run(10)
+    assert world.handle(tasks[0]).is_accepted
+    world.network.cut("peer0", "peer1")
+    world.run(200)
+    record = owner(world, tasks[0]).state.ledger.record(tasks[0])
+    assert record is not None
+    assert record.phase.ended
+    first = statuses(world, tasks[0], 100)
+    world.crash(world.peer(0))
+    world.network.heal_all()
+    assert statuses(world, tasks[0], 10_000) == [TaskStatus.WAIT]
+    assert first == [TaskStatus.BUSY]
+    world.start(0)
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+
+
+def test_who_asks_is_not_told_that_a_task_is_unknown_whose_owner_is_halted(make: Make) -> None:
+    """Found by simulation, of a task that is waited for and of one that has ended."""
+    world = make(2, executors=(0, 1), sections={"cluster": {"replicas": 1}})
+    done = world.submit("chain", 1, at=0)
+    world.run(2_000)
+    assert ends(world, done) == [TaskStatus.READY]
+    world.peer(1).pause()
+    tasks = world.submit("chain", 2, at=0)
+    world.run(100)
+    world.peer(0).pause()
+    world.peer(1).resume()
+    world.run(20_000)
+    assert statuses(world, tasks[0], 10_000) == [TaskStatus.WAIT]
+    assert statuses(world, done[0], 10_000) == [TaskStatus.READY]
+    world.peer(0).resume()
+    world.run(60_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
+
+
 def test_a_holder_of_copies_dies_and_another_one_gets_them(make: Make) -> None:
     world = make(3)
     tasks = world.submit("chain", 1, 2, at=0)
@@ -88,6 +136,24 @@ def test_a_split_ends_in_one_outcome_per_handle(make: Make) -> None:
     world.network.heal_all()
     world.run(60_000)
     owner(world, tasks[0])  # just one
+
+
+def test_two_owners_that_meet_do_not_go_on_both(make: Make) -> None:
+    world = make(2, exec_ms=60_000.0)
+    tasks = world.submit("chain", 1, at=0)
+    world.run(500)
+    for way in (("peer0", "peer1"), ("peer1", "peer0")):
+        world.network.cut(*way)
+    world.run(30_000)
+    owners = [process.state.ledger.record(tasks[0]) for process in world.alive()]
+    assert all(record is not None and record.token is not None for record in owners), "each side may lend it"
+    world.network.heal_all()
+    healed_us = world.now_us
+    world.run(35_000)
+    world.checkers.lent_once(healed_us)
+    assert world.checkers.counters["leases in one view"] == 1
+    world.run(400_000)
+    assert ends(world, tasks) == [TaskStatus.READY]
 
 
 def test_a_client_that_gave_up_connects_anew(make: Make) -> None:
@@ -438,3 +504,19 @@ def test_an_answer_to_an_earlier_life_counts_for_nothing() -> None:
     assert not any(isinstance(send.message, Accepted) for send in again.sent)
     mesh.wait(1_000)
     assert any(isinstance(send.message, Accepted) for send in again.sent)
+
+
+def test_the_only_one_that_has_a_kind_dies_and_its_tasks_wait_until_it_is_back(make: Make) -> None:
+    """Those that lack it accept them, own them and hand them on all the same."""
+    world = make(3, exec_ms=2_000.0, lacking={0: "mix", 2: "mix"})
+    own = world.submit("chain", 1, 2, at=0)
+    theirs = world.submit("chain", 3, 4, at=1)
+    world.run(1_500)
+    world.crash(world.peer(1))
+    world.run(30_000)
+    assert ends(world, [*own, *theirs]) == [None] * 4
+    assert not any(running for process in world.alive() for running in process.executors.values())
+    world.start(1)
+    world.run(60_000)
+    assert ends(world, [*own, *theirs]) == [TaskStatus.READY] * 4
+    assert world.said["AskManifest"]

@@ -6,7 +6,7 @@ import pytest
 
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.wire import columns
-from scatterzmq.wire.columns import Column, alike, fingerprint, gather, join, row_digests, split
+from scatterzmq.wire.columns import Apart, Column, alike, fingerprint, gather, gather_apart, join, row_digests, split
 from scatterzmq.wire.tensors import from_value
 
 BYTE = DTYPES["uint8"]
@@ -106,6 +106,16 @@ def test_gather_from_several_columns() -> None:
     mixed = gather([(left, 0), (other, 0)])
     assert mixed.layout == Layout(BYTE, 2, None, ((2,), (1, 2)))
     assert rows_of(mixed) == [b"\0\1", b"zz"]
+
+
+@pytest.mark.parametrize("given", [("abc", "x", "yz"), ("ab", "cd")])
+def test_rows_that_lie_apart_are_columns_where_they_lie(given: Any) -> None:
+    whole = [texts(text) for text in given]
+    apart = gather_apart([(one, 0) for one in whole])
+    assert isinstance(apart, Apart)
+    rows = apart.rows()
+    assert [(row.layout, row.data.obj) for row in rows] == [(one.layout, one.data.obj) for one in whole]
+    assert join(rows).layout == apart.layout
 
 
 def test_gather_of_ragged_rows_that_are_alike_is_uniform() -> None:

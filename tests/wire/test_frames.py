@@ -15,8 +15,8 @@ from scatterzmq.errors import ErrorCode
 from scatterzmq.graph.formats import DTYPE_BY_CODE, DTYPES, Layout
 from scatterzmq.ids import ClientId, PeerId, TaskId
 from scatterzmq.wire import frames as wire
-from scatterzmq.wire.columns import Column
-from scatterzmq.wire.frames import Envelope, encode, open_envelope
+from scatterzmq.wire.columns import Apart, Column
+from scatterzmq.wire.frames import Envelope, encode, encode_apart, open_envelope
 from scatterzmq.wire.refusal import Limits, Reject, WireError
 from scatterzmq.wire.schema import NUMBERS, _codec, record
 
@@ -75,6 +75,19 @@ def test_columns_are_views_of_their_frames(examples: Any) -> None:
     assert columns["x"].data[0] == 77
     message, columns = examples["Submit"]
     assert encode(message, columns)[2] is columns["x"].data
+
+
+def test_what_lies_apart_goes_in_one_piece_or_as_it_lies(examples: Any) -> None:
+    message, columns = examples["Submit"]
+    apart = {
+        name: Apart(column.layout, [column.row(row) for row in range(column.layout.rows)])
+        for name, column in columns.items()
+    }
+    frames = encode(message, columns, Envelope(seq=7))
+    assert encode(message, apart, Envelope(seq=7)) == frames
+    scattered = encode_apart(message, apart, Envelope(seq=7))
+    assert scattered == [*frames[:2], *[tuple(column.datas) for column in apart.values()]]
+    assert encode_apart(message, columns, Envelope(seq=7)) == frames
 
 
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview, lambda data: memoryview(data).cast("b")])

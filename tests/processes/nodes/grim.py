@@ -3,7 +3,8 @@
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scatterzmq.nodes import Batch, FieldFormat, Node, NodeArgs
@@ -27,7 +28,8 @@ WAYS: dict[str, Callable[[], object]] = {
 
 class Grim(Node):
     """Add one, unless a value is named under one of the ways: then the process ends that way. With `once` only the
-    first time, whichever process it is in. `diary`: gets a line "way value pid" before each end.
+    first time, whichever process it is in. `diary`: gets a line "way value pid time" before each end, and the file
+    `begun` beside it "time value pid" of whatever is begun.
     """
 
     pure = True
@@ -45,11 +47,19 @@ class Grim(Node):
 
     def execute(self, batch: Batch) -> None:
         value = batch.uniform("value")
-        for number in self._ways.keys() & set(value.tolist()):
+        numbers = value.tolist()
+        began_s = time.monotonic()
+        _append(self._diary.with_name("begun"), [f"{began_s} {number} {os.getpid()}\n" for number in numbers])
+        for number in self._ways.keys() & set(numbers):
             way = self._ways[number]
             begins = f"{way} {number} "
             if number not in self._once or begins not in self._diary.read_text():
-                with open(self._diary, "a") as diary:  # in one write: several processes do so
-                    diary.write(f"{begins}{os.getpid()}\n")
+                _append(self._diary, [f"{begins}{os.getpid()} {time.monotonic()}\n"])
                 WAYS[way]()
         batch.emit("out", value=value + 1)
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """In one write: several processes do so."""
+    with open(path, "a") as diary:
+        diary.write("".join(lines))
