@@ -72,7 +72,8 @@ class Facts:
     """What the world knows of a task.
 
     copies, durable: as told to a client; 0 before it is accepted. is_refused: as told to its client, which has it
-    cleared wherever it was accepted, too. lost: excused, because too much failed at once.
+    cleared wherever it was accepted, too. lost: excused, because too much failed at once. is_given_up: so is that a
+    client has taken it for unknown, and it may be told anything of it from now on.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
     settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase, or
     was seen to wait for what got on.
@@ -90,6 +91,7 @@ class Facts:
     is_cancelled: bool = False
     is_deleted: bool = False
     is_refused: bool = False
+    is_given_up: bool = False
     lost: str = ""
     ends: dict[str, Phase] = field(default_factory=dict)
     deleters: set[str] = field(default_factory=set)
@@ -347,7 +349,7 @@ class Checkers:
         """Rule 10: a client is told where a task is. shown: the end that it has been shown."""
         facts = self.facts[report.id]
         self.counters[f"status {report.status}"] += 1
-        if facts.is_cleared or facts.is_refused:
+        if facts.is_cleared or facts.is_refused or facts.is_given_up:
             return
         if report.status is TaskStatus.UNKNOWN:
             if facts.lost or self.world.may_come_back(report.id):
@@ -370,10 +372,12 @@ class Checkers:
         self.counters[f"outcome {outcome.status}"] += 1
         self.world.trace.note(self.world.now_us, client.name, f"{handle.id} ends: {outcome.status} {outcome.value}")
         if outcome.status is TaskStatus.UNKNOWN:
-            if not (facts.is_cleared or facts.lost or self._is_out_of_reach(client, handle.id)):
-                raise Violation(
-                    f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
-                )
+            if not (facts.is_cleared or facts.lost):
+                facts.is_given_up = self._is_out_of_reach(client, handle.id)
+                if not facts.is_given_up:
+                    raise Violation(
+                        f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
+                    )
             return
         if outcome.code is ErrorCode.REFUSED:
             if facts.copies:

@@ -8,7 +8,7 @@ import pytest
 
 from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.cache import cache_key
-from scatterzmq.core.messages import Accepted, TaskStatus
+from scatterzmq.core.messages import Accepted, TaskReport, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
 from scatterzmq.core.values import Block
 from scatterzmq.core.versions import Rank, Version
@@ -408,8 +408,12 @@ def test_a_task_that_is_there_may_count_as_unknown_only_if_too_much_has_failed_a
     keeper.resume()
     world.crash(world.peer(1))
     assert not is_excused(), "the owner is there"
+    report = TaskReport(id=task, status=TaskStatus.UNKNOWN)
+    with pytest.raises(Violation, match="is said to be unknown"):
+        world.checkers.reported(client, report, None)
     keeper.pause()
     assert is_excused()
+    world.checkers.reported(client, report, TaskStatus.UNKNOWN)
     keeper.resume()
     world.network.cut(client.address, keeper.address)
     assert is_excused()
