@@ -503,12 +503,20 @@ class Checkers:
             if seen != ids:
                 names = [sorted(map(self.world.trace.name, some)) for some in (seen - ids, ids - seen)]
                 raise Violation(f"{process.name}: sees {names[0]}, which are gone, and does not see {names[1]}")
+        for task, facts in self.facts.items():
+            if self._is_kept(facts):
+                self._has_owner(task)
+
+    def deletions_heard(self) -> None:
+        """Whoever had a copy of what was deleted has heard of that. Some hear it only when they compare copies."""
         self.left_over.clear()
         for task, facts in self.facts.items():
-            if facts.copies and not facts.is_cleared and not facts.lost:
-                self._has_owner(task)
-            elif facts.is_deleted:
+            if facts.is_deleted and not self._is_kept(facts):
                 self._stays_deleted(task, facts)
+
+    def _is_kept(self, facts: Facts) -> bool:
+        """Whether a task must still be there."""
+        return bool(facts.copies) and not facts.is_cleared and not facts.lost
 
     def _stays_deleted(self, task: TaskId, facts: Facts) -> None:
         """Rule 4, as long as who has deleted it is there to tell of it, and may know whom."""

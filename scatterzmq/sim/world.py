@@ -27,7 +27,7 @@ from .clients import Handle, SimClient
 from .clock import RATE_ONE, PeerClock
 from .corpus import checked, plan_of
 from .disk import Disk
-from .faults import Faults
+from .faults import RATE_LOW, Faults
 from .network import Network
 from .opened import Reader
 from .options import Options
@@ -371,6 +371,7 @@ class World:
             waiting = self.checkers.settled()
             raise Violation(f"after {patience_s:g} s without faults {len(waiting)} tasks have no end", *waiting)
         self._settle(self.checkers.agreed)
+        self._wait_for(self.checkers.deletions_heard, self._compared_us())
         self._sweep()
         self._settle(self.checkers.drained)
         self._idle()
@@ -389,7 +390,21 @@ class World:
     def _settle(self, holds: Callable[[], None]) -> None:
         """After `settle_s`, or soon after that, something must hold that is not decided by messages to clients."""
         self.run(int(self.options.settle_s * 1000))
-        until_us = self.now_us + SETTLE_US
+        self._wait_for(holds, SETTLE_US)
+
+    def _compared_us(self) -> int:
+        """So long it may take until whoever has a copy compares it with its owner, be its clock slow.
+
+        An owner whose word has come since the last comparison is not asked in the next one. If it gave that holder up
+        just after that word, it says nothing more to it of the task, not even that it is deleted, and is asked one
+        comparison later.
+        """
+        rate = RATE_LOW if "rate" in self.options.faults else RATE_ONE
+        return MOVED_US + 2 * int(self.settings.timing.sync_s * 1e6) * RATE_ONE // rate
+
+    def _wait_for(self, holds: Callable[[], None], patience_us: int) -> None:
+        """Something must hold before so much time has gone by."""
+        until_us = self.now_us + patience_us
         while self.now_us < until_us:
             with suppress(Violation):
                 holds()
@@ -428,6 +443,8 @@ them gets on is looked at apart (`advancing`).
 LOOK_US = 1_000_000
 LINGER_US = 2_000
 SETTLE_US = 40_000_000
+MOVED_US = 10_000_000
+"""So long copies still move after faults: who was too slow for them is given some again."""
 LOOK_MS = 2_000
 IDLE_MS = 15_000
 COUNTED = (

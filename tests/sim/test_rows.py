@@ -125,6 +125,7 @@ def holder_of(world: World, task: TaskId) -> Process:
 def one_account_each(world: World, tasks: Iterable[TaskId]) -> None:
     """Every task has one owner, which has all its copies, and everybody knows everybody."""
     world.checkers.agreed()
+    world.checkers.deletions_heard()
     for task in tasks:
         owner(world, task)
 

@@ -58,6 +58,25 @@ def test_seeds_that_failed_once(seed: int) -> None:
     assert not run(draw(seed)).wrong
 
 
+def test_who_has_no_copy_any_more_may_hear_of_a_deletion_only_when_it_compares() -> None:
+    """Found by simulation: one holder was silent for too long, the other a suspect just then. A third peer got the copy
+    instead of both, and the task was deleted at once. Its owner had just compared with the suspect.
+    """
+    faults = {"dup": 0.2, "delay": 0.1, "pause": 30.0, "cut": 40.0, "one_way": 20.0, "client_crash": 5.0, "loss": 0.05}
+    options = Options(
+        seed=32,
+        peers=4,
+        tasks=30,
+        load_s=5.0,
+        safety_s=15.0,
+        executors=(1, 1, 0, 1),
+        clears=0.9,
+        faults=faults,
+        sections={"cluster": {"replicas": 3}},
+    )
+    assert not run(options).wrong
+
+
 def test_random_lives() -> None:
     """The ordinary seeds: of one peer, and of many. Together they come through everything there is."""
     many = [*(draw(seed, peers=1) for seed in range(50)), *(draw(seed) for seed in range(1000, 1450))]

@@ -376,13 +376,13 @@ def test_what_a_client_cleared_may_stay_where_only_that_client_knew_of_it(make: 
     facts.deleters.add(stranger.name)
     stranger.state.copies.bury(task, record.nonce, deletion, 0)
     with pytest.raises(Violation, match="have deleted"):
-        world.checkers.agreed()
+        world.checkers.deletions_heard()
     facts.submitter.is_dead = True
-    world.checkers.agreed()
+    world.checkers.deletions_heard()
     assert list(world.checkers.left_over) == [task]
     holder.state.copies.bury(task, record.nonce, deletion, 0)
     with pytest.raises(Violation, match="have deleted"):
-        world.checkers.agreed()
+        world.checkers.deletions_heard()
 
 
 def test_a_task_that_is_there_may_count_as_unknown_only_if_too_much_has_failed_at_once(make: Make) -> None:
