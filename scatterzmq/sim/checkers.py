@@ -11,8 +11,9 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
            accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
-       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost or
-           only on a disk, nor anything else than its end once that has been shown.
+       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost, only
+           on a disk, or only at peers that cannot answer while a clock has jumped, nor anything else than its end once
+           that has been shown.
        11. A task is lent by one owner at a time, as soon as all have had time to agree. (In a split each side may: that
            only the last lease of an owner commits, and once, is looked at in sim/histories.py.)
 """
@@ -348,11 +349,26 @@ class Checkers:
         if facts.is_cleared or facts.is_refused:
             return
         if report.status is TaskStatus.UNKNOWN:
-            if facts.lost or self.world.may_come_back(report.id):
+            if facts.lost or self.world.may_come_back(report.id) or self._is_taken_for_gone(client, report.id):
                 return
             raise Violation(f"{client.name}: {report.id} is said to be unknown, and was accepted", report.id)
         if shown not in (None, report.status):
             raise Violation(f"{client.name}: {report.id} is {report.status} after it was {shown}", report.id)
+
+    def _is_taken_for_gone(self, client: "SimClient", task: TaskId) -> bool:
+        """Whether all who have a task were held to be dead, cannot answer, and a clock has jumped. Peers say for
+        `grace_s` that who was only silent may be there, so that no client believes the others; by such a clock that is
+        over.
+        """
+        if "jump" not in self.world.options.faults:
+            return False
+        alive = self.world.alive()
+        holders = [process for process in alive if self.world.holds(process, task)]
+        return bool(holders) and all(
+            any(holder.id in other.buried for other in alive)
+            and (holder.is_paused or not self.world.network.is_through(client.address, holder.address))
+            for holder in holders
+        )
 
     def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
         """A client is told an end of a task of which it was told one before, and has not asked for it since."""
