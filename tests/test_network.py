@@ -1,6 +1,6 @@
 """What a driver does with words of other peers, and for them: what is stored how, and what goes out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.ids import ClientId, ExecutorId, PeerId, QueueId, TaskId
 from scatterzmq.network import FromPeer, perform, stored
 from scatterzmq.settings import Settings, StoreSettings
-from scatterzmq.wire.columns import Column
+from scatterzmq.wire.columns import Apart, Column
 
 ME, OTHER = (PeerId("P" + letter * 32) for letter in "ab")
 CONTACT = Contact(id=OTHER, incarnation=3, address="there", gossip_port=7)
@@ -70,14 +70,19 @@ def replicate() -> Replicate:
     )
 
 
+def _pieces(column: Column | Apart) -> Sequence[memoryview]:
+    return column.datas if isinstance(column, Apart) else (column.data,)
+
+
 @dataclass
 class Notes:
     """A network that only takes notes."""
 
     seen: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def send(self, peer: PeerId, incarnation: int, message: Any, columns: Mapping[str, Column], /) -> None:
-        self.seen.append(("send", peer, incarnation, message, {name: bytes(one.data) for name, one in columns.items()}))
+    def send(self, peer: PeerId, incarnation: int, message: Any, columns: Mapping[str, Column | Apart], /) -> None:
+        sent = {name: b"".join(_pieces(column)) for name, column in columns.items()}
+        self.seen.append(("send", peer, incarnation, message, sent))
 
     def publish(self, message: Any, /) -> None:
         self.seen.append(("publish", message))

@@ -75,6 +75,7 @@ def _peer_view(member: "Member", said: Stats | None) -> Json:
         "record_bytes": said.record_bytes,
         "cache_entries": said.cache_entries,
         "cache_bytes": said.cache_bytes,
+        "unusable": dict(said.unusable),
     }
 
 
@@ -127,9 +128,12 @@ def _why(report: TaskReport, owner: "PeerId | None", view: Json) -> str:
 
 
 def _why_waiting(place: str, view: Json) -> str:
-    executors = [executor for peer in view["peers"] for executor in peer.get("executors", ())]
+    ns = place.partition(":")[0]
+    able = [peer for peer in view["peers"] if ns not in peer.get("unusable", ())]
+    executors = [executor for peer in able for executor in peer.get("executors", ())]
     if not executors:
-        return "no peer has an executor that is ready"
+        able_to = "" if len(able) == len(view["peers"]) else f", of those that can run namespace {ns}"
+        return f"no peer has an executor that is ready{able_to}"
     queue = next((queue for queue in view["queues"] if queue["name"] == place), None)
     busy = sum(bool(executor["place"]) for executor in executors)
     waiting = "" if queue is None else f"{_count(queue['length'], 'task')} there; "
@@ -160,6 +164,10 @@ def lines_of(view: Json) -> Iterator[str]:
         yield ""
         rows = [(_plain(peer["name"]), *map(str, _cache_row(peer))) for peer in caching]
         yield from _table(("CACHE AT", "ENTRIES", "BYTES", *map(str.upper, _CACHE)), rows)
+    unusable = [(peer["name"], *pair) for peer in view["peers"] for pair in peer.get("unusable", {}).items()]
+    if unusable:
+        yield ""
+        yield from _table(("UNABLE", "NAMESPACE", "WHY"), [tuple(map(_plain, row)) for row in unusable])
 
 
 def lines_of_task(view: Json) -> Iterator[str]:

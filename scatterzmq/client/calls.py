@@ -110,6 +110,8 @@ class Calls(Generic[B]):
         check_ns(ns)
         answer = yield from self.ask(partial(AskNamespaces, ns=ns), f"namespace {ns!r}")
         assert isinstance(answer, Namespaces)
+        if not answer.infos and ns in answer.unusable:
+            raise GraphError(f"namespace {ns!r:.200} is loaded, but cannot run: {answer.unusable[ns]}")
         if not answer.infos:
             loaded = ", ".join(sorted((yield from self.infos()))) or "none"
             raise GraphError(f"namespace {ns!r:.200} is not loaded; loaded are: {loaded}. Use load_graph first")

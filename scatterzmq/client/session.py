@@ -434,7 +434,7 @@ class Session:
                     continue
                 handle.renewals += 1
                 assert handle.inputs is not None, "a pending task has its inputs"
-                gone = f"namespace {handle.ns!r} is not loaded any more"
+                gone = f"namespace {handle.ns!r} is not loaded any more, or cannot run"
                 reason = gone if info is None else misfit(info, handle.inputs)
                 if reason is None and handle.renewals > RENEWALS_MAX:
                     reason = f"namespace {handle.ns!r} was redefined {RENEWALS_MAX} times while the task was submitted"

@@ -212,7 +212,7 @@ class Asking:
 
     def _may_run(self, queue: Queue) -> bool:
         """Whether a batch of this node may run here, also when all that was asked for has come."""
-        if not self._executors.may_run(queue.key, queue.node):
+        if not (queue.runs and self._executors.may_run(queue.key, queue.node)):
             return False
         return queue.node.thread_safe or all(ask.key != queue.key for ask in self._all())
 
@@ -237,7 +237,8 @@ class Asking:
         """Whether this peer is among the few that should ask, of all that have nothing to do."""
         size = self._batches.own_size(queue)
         few = 2 * -(-self.believed(owner, queue.key) // size)
-        others = [peer for peer, _ in self._state.gossip.idle_peers() if peer != owner]
+        gossip = self._state.gossip
+        others = [peer for peer, _ in gossip.idle_peers() if peer != owner and gossip.can_run(peer, queue.key)]
         if len(others) < few:
             return True
         mine = precedence(owner, queue.key, self._state.me)

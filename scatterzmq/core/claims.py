@@ -90,7 +90,7 @@ class Claims:
         return [
             queue
             for queue in self._plans.waiting.values()
-            if queue.node.thread_safe or may_run(queue.key, queue.node)  # most are, and need not be looked up
+            if queue.runs and (queue.node.thread_safe or may_run(queue.key, queue.node))  # most are, and not looked up
         ]
 
     def _pick(self, executor: ExecutorId, queues: list[Queue]) -> Queue:

@@ -63,7 +63,6 @@ class Peers:
         self._gone: OrderedDict[PeerId, None] = OrderedDict()
         self._needs: Counter[PeerId] = Counter()
         self._listed = False
-        self._is_home_doubtful = False
         self._refresh_ms = 0
         self._lost_ms: int | None = None
         self.home: PeerId | None = None
@@ -82,9 +81,9 @@ class Peers:
 
     def may_know(self, holders: Iterable[PeerId]) -> bool:
         """Whether somebody may know the tasks of these holders who cannot be asked: a member that does not answer, is
-        leaving, or cannot be reached; one that home does not know (any more); a holder that nobody has told of yet.
+        leaving, or cannot be reached; a holder that nobody has told of yet.
         """
-        if self._is_home_doubtful or any(map(self._is_out_of_reach, self._peers.values())):
+        if any(map(self._is_out_of_reach, self._peers.values())):
             return True
         return any(peer not in self._peers and peer not in self._gone for peer in holders)
 
@@ -153,7 +152,7 @@ class Peers:
         """Home says who there is."""
         if sender != self.home or self._static:
             return []
-        self._listed, self._is_home_doubtful = True, message.doubtful
+        self._listed = True
         self._refresh_ms = now_ms + MEMBERS_MS
         actions: list[ClientAction] = []
         for contact in message.members:

@@ -2,8 +2,8 @@
 
 Rules   1. Reports on tasks are asked for where the tasks are, or at home; what is unknown there, at everybody who can
            be asked. A known task beats an unknown one, an ended one beats one that goes on, and the end that the user's
-           side has seen beats any other. What nobody knows who can be asked is as it was known here, as long as it is
-           not given up (clienttasks).
+           side has seen beats any other. Any of them may know of others that cannot be asked; then unknown is no answer.
+           What nobody knows who can be asked is as it was known here, as long as it is not given up (clienttasks).
         2. A poll is over when everybody who can be asked has answered; not before it is clear who there is.
 """
 
@@ -75,10 +75,12 @@ class _TaskPoll:
         self._reports: dict[TaskId, dict[PeerId, TaskReport]] = {task: {} for task in message.ids}
         self._asked: dict[tuple[PeerId, TaskId], None] = {}
         self._open: dict[int, Ask] = {}
+        self._doubtful = False
         self._ask_near()
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
         assert isinstance(message, TaskReports)
+        self._doubtful |= message.doubtful
         for report in message.reports:
             if report.status is not TaskStatus.UNKNOWN and report.id in self._reports:
                 self._reports[report.id][peer] = report
@@ -126,7 +128,7 @@ class _TaskPoll:
             self._open[ask.number] = ask
 
     def _conclude(self) -> None:
-        self._tasks.polled(self._number, self._reports)
+        self._tasks.polled(self._number, self._reports, doubtful=self._doubtful)
         reports = tuple([self._best(task, known.values()) for task, known in self._reports.items()])
         self._asks.deliver(TaskReports(mid=0, reports=reports), self._mid)
 
@@ -154,7 +156,7 @@ class _Census(_TaskPoll):
     def _conclude(self) -> None:
         for task in self._reports:
             del self._doubted[task]
-        self._tasks.polled(self._number, self._reports)
+        self._tasks.polled(self._number, self._reports, doubtful=self._doubtful)
 
 
 Joined: TypeAlias = Callable[[Iterable[Any]], Answer]

@@ -303,8 +303,10 @@ class Tasks:
             if hops <= HOPS_MAX:  # two that send on to each other must not keep everybody busy
                 self._look(watch)
 
-    def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]]) -> None:
-        """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown."""
+    def polled(self, number: int, reports: Mapping[TaskId, Mapping[PeerId, TaskReport]], *, doubtful: bool) -> None:
+        """What peers know of tasks, by the poll of this number. Nobody: then a task is unknown. doubtful: one of those
+        who were asked says that others may be there.
+        """
         unknown: list[TaskId] = []
         found: dict[Place, list[TaskId]] = {}
         for task, known in reports.items():
@@ -313,7 +315,9 @@ class Tasks:
             if entry is None or task in self.submitting or task in self.clearing:
                 continue
             if not known:
-                may_come_back = self._may_be_known(entry.place) if watch is None else self._may_come_back(watch)
+                may_come_back = (
+                    self._may_be_known(entry.place, doubtful) if watch is None else self._may_come_back(watch, doubtful)
+                )
                 # Else it was accepted, found, or ended after some had been asked.
                 if entry.number < number and not may_come_back:
                     unknown.append(task)
@@ -325,21 +329,21 @@ class Tasks:
         for place, tasks in found.items():
             self._look(self.accepted(tasks, place))
 
-    def _may_come_back(self, watch: Watch) -> bool:
+    def _may_come_back(self, watch: Watch, doubtful: bool) -> bool:
         """Whether somebody may have these tasks who is down, but has a disk, or who only cannot be asked now. They are
-        asked for again and again meanwhile.
+        asked for again and again meanwhile. doubtful: a peer says that somebody may be there.
         """
-        if not self._may_be_known(watch.place):
+        if not self._may_be_known(watch.place, doubtful):
             return False
         if watch.until_ms is None:
             watch.until_ms = self._state.now_ms + int(self._state.timing.grace_s * 1000)
         return self._state.now_ms < watch.until_ms
 
-    def _may_be_known(self, place: Place) -> bool:
+    def _may_be_known(self, place: Place, doubtful: bool) -> bool:
         """Whether somebody may know the tasks of a place who cannot be asked."""
         peers = place.peers()
         is_on_disk = place.durable and not all(self._peers.usable(peer) for peer in peers)
-        return is_on_disk or self._peers.may_know(peers)
+        return is_on_disk or doubtful or self._peers.may_know(peers)
 
     def _tell_unknown(self, ids: list[TaskId]) -> None:
         for task in ids:

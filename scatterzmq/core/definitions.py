@@ -7,7 +7,7 @@ Rules     1. A namespace points at a definition. Of two pointers the one with th
           3. A loaded definition is told to every member until it has answered; the client is told as soon as as many
              peers have it as are to have copies of a task (all, if there are fewer).
           4. A definition is kept before it is checked, and also if it cannot run here: copies of its tasks need it,
-             and others may ask for it.
+             and others may ask for it. Who can run it says what its nodes are (core/manifests.py).
           5. Whoever asks for a namespace is answered when it has come and been checked, or when no member has it
              (core/lookups.py); at the latest after `timing.wait_s`, with what is known then.
           6. Which bytes its blobs have is part of a definition (graph/blobs.py). Loaded again when more is known of
@@ -28,6 +28,7 @@ from .actions import CheckGraph
 from .entries import DefinitionText
 from .events import GraphChecked
 from .lookups import Lookups
+from .manifests import About, Favour, Load, Manifests
 from .messages import (
     AskDefinition,
     AskNamespaces,
@@ -37,19 +38,10 @@ from .messages import (
     LoadGraph,
     Namespaces,
 )
-from .peermessages import AskPlans, AskPointers, PlanKept, PlanText, Pointer, Pointers
+from .peermessages import AskManifest, AskPlans, AskPointers, Manifest, PlanKept, PlanText, Pointer, Pointers
 from .plans import describe
 from .sizes import listed, too_long
 from .state import State
-
-
-@dataclass(slots=True, eq=False)
-class _Load:
-    """A client that is to be told how its definition fared."""
-
-    client: ClientId
-    message: LoadGraph
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +52,7 @@ class _Spread:
     """
 
     plan: Plan
-    load: _Load | None
+    load: Load | None
     repeat_ms: int
     waiting: dict[PeerId, None] = field(default_factory=dict)
     kept: dict[PeerId, None] = field(default_factory=dict)
@@ -116,7 +108,8 @@ class Definitions:
         self._want_ms = int(state.settings.timing.wait_s * 1000)
         self._pointers: dict[str, Pointer] = {}
         self._requests = 0
-        self._checks: dict[int, _Load | bytes] = {}
+        self._checks: dict[int, About | Favour] = {}
+        self._manifests = Manifests(state, self._found)
         self._mids = 0
         self._spreads: dict[int, _Spread] = {}
         self._sought: dict[bytes, _Sought] = {}
@@ -173,7 +166,7 @@ class Definitions:
 
     def load_graph(self, sender: ClientId, message: LoadGraph) -> None:
         """Have a definition checked; the answer comes with `checked`."""
-        load = _Load(sender, message)
+        load = Load(sender, message.mid, message)
         problem = "" if self._state.row_bytes_max is None else too_long(message.definition)
         if problem:
             self._refuse(load, (problem,))
@@ -205,7 +198,8 @@ class Definitions:
             self._out.send(question.client, Definition(mid=message.mid, definition=text))
         else:
             infos = [describe(plan) for plan in self._plans.namespaces() if message.ns in (None, plan.ns)]
-            self._out.send(question.client, Namespaces(mid=message.mid, infos=tuple(infos)))
+            unusable = {ns: why for ns, why in self._plans.unusable().items() if message.ns in (None, ns)}
+            self._out.send(question.client, Namespaces(mid=message.mid, infos=tuple(infos), unusable=unusable))
 
     def _answer_questions(self) -> None:
         """Those that can be answered now, or must be."""
@@ -218,27 +212,47 @@ class Definitions:
 
     # ---- checking
 
-    def _check(self, definition: str, about: _Load | bytes, *, settles: bool = False) -> None:
+    def _check(self, definition: str, about: About | Favour, *, settles: bool = False) -> None:
         self._requests += 1
         self._checks[self._requests] = about
         self._out.work(CheckGraph(request=self._requests, definition=definition, settles=settles))
 
     def checked(self, event: GraphChecked) -> None:
-        """A definition has been checked, for a client or because it came from another peer."""
+        """A definition has been checked, for a client, because it came from another peer, or because that asks."""
         about = self._checks.pop(event.request)
-        if isinstance(about, _Load):
-            about.warnings = event.warnings
+        if isinstance(about, Favour):
+            self._manifests.tell(about, event)
+        elif isinstance(about, Load) and event.lacking:
+            self._manifests.ask(about, about.message.definition, event)
+        elif isinstance(about, Load):
             self._load(about, event)
+        elif event.plan is not None and event.plan.digest == about:
+            self._known(about, event.plan)
         elif self._plans.is_used(about):
-            if event.plan is not None and event.plan.digest == about:
-                self._plans.add(event.plan)
-            else:
-                self._plans.add_unusable(about)
-                self._out.report("warning.graph.unusable", digest=about.hex(), problems="\n".join(event.problems))
-            self._settle(about)
+            self._out.report("warning.graph.unusable", digest=about.hex(), problems="\n".join(event.problems))
+            text = self._plans.text(about)
+            assert text is not None, "it has been checked"
+            self._manifests.ask(about, text, event)
 
-    def _load(self, load: _Load, event: GraphChecked) -> None:
+    def _found(self, about: About, event: GraphChecked, why_not: str) -> None:
+        """What other members know of a definition that cannot run here."""
+        if isinstance(about, Load):
+            self._load(about, event, why_not)
+        else:
+            self._known(about, event.plan, why_not)
+
+    def _known(self, digest: bytes, plan: Plan | None, why_not: str = "") -> None:
+        """It is known what becomes of a definition that was used here."""
+        if self._plans.is_used(digest):
+            if plan is None:
+                self._plans.add_unusable(digest, why_not)
+            else:
+                self._plans.add(plan, why_not)
+            self._settle(digest)
+
+    def _load(self, load: Load, event: GraphChecked, why_not: str = "") -> None:
         """Install a client's definition and spread it, or say what is wrong."""
+        load.warnings = event.warnings
         plan, problems = event.plan, event.problems
         before = None if plan is None else self._pointers.get(plan.ns)
         if plan is not None and before is not None and before.digest != plan.digest and not load.message.replace:
@@ -251,7 +265,7 @@ class Definitions:
             counter = 1 if before is None else before.counter + 1
             self._point(Pointer(ns=plan.ns, counter=counter, by=self._state.me, digest=plan.digest))
         is_new = not self.has(plan.digest)
-        self._plans.add(plan)
+        self._plans.add(plan, why_not)
         if is_new:
             self._arrived(plan.digest)
         self._settle(plan.digest)
@@ -273,7 +287,7 @@ class Definitions:
         is_more = all(plan.blobs.get(name) == digest for name, digest in before.blobs.items() if digest)
         return plan if is_more else before, ""
 
-    def _refuse(self, load: _Load, problems: tuple[str, ...]) -> None:
+    def _refuse(self, load: Load, problems: tuple[str, ...]) -> None:
         told = GraphRefused(mid=load.message.mid, problems=listed(problems), warnings=listed(load.warnings))
         self._out.send(load.client, told)
 
@@ -434,6 +448,16 @@ class Definitions:
             self._arrived(digest)
             self._answer_questions()
 
+    def asked_what(self, sender: PeerId, message: AskManifest) -> None:
+        """A member lacks kinds of a definition."""
+        favour = Favour(peer=sender, incarnation=self._members.incarnation(sender), mid=message.mid)
+        if favour not in self._checks.values():
+            self._check(message.definition, favour, settles=message.settles)
+
+    def told_what(self, sender: PeerId, message: Manifest) -> None:
+        """A member says what the nodes of a definition are, or that it cannot run it either."""
+        self._manifests.answered(sender, message)
+
     # ---- after a start
 
     def restore(self, texts: Iterable[DefinitionText], pointers: Iterable[Pointer]) -> list[bytes]:
@@ -459,6 +483,7 @@ class Definitions:
         for mid, spread in self._spreads.items():
             spread.waiting[peer] = None
             self._offer(peer, mid, spread)
+        self._manifests.alive(peer)
         self._ask()
 
     def gone(self, peer: PeerId) -> None:
@@ -467,6 +492,7 @@ class Definitions:
             spread.waiting.pop(peer, None)
             spread.kept.pop(peer, None)
             self._progress(mid, spread)
+        self._manifests.gone(peer)
         self._lookups.gone(peer)
         self._answer_questions()
 
@@ -485,15 +511,16 @@ class Definitions:
             del self._offers[digest]
             self._plans.release(digest)
         self._ask()
+        self._manifests.expire()
         self._lookups.expire()
         self._answer_questions()
 
     def deadline_ms(self) -> int | None:
         """When `expire` has something to do."""
-        lookup_ms = self._lookups.deadline_ms()
-        if not (self._spreads or self._sought or self._wanted or self._offers or self._questions):
+        lookup_ms, manifest_ms = self._lookups.deadline_ms(), self._manifests.deadline_ms()
+        if not (self._spreads or self._sought or self._wanted or self._offers or self._questions or manifest_ms):
             return lookup_ms  # most of the time, and this is asked after every event
-        times: list[int | None] = [lookup_ms, *[spread.repeat_ms for spread in self._spreads.values()]]
+        times: list[int | None] = [lookup_ms, manifest_ms, *[spread.repeat_ms for spread in self._spreads.values()]]
         times += [sought.ask_ms for sought in self._sought.values()]
         times += [*self._wanted.values()][:1]
         times += [offer.until_ms for offer in self._offers.values()][:1]
@@ -507,7 +534,9 @@ class Definitions:
             assert plans.is_used(pointer.digest)
             assert not plans.is_checked(pointer.digest) or current is plans.plan(pointer.digest)
             assert self.has(pointer.digest) or pointer.digest in self._sought
+        self._manifests.check_invariants()
         checking = {about for about in self._checks.values() if isinstance(about, bytes)}
+        checking |= {digest for digest in self._wanted if self._manifests.is_asking(digest)}
         for digest, sought in self._sought.items():
             assert not self.has(digest)
             assert sought.holders

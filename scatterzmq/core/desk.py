@@ -176,7 +176,7 @@ class Desk:
         message, blocks = entry.message, entry.blocks
         plan = self._plans.current(message.ns)
         if plan is None or plan.digest != message.digest:
-            self._stale(entry, "is not loaded" if plan is None else "has another definition now")
+            self._stale(entry, self._plans.why_none(message.ns) if plan is None else "has another definition now")
             return
         wrong = misfit(plan.graphs[plan.entry].input_format, blocks)
         if wrong:
@@ -519,13 +519,12 @@ class Desk:
 
     def _tell(self, by_client: Mapping[ClientId, list[Record]], *, is_on_disk: bool = False) -> None:
         """is_on_disk: at this peer. Unless all others are known to have it on disk, too, that is one durable copy."""
-        is_sound = self._has_disk
         for client, records in by_client.items():
             if client in self.left:
                 continue
             groups: dict[tuple[bytes, int, bool], list[Record]] = {}
             for record in records:
-                durable = is_sound and (record.durable or is_on_disk)
+                durable = (record.durable or is_on_disk) and self._has_disk
                 copies = record.copies if record.durable or not durable else 1
                 groups.setdefault((record.plan.digest, copies, durable), []).append(record)
             for (_, copies, durable), group in groups.items():
@@ -557,8 +556,9 @@ class Desk:
     # ---- questions
 
     def tasks(self, sender: ClientId, message: AskTasks) -> None:
-        reports = [self._report(task) for task in message.ids]
-        self._out.send(sender, TaskReports(mid=message.mid, reports=shortened(reports)))
+        reports = shortened([self._report(task) for task in message.ids])
+        doubtful = self._members.may_lack_some(self._state.now_ms)
+        self._out.send(sender, TaskReports(mid=message.mid, reports=reports, doubtful=doubtful))
 
     def _report(self, task: TaskId) -> TaskReport:
         record = self._ledger.record(task)

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode
 from ..frozen import frozen
+from ..graph.nodeinfo import Described
 from ..graph.plan import Plan
 from ..ids import BlockId, ClientId, ExecutorId, GraphId, PeerId, QueueId
 from .entries import Entry
@@ -85,12 +86,18 @@ class ExecutorLost:
 
 @frozen()
 class GraphChecked:
-    """The answer to the action CheckGraph. Exactly one of plan and problems says something."""
+    """The answer to the action CheckGraph. Exactly one of plan and problems says something.
+
+    lacking: kinds of nodes that cannot run here, if nothing else is wrong (graph/check.py).
+    manifest: what its nodes are, for a peer that lacks some of their kinds.
+    """
 
     request: int
     plan: Plan | None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    manifest: tuple[Described, ...] = ()
 
 
 @frozen()

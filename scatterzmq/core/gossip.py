@@ -132,6 +132,7 @@ class Gossip:
             claimants=self._counts.claimants(queue),
             loaded=self._counts.loaded(queue),
             task_us=queue.pace.task_us,
+            lacking=not queue.runs,
         )
 
     def _interval_ms(self) -> int:
@@ -268,9 +269,17 @@ class Gossip:
         """Peers with executors that have nothing to do, and how many of them."""
         return tuple([(peer, owner.idle) for peer, owner in sorted(self._owners.items()) if owner.idle])
 
-    def any_usable(self) -> bool:
-        """Whether another peer has executors that work."""
-        return any(owner.usable for owner in self._owners.values())
+    def can_run(self, peer: PeerId, key: QueueKey) -> bool:
+        """False if a peer has said that it lacks what a queue's tasks need."""
+        state = self._by_key.get(key, NOBODY).get(peer)
+        return state is None or not state.lacking
+
+    def others_work(self) -> bool:
+        """Whether another peer has executors that work, for each queue with tasks that those of this peer could run."""
+        usable = [peer for peer, owner in self._owners.items() if owner.usable]
+        waiting = [self._plans.find(key) for key in {**self._plans.waiting, **dict.fromkeys(self.queues())}]
+        keys = [queue.key for queue in waiting if queue is not None and queue.runs]
+        return bool(usable) and all(any(self.can_run(peer, key) for peer in usable) for key in keys)
 
     def check_invariants(self) -> None:
         """Index everything anew."""

@@ -30,3 +30,6 @@ class Hints(Protocol):
 
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         """Peers with executors that have nothing to do, and how many of them."""
+
+    def can_run(self, peer: PeerId, key: QueueKey) -> bool:
+        """False if a peer has said that it lacks what a queue's tasks need."""

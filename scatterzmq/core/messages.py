@@ -335,14 +335,26 @@ class TaskReport:
 
 @frozen()
 class TaskReports:
+    """What the sender knows of tasks.
+
+    doubtful: others may be there, who know more: the sender has just started, has seen somebody who has not answered
+        yet, or took some for dead that were only silent.
+    """
+
     mid: int
     reports: tuple[TaskReport, ...]
+    doubtful: bool = False
 
 
 @frozen()
 class Namespaces:
+    """What is loaded. unusable: namespaces of which nothing can run at the sender -> why; those that others can run are
+    among infos as well.
+    """
+
     mid: int
     infos: tuple[NamespaceInfo, ...]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()
@@ -378,7 +390,10 @@ class ExecutorStats:
 
 @frozen()
 class Stats:
-    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows."""
+    """A peer's numbers. `tasks`: status -> how many; `counters`: everything that only grows.
+
+    unusable: as in Namespaces.
+    """
 
     mid: int
     queues: tuple[QueueStats, ...]
@@ -388,6 +403,7 @@ class Stats:
     record_bytes: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen()
@@ -395,8 +411,6 @@ class MemberList:
     """The sender and all members that it holds to be alive or suspects to be gone. suspects: those of the latter.
 
     message_bytes: no message may have more. refusal: why the receiver is turned away; then nobody is named.
-    doubtful: others may be there, too: the sender has just started, has seen somebody who has not answered yet, or took
-        some for dead that were only silent.
     """
 
     mid: int
@@ -404,7 +418,6 @@ class MemberList:
     suspects: tuple[PeerId, ...] = ()
     message_bytes: int = 0
     refusal: str = ""
-    doubtful: bool = False
 
 
 ToPeer: TypeAlias = (

@@ -94,6 +94,8 @@ class Nudges:
         for peer in by_precedence(self._state.me, queue.key, room):
             if wanted <= 0:
                 return
+            if not self._state.gossip.can_run(peer, queue.key):
+                continue
             belief = self._belief(peer)
             belief.told, belief.fresh = queue.key, True
             belief.lapses_ms = self._state.now_ms + self._ask_ms

@@ -75,6 +75,7 @@ from .payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from .payloads import Payloads
 from .peermessages import (
     KEPT_BESIDE,
+    AskManifest,
     AskPlans,
     AskPointers,
     AskQueues,
@@ -91,6 +92,7 @@ from .peermessages import (
     Heartbeat,
     Inquire,
     Known,
+    Manifest,
     Nudge,
     PlanKept,
     PlanText,
@@ -202,7 +204,7 @@ class PeerCore:
         if self._restoring is not None:
             self._restore(self._restoring)
         if self._executors.deaths.suspects or self._executors.resting:
-            self._executors.limit(others_work=self._gossip.any_usable())
+            self._executors.limit(others_work=self._gossip.others_work())
         if what is not ResultRead or self._restoring is not None:  # else nothing follows
             self._work_off()
         if changed or members.linked_count:
@@ -479,6 +481,8 @@ class PeerCore:
             AskPlans: lambda sender, message, _: definitions.asked(sender, message),
             PlanText: lambda sender, message, _: definitions.came(sender, message),
             PlanKept: lambda sender, message, _: definitions.kept(sender, message),
+            AskManifest: lambda sender, message, _: definitions.asked_what(sender, message),
+            Manifest: lambda sender, message, _: definitions.told_what(sender, message),
             Replicate: takeover.replicated,
             Replicated: lambda sender, message, _: state.replicas.answered(sender, message, state.now_ms),
             Inquire: lambda sender, message, _: takeover.inquired(sender, message),
@@ -530,7 +534,6 @@ class PeerCore:
             members=members.contacts(),
             suspects=members.suspects(),
             message_bytes=settings.network.message_bytes,
-            doubtful=members.may_lack_some(self._state.now_ms),
         )
 
     def _message(self, event: MessageReceived) -> None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ..errors import ErrorCode, ErrorInfo
 from ..frozen import frozen
+from ..graph.nodeinfo import Described
 from ..ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from .blobmessages import BlobWord
 from .cachemessages import CacheAbort, CacheAsk, CacheFetch, CacheLost, CachePut, CacheRenew, CacheTell
@@ -94,7 +95,7 @@ class WrongIncarnation:
 class QueueState:
     """One queue of one owner. loaded / claimants: executors of the sender with that node loaded / lent to.
 
-    task_us: what a task takes each of its executors; 0: it has had none.
+    task_us: what a task takes each of its executors; 0: it has had none. lacking: they cannot run it.
     """
 
     digest: bytes
@@ -106,6 +107,7 @@ class QueueState:
     claimants: int
     loaded: int
     task_us: int = 0
+    lacking: bool = False
 
 
 @frozen()
@@ -475,6 +477,30 @@ class Surrender:
     crashed: bool
 
 
+@frozen()
+class AskManifest:
+    """What are the nodes of this definition? The sender lacks some of their kinds. settles: as in CheckGraph."""
+
+    mid: int
+    definition: str
+    settles: bool
+
+
+@frozen()
+class Manifest:
+    """Answer to AskManifest: nodes, or the problems that a check has found. lacking: kinds, if nothing else is wrong.
+
+    blobs: what is settled of them.
+    """
+
+    mid: int
+    nodes: tuple[Described, ...] = ()
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
 BetweenPeers: TypeAlias = (
     Hello
     | Welcome
@@ -521,6 +547,8 @@ BetweenPeers: TypeAlias = (
     | Gone
     | FreePayloads
     | HeldPayloads
+    | AskManifest
+    | Manifest
 )
 
 AnyMessage: TypeAlias = Message | BetweenPeers | BlobWord

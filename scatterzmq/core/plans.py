@@ -4,7 +4,8 @@ Rules     1. A namespace names one current plan; tasks run on the plan they were
           2. A definition is here as long as somebody uses it: a namespace, a task (also one that has ended: whoever is
              to get a copy of it next may ask for its definition), a copy of a task, or whoever asked for it. It is used
              first and comes later.
-          3. A definition may be here as text only: before it has been checked, and for good if nothing here can run it.
+          3. A definition may be here as text only: before it has been checked, and as long as nobody can run it who is
+             there. If others can, its plan is here, too, and nothing of it runs here (`Queue.runs`).
           4. `waiting` has exactly the queues with tasks in them; they see to it themselves.
 """
 
@@ -23,11 +24,12 @@ from .queues import Queue, QueueKey
 
 @dataclass(slots=True)
 class _Known:
-    """text: None until it has come. checked: whether it is known if `plan` will ever be there."""
+    """text: None until it has come. checked: it is known if `plan` is there. why_not: why nothing of it runs here."""
 
     text: str | None = None
     plan: Plan | None = None
     checked: bool = False
+    why_not: str = ""
     needed: frozenset[tuple[GraphId, str]] = frozenset()
     queues: dict[QueueId, Queue] = field(default_factory=dict)
     uses: int = 0
@@ -50,7 +52,7 @@ class Plans:
     # ---- what is here
 
     def current(self, ns: str) -> Plan | None:
-        """The plan that new tasks of a namespace run on; None if it is not loaded, or cannot run here."""
+        """The plan that new tasks of a namespace run on; None if it is not loaded, or nobody can run it."""
         digest = self._current.get(ns)
         return None if digest is None else self._known[digest].plan
 
@@ -61,8 +63,18 @@ class Plans:
             if plan is not None:
                 yield plan
 
+    def unusable(self) -> dict[str, str]:
+        """Namespaces of which nothing can run here -> why."""
+        whys = {ns: self._known[digest].why_not for ns, digest in sorted(self._current.items())}
+        return {ns: why for ns, why in whys.items() if why}
+
+    def why_none(self, ns: str) -> str:
+        """What is the matter with a namespace that has no plan here."""
+        digest = self._current.get(ns)
+        return "is not loaded" if digest is None else f"cannot run: {self._known[digest].why_not}"
+
     def plan(self, digest: bytes) -> Plan | None:
-        """The plan, if it is here and can run here."""
+        """The plan, if it is here and somebody can run it."""
         known = self._known.get(digest)
         return None if known is None else known.plan
 
@@ -86,20 +98,24 @@ class Plans:
         """A definition that somebody uses has come."""
         self._known[digest].text = text
 
-    def add(self, plan: Plan) -> None:
-        """A definition that somebody uses has been checked."""
+    def add(self, plan: Plan, why_not: str = "") -> None:
+        """A definition that somebody uses has been checked. why_not: why nothing of it can run here, if so."""
         known = self._known[plan.digest]
         known.checked = True
         if known.plan is None:
             known.text, known.plan = plan.definition, plan
             known.needed = needed(plan)
             known.queues = {queue: Queue(plan, node, self.touched, self.waiting) for queue, node in plan.queues.items()}
-            # One that was here before may be loaded still.
-            self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
+        # One that was here before may be loaded still, and others are told what cannot run here.
+        self.touched |= dict.fromkeys([queue.key for queue in known.queues.values()])
+        known.why_not = why_not
+        for queue in known.queues.values():
+            queue.runs = not why_not
 
-    def add_unusable(self, digest: bytes) -> None:
-        """A definition that somebody uses has been checked, and nothing here can run it."""
-        self._known[digest].checked = True
+    def add_unusable(self, digest: bytes, why_not: str) -> None:
+        """A definition that somebody uses has been checked, and nobody who is there can run it."""
+        known = self._known[digest]
+        known.checked, known.why_not = True, why_not
 
     def make_current(self, ns: str, digest: bytes) -> None:
         """New tasks of this namespace run on this definition."""

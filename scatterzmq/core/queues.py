@@ -48,8 +48,8 @@ class Queue:
     """The tasks that wait for one node.
 
     touched: gets the key of this queue whenever its numbers change. filled: has this queue as long as tasks are in it.
-    pace: how long batches of the node take here, whoever owns the tasks. results_stay: those of the last batch for
-    others were large, and stayed here (or would have).
+    pace: how long batches of the node take here, whoever owns the tasks. runs: whether its node can run here.
+    results_stay: those of the last batch for others were large, and stayed here (or would have).
     sources: what a batch takes from the frame, by field. needed: the names there, each once.
     """
 
@@ -61,6 +61,7 @@ class Queue:
     pace: Pace = field(default_factory=Pace, init=False)
     sources: dict[str, str] = field(init=False)
     needed: frozenset[str] = field(init=False)
+    runs: bool = field(default=False, init=False)
     results_stay: bool = field(default=False, init=False)
     _by_length: bool = field(init=False)
     _waiting: dict[TaskId, _Entry] = field(default_factory=dict, init=False)

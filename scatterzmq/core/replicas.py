@@ -312,17 +312,16 @@ class Replicas:
             record.barriers = () if len(others) == 1 else tuple([other for other in others if other is not barrier])
         barrier.then()
 
-    def _joint(self, records: Iterable[Record], barrier: Barrier) -> Barrier:
-        """The sets of these records are others now: one barrier for all that waits for them, open as from `_barrier`.
+    def _joint(self, records: Iterable[Record], *barriers: Barrier) -> Barrier:
+        """The sets of these records are to be others: one barrier for all that waits for them, open as from `_barrier`.
 
         Only writes are waited for by it, and nothing ever joins it, so there is no circle.
         """
-        waiting = dict.fromkeys(other for record in records for other in record.barriers) | {barrier: None}
-        if len(waiting) == 1:
-            barrier.left += 1
-            return barrier
+        waiting = dict.fromkeys(other for record in records for other in record.barriers) | dict.fromkeys(barriers)
         for other in waiting:
             other.left += 1
+        if len(waiting) == 1:
+            return next(iter(waiting))
         joint = Barrier(1, _nothing, ())
         joint.then = partial(self._joined, joint, tuple(waiting))
         return joint
@@ -350,10 +349,20 @@ class Replicas:
             self._due(self._newcomer_ms)
 
     def gone(self, peer: PeerId, now_ms: int) -> None:
-        """A member is gone for good: what it held needs another copy, and nobody waits for it."""
+        """A member is gone for good: what it held needs another copy, and nobody waits for it.
+
+        What waits, be it for others only, goes on when none of its records counts on that copy: those that still stand
+        in line for their repair then get another one now.
+        """
+        asked = [write.barrier for write in self._writes.values() if peer in write.waiting]
+        joint = self._joint(self.held_by(peer), *asked)
         self._replace_in_writes(peer, now_ms)
         self.repairs.extend(self._held_by.get(peer, {}).values())
         self._repair(now_ms)
+        waited = [record for record in self.held_by(peer) if record.barriers]
+        self._reassign(waited, peer)
+        self._rewrite(waited, now_ms, joint, is_repair=False)
+        self._pass(joint)
 
     def _replace_in_writes(self, peer: PeerId, now_ms: int) -> None:
         for mid, write in list(self._writes.items()):

@@ -21,6 +21,7 @@ def stats(mid: int, state: State, claims: Claims, counters: Mapping[str, int]) -
         record_bytes=state.ledger.kept_nbytes,
         cache_entries=0 if cache is None else len(cache),
         cache_bytes=0 if cache is None else cache.nbytes,
+        unusable=state.plans.unusable(),
     )
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from ..core.events import BatchExpected, GraphChecked, RowsFailed
 from ..errors import ConfigError, ErrorCode, MissingBlob, ScatterError
+from ..graph.manifest import described
 from ..graph.plan import Plan
 from ..ids import ExecutorId
 from ..settings import Settings
@@ -51,7 +52,6 @@ from .childwire import (
 from .common import graph_checked
 from .failure import attempt
 from .linux import die_with_parent, keep_freed_memory
-from .manifest import described
 from .output import NodeOutput
 from .pool import Pool
 from .sharedmemory import Channel, Scratch

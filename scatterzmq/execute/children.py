@@ -24,6 +24,7 @@ from ..core.events import BatchExpected, ExecutorLost, ExecutorStarted, GraphChe
 from ..errors import ConfigError, ErrorCode
 from ..graph.blobs import BlobFound, open_names
 from ..graph.check import check as check_definition
+from ..graph.manifest import describe_from
 from ..graph.nodeinfo import Describe as DescribeNode
 from ..ids import ExecutorId
 from ..settings import Settings
@@ -48,7 +49,6 @@ from .childwire import (
     UsePlan,
 )
 from .common import check_failed, graph_settled
-from .manifest import describe_from
 from .oom import oom_kills
 from .poller import Poller, Watcher
 from .work import Done, Work

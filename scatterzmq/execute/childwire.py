@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..core.events import RowsFailed
 from ..frozen import frozen
 from ..graph.formats import Layout
-from ..graph.nodeinfo import NodeInfo
+from ..graph.nodeinfo import Described
 from ..ids import GraphId, PeerId, QueueId, TaskId, Token
 from ..settings import BlobSettings, ExecutorSettings, PluginSettings
 from ..wire.columns import Apart, Column
@@ -177,16 +177,6 @@ class Told:
     name: str
     texts: Mapping[str, str]
     figures: Mapping[str, float]
-
-
-@frozen()
-class Described:
-    """One node. error: why it is none (then without info). unknown: there is no such kind."""
-
-    place: str
-    info: NodeInfo | None
-    error: str = ""
-    unknown: bool = False
 
 
 @frozen()

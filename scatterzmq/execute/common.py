@@ -45,7 +45,14 @@ def graph_settled(request: int, checked: "Checked", describe: Describe, found: I
         if settled.problems:
             return GraphChecked(request=request, plan=None, problems=settled.problems, warnings=warnings)
         checked = check(settled.definition, describe)
-    return GraphChecked(request=request, plan=checked.plan, problems=checked.problems, warnings=warnings)
+    return GraphChecked(
+        request=request,
+        plan=checked.plan,
+        problems=checked.problems,
+        warnings=warnings,
+        lacking=checked.lacking,
+        manifest=checked.manifest(),
+    )
 
 
 def found_here(blobs: "BlobStore", names: Sequence[str]) -> list[BlobFound]:

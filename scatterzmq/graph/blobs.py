@@ -49,10 +49,7 @@ def settle(checked: "Checked", found: Iterable[BlobFound]) -> Settled:
     """Put what was found into a sound definition that has open names."""
     assert checked.plan is not None, "sound"
     by_name = {one.name: one for one in found}
-    raw = json.loads(checked.plan.definition)
-    pins = {one.name: one.digest.hex() for one in by_name.values() if one.digest}
-    if pins:
-        raw["blobs"] = {**raw.get("blobs", {}), **pins}
+    text = pinned(checked.plan.definition, {one.name: one.digest for one in by_name.values()})
     problems, warnings = [], []
     for place, name, end_bytes in _uses(checked):
         one = by_name.get(name)
@@ -64,8 +61,16 @@ def settle(checked: "Checked", found: Iterable[BlobFound]) -> Settled:
             warnings.append(f"{place}: {one.problem}; until then its tasks end as missing_blob")
         elif one.blob_bytes < end_bytes:
             problems.append(f"{place}: blob {name!r} has {one.blob_bytes} bytes, and the node reads {end_bytes}")
-    text = json.dumps(raw, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return Settled(definition=text, problems=tuple(problems), warnings=tuple(warnings))
+
+
+def pinned(definition: str, digests: Mapping[str, bytes]) -> str:
+    """A definition (JSON text that has been read before) that says of these blobs which bytes they have."""
+    raw = json.loads(definition)
+    pins = {name: digest.hex() for name, digest in digests.items() if digest}
+    if pins:
+        raw["blobs"] = {**(raw.get("blobs") or {}), **pins}
+    return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
 
 def same_graphs(one: Plan, other: Plan) -> bool:

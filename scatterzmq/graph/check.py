@@ -6,14 +6,14 @@ warning.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from .build import make_plan
 from .definition import GraphSetDef
 from .findings import Findings, refusal
 from .names import check_name, hint
-from .nodeinfo import CallInfo, Describe, NodeInfo, UnknownKind
+from .nodeinfo import CallInfo, Describe, Described, LackingHere, NodeInfo, UnknownKind
 from .plan import Plan
 from .reading import parse
 from .rules import check_blocks, check_caching, check_calls
@@ -29,6 +29,7 @@ class Checked:
 
     plan: None if there are problems.
     definition: None if the source was not even readable. infos: (graph, node) -> what the node is, where it is known.
+    lacking: kinds of nodes that need what is not installed or allowed here, if nothing else is wrong.
     """
 
     plan: Plan | None
@@ -36,12 +37,25 @@ class Checked:
     warnings: tuple[str, ...]
     definition: GraphSetDef | None = None
     infos: Mapping[tuple[str, str], NodeInfo]
+    lacking: tuple[str, ...] = ()
 
     def require(self) -> Plan:
         """The plan. Raises GraphError with all problems, one per line, if there is none."""
         if self.plan is None:
             raise refusal(self.problems)
         return self.plan
+
+    def manifest(self) -> tuple[Described, ...]:
+        """What a machine must be told of the nodes that cannot find it out itself, to make the same plan."""
+        if self.plan is None or self.definition is None:
+            return ()
+        ns = self.definition.ns
+        return tuple(
+            [
+                Described(place=f"{ns}:{graph}:{node}", info=replace(info, doc="", arguments=(), unused=()))
+                for (graph, node), info in self.infos.items()
+            ]
+        )
 
 
 def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
@@ -66,11 +80,7 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
                 infos[graph.name, node.name] = info
                 _warn_unused(place, info, findings)
     scope = Scope(definition, infos, parsed.unread)
-    for (graph_name, node_name), error in failed.items():
-        place = scope.place(graph_name, node_name)
-        live = isinstance(error, UnknownKind) or scope.is_live(graph_name, node_name)
-        for problem in str(error).split(f"\n{place}: "):  # several arguments may be wrong
-            findings.fault(place, " ".join(problem.split()).removeprefix(f"{place}: "), live=live)
+    missing = _find_fault(scope, failed, findings)
     for graph in definition.graphs:
         check_graph(scope, graph, findings)
         if graph.name not in scope.live_graphs:
@@ -80,7 +90,23 @@ def check(source: Mapping[str, object] | str, describe: Describe) -> Checked:
     check_blocks(scope, findings)
     problems, warnings = findings.settled()
     plan = None if problems else make_plan(scope)
-    return Checked(plan=plan, problems=problems, warnings=warnings, definition=definition, infos=infos)
+    is_all = missing.keys() >= set(problems)
+    lacking = tuple(sorted({missing[problem] for problem in problems})) if is_all else ()
+    return Checked(plan=plan, problems=problems, warnings=warnings, definition=definition, infos=infos, lacking=lacking)
+
+
+def _find_fault(scope: Scope, failed: Mapping[tuple[str, str], ValueError], findings: Findings) -> dict[str, str]:
+    """Say why nodes are none. Returns problem -> kind of what may be wrong only here."""
+    missing: dict[str, str] = {}
+    for (graph, node), error in failed.items():
+        place = scope.place(graph, node)
+        live = isinstance(error, UnknownKind) or scope.is_live(graph, node)
+        for problem in str(error).split(f"\n{place}: "):  # several arguments may be wrong
+            text = " ".join(problem.split()).removeprefix(f"{place}: ")
+            findings.fault(place, text, live=live)
+            if isinstance(error, LackingHere):
+                missing[f"{place}: {text}"] = scope.nodes[graph][node].kind
+    return missing
 
 
 def plan_from_text(text: str, describe: Describe) -> Plan:

@@ -54,5 +54,23 @@ Describe: TypeAlias = Callable[[str, Mapping[str, object], str, str], NodeInfo]
 in a line that begins with the place."""
 
 
-class UnknownKind(GraphError):  # noqa: N818 -- it says what is wrong, as the others do
+class LackingHere(GraphError):  # noqa: N818 -- it says what is wrong, as the others do
+    """Something that the node needs is not installed here, or not allowed. Another machine may have it."""
+
+
+class UnknownKind(LackingHere):
     """There is no such kind of node, or it may not be imported. Refused even where no task can come by."""
+
+
+@frozen()
+class Described:
+    """One node, told to who cannot ask for it. error: why it is none (then without info).
+
+    lacking: for want of something that is not here. unknown: that is its kind.
+    """
+
+    place: str
+    info: NodeInfo | None
+    error: str = ""
+    lacking: bool = False
+    unknown: bool = False

@@ -18,7 +18,7 @@ from typing import Final
 from ..errors import GraphError
 from ..graph.formats import FieldFormat, Format
 from ..graph.names import check_name
-from ..graph.nodeinfo import CallInfo, NodeInfo, UnknownKind
+from ..graph.nodeinfo import CallInfo, LackingHere, NodeInfo, UnknownKind
 from .args import NodeArgs, WrongArgument
 from .base import CallSite, Node
 
@@ -221,7 +221,8 @@ class _Blame:
     ) -> None:
         # SystemExit is what a module raises that believes to be a program.
         if isinstance(error, (Exception, SystemExit)) and not isinstance(error, GraphError):
-            raise self._kind(f"{self._what}: {_reason(error)}") from error
+            kind_of_error = LackingHere if isinstance(error, ImportError) and self._kind is GraphError else self._kind
+            raise kind_of_error(f"{self._what}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import GraphError
 from ..graph.formats import FieldFormat, Format
+from ..graph.nodeinfo import LackingHere
 from .args import NodeArgs
 from .base import Node, Resources
 from .batch import Batch
@@ -36,7 +36,7 @@ class Tokenize(Node):
         if self._max_length < 1:
             raise args.error("max_length", "at least 1")
         if find_spec("tokenizers") is None:
-            raise GraphError(f"{args.place}: kind tokenize needs tokenizers: pip install 'scatterzmq[text]'")
+            raise LackingHere(f"{args.place}: kind tokenize needs tokenizers: pip install 'scatterzmq[text]'")
         self._tokenizer: Tokenizer | None = None
 
     def inputs(self) -> Format:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import BlobError, GraphError, MissingBlob
 from ..graph.formats import FieldFormat, Format
+from ..graph.nodeinfo import LackingHere
 from .args import NodeArgs
 from .base import Node, Resources
 from .batch import Batch
@@ -198,7 +199,8 @@ def _allowed_class(args: NodeArgs, path: str) -> type[nn.Module]:
         raise args.error("class", "the qualified name of a class such as 'package.module.Class'")
     # Looked at before anything is imported: the name comes from a graph file.
     if not any(f"{module}.".startswith(f"{allowed}.") for allowed in (BUILT_IN, *args.allow)):
-        raise args.error("class", f"a class below {BUILT_IN} or in a module that plugins.allow allows")
+        wrong = args.error("class", f"a class below {BUILT_IN} or in a module that plugins.allow allows")
+        raise LackingHere(str(wrong))
     kind = vars(import_module(module)).get(name)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise args.error("class", "the qualified name of a torch.nn.Module")

@@ -11,9 +11,8 @@ Rules   1. A core never raises. The tasks that an event was about are consistent
            accepted before the last moment.
         8. Who gives a task up leaves at least two behind that know of it: itself, if need be.
         9. A maker keeps what its owner counts on, unless it takes the owner for gone; it may have lost it, and knows.
-       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost, only
-           on a disk, or only at peers that cannot answer while a clock has jumped, nor anything else than its end once
-           that has been shown.
+       10. Who asks where a task is that was accepted is never told that it is unknown, as long as it is not lost or
+           only on a disk, nor anything else than its end once that has been shown.
        11. A task is lent by one owner at a time, as soon as all have had time to agree. (In a split each side may: that
            only the last lease of an owner commits, and once, is looked at in sim/histories.py.)
 """
@@ -73,7 +72,8 @@ class Facts:
     """What the world knows of a task.
 
     copies, durable: as told to a client; 0 before it is accepted. is_refused: as told to its client, which has it
-    cleared wherever it was accepted, too. lost: excused, because too much failed at once.
+    cleared wherever it was accepted, too. lost: excused, because too much failed at once. is_given_up: so is that a
+    client has taken it for unknown, and it may be told anything of it from now on.
     ends: processes -> the phase in which it ended there. deleters: lives of processes that have deleted it.
     settled_us: when it was accepted, or last changed hands. advanced_us: when it last changed its phase, or
     was seen to wait for what got on.
@@ -91,6 +91,7 @@ class Facts:
     is_cancelled: bool = False
     is_deleted: bool = False
     is_refused: bool = False
+    is_given_up: bool = False
     lost: str = ""
     ends: dict[str, Phase] = field(default_factory=dict)
     deleters: set[str] = field(default_factory=set)
@@ -226,6 +227,8 @@ class Checkers:
         for task in order.tasks:
             if task not in self.facts:
                 raise Violation(f"{process.name} runs {task}, which nobody submitted", task)
+        if not self.world.can_run(process, order.plan.definition):
+            raise Violation(f"{process.name} runs {order.plan.ns}, of which it lacks a kind", *order.tasks)
 
     def executor_died(self, process: "Process", order: BatchOrder) -> None:
         owner = order.token.owner
@@ -346,29 +349,14 @@ class Checkers:
         """Rule 10: a client is told where a task is. shown: the end that it has been shown."""
         facts = self.facts[report.id]
         self.counters[f"status {report.status}"] += 1
-        if facts.is_cleared or facts.is_refused:
+        if facts.is_cleared or facts.is_refused or facts.is_given_up:
             return
         if report.status is TaskStatus.UNKNOWN:
-            if facts.lost or self.world.may_come_back(report.id) or self._is_taken_for_gone(client, report.id):
+            if facts.lost or self.world.may_come_back(report.id):
                 return
             raise Violation(f"{client.name}: {report.id} is said to be unknown, and was accepted", report.id)
         if shown not in (None, report.status):
             raise Violation(f"{client.name}: {report.id} is {report.status} after it was {shown}", report.id)
-
-    def _is_taken_for_gone(self, client: "SimClient", task: TaskId) -> bool:
-        """Whether all who have a task were held to be dead, cannot answer, and a clock has jumped. Peers say for
-        `grace_s` that who was only silent may be there, so that no client believes the others; by such a clock that is
-        over.
-        """
-        if "jump" not in self.world.options.faults:
-            return False
-        alive = self.world.alive()
-        holders = [process for process in alive if self.world.holds(process, task)]
-        return bool(holders) and all(
-            any(holder.id in other.buried for other in alive)
-            and (holder.is_paused or not self.world.network.is_through(client.address, holder.address))
-            for holder in holders
-        )
 
     def told_twice(self, client: "SimClient", handle: "Handle", outcome: "Outcome") -> None:
         """A client is told an end of a task of which it was told one before, and has not asked for it since."""
@@ -385,9 +373,11 @@ class Checkers:
         self.world.trace.note(self.world.now_us, client.name, f"{handle.id} ends: {outcome.status} {outcome.value}")
         if outcome.status is TaskStatus.UNKNOWN:
             if not (facts.is_cleared or facts.lost):
-                raise Violation(
-                    f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
-                )
+                facts.is_given_up = self._is_out_of_reach(client, handle.id)
+                if not facts.is_given_up:
+                    raise Violation(
+                        f"{client.name}: {handle.id} was accepted ({facts.copies} copies) and is gone", handle.id
+                    )
             return
         if outcome.code is ErrorCode.REFUSED:
             if facts.copies:
@@ -395,6 +385,22 @@ class Checkers:
             facts.is_refused = True
             return
         self._true(handle.id, outcome.status, outcome.code, outcome.value, client.name)
+
+    def _is_out_of_reach(self, client: "SimClient", task: TaskId) -> bool:
+        """Whether a client may take a task for unknown that is there: all who have it are halted, or cut off from the
+        client, and with those who died within one repair interval as many peers have failed as there were copies. That
+        is more at once than the promise allows. At least one has died: as long as nobody has, there is always somebody
+        who misses those that are out of reach, and clients wait. Who starts again has forgotten them.
+        """
+        holders = [process for process in self.world.alive() if self.world.holds(process, task)]
+        if not holders or any(self._answers(process, client) for process in holders):
+            return False
+        dead = sum(self.world.now_us - at < REPAIR_US for at, _ in self.failures)
+        return dead > 0 and dead + len(holders) >= self.facts[task].copies
+
+    def _answers(self, process: "Process", client: "SimClient") -> bool:
+        network, here, there = self.world.network, client.address, process.address
+        return not process.is_paused and network.is_through(here, there) and network.is_through(there, here)
 
     # ---- losses
 

@@ -92,13 +92,14 @@ class Batch:
     columns: dict[str, Column]
     open: dict[TaskId, None]
 
-    def rest(self, mid: int) -> "Batch":
-        """What is open, as a submission of its own under the same nonce."""
+    def rest(self, mid: int, nonce: bytes) -> "Batch":
+        """What is open, as a submission of its own: some of it may be cleared where it was accepted late."""
         message = self.message
         rows = [row for row, task in enumerate(message.ids) if task in self.open]
         part = replace(
             message,
             mid=mid,
+            nonce=nonce,
             ids=tuple([message.ids[row] for row in rows]),
             submit_digests=tuple([message.submit_digests[row] for row in rows]),
             digests={name: tuple([known[row] for row in rows]) for name, known in message.digests.items()},
@@ -222,7 +223,7 @@ class SimClient:
 
     def _submit_again(self, batch: Batch) -> None:
         if not self.is_dead:
-            self._submit(batch.rest(self._mid()))
+            self._submit(batch.rest(self._mid(), self.world.nonce()))
 
     def _when_settled(self, tasks: tuple[TaskId, ...], then: Callable[[tuple[TaskId, ...]], None]) -> None:
         if any(task in batch.open for task in tasks for batch in self._batches.values()):

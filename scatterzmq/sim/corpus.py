@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from ..graph.check import Checked, check
 from ..graph.formats import FieldFormat
-from ..graph.nodeinfo import CallInfo, NodeInfo
+from ..graph.nodeinfo import CallInfo, NodeInfo, UnknownKind
 from ..graph.plan import Plan
 
 Data: TypeAlias = int | tuple[int, ...]
@@ -260,7 +260,13 @@ def plan_of(ns: str) -> Plan:
     return check({"ns": ns, "entry": graphs[0]["name"], "graphs": graphs}, describe).require()
 
 
-@lru_cache(maxsize=64)
-def checked(definition: str) -> Checked:
-    """What an executor says of a definition."""
-    return check(definition, describe)
+@lru_cache(maxsize=256)
+def checked(definition: str, lacking: str = "") -> Checked:
+    """What an executor says of a definition, where a kind may not be installed."""
+
+    def describe_here(kind: str, args: Mapping[str, object], ns: str, place: str) -> NodeInfo:
+        if kind == lacking:
+            raise UnknownKind(f"{place}: {kind} is not installed")
+        return describe(kind, args, ns, place)
+
+    return check(definition, describe_here)

@@ -72,6 +72,7 @@ class Options:
     faults: kind -> rate: of messages a fraction, of everything else how many per minute.
     safety_s: how long faults go on. settle_s: how long nothing happens at least before everything must be in order,
     after all tasks have ended and after all have been cleared. steps: events until they end at the latest.
+    lacking: place of a peer -> a kind of nodes that is not installed there.
     check_every: events of a core between looks at everything it holds; 0: the rarer, the more it holds.
     sections: settings of the peers.
     """
@@ -94,14 +95,18 @@ class Options:
     steps: int = 100_000
     check_every: int = 0
     exec_ms: float = 20.0
+    lacking: Mapping[int, str] = field(default_factory=dict)
     sections: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def settings(self) -> Settings:
         return Settings.of(self.sections, "sim")
 
     def work_s(self) -> float:
-        """How long all tasks keep all executors busy if each batch is of one task and nothing is done twice."""
-        return self.tasks * BATCHES_MAX * self.exec_ms / 1000 / sum(self.executors)
+        """How long all tasks keep the executors of who lacks nothing busy if each batch is of one task and nothing is
+        done twice.
+        """
+        able = [count for place, count in enumerate(self.executors) if place not in self.lacking]
+        return self.tasks * BATCHES_MAX * self.exec_ms / 1000 / sum(able)
 
     def without(self, *faults: str) -> "Options":
         return replace(self, faults={kind: rate for kind, rate in self.faults.items() if kind not in faults})
@@ -112,11 +117,13 @@ class Options:
         sections = " ".join(
             f"{name}.{key}={value}" for name, section in self.sections.items() for key, value in section.items()
         )
+        lacking = " ".join(f"p{place}:{kind}" for place, kind in self.lacking.items())
         return (
             f"peers={self.peers} executors={','.join(map(str, self.executors))} clients={self.clients} "
             f"tasks={self.tasks} batch<={self.batch_max} load={self.load_s:g}s domain={self.domain} "
             f"graphs={','.join(self.namespaces)} clears={self.clears:g} cancels={self.cancels:g} asks={self.asks:g} "
-            f"safety={self.safety_s:g}s settle={self.settle_s:g}s steps<={self.steps} exec={self.exec_ms:g}ms\n"
+            f"safety={self.safety_s:g}s settle={self.settle_s:g}s steps<={self.steps} exec={self.exec_ms:g}ms"
+            f"{lacking and f' lacking={lacking}'}\n"
             f"faults: {faults or 'none'}\nsettings: {sections or 'as they come'}"
         )
 
@@ -151,6 +158,7 @@ def draw(seed: int, *, peers: int | None = None, steps: int | None = None, check
         steps=100_000 if steps is None else steps,
         check_every=check_every,
         exec_ms=chance.choice((2.0, 20.0, 200.0)),
+        lacking=_draw_lacking(seed, executors, namespaces),
         sections=_draw_sections(seed, Random(f"{seed}:settings"), faults),
     )
     return _seldom(options, Random(f"{seed}:rare"))
@@ -185,6 +193,23 @@ def _seldom(options: Options, chance: Random) -> Options:
             )
         case _:
             return replace(options, namespaces=(*options.namespaces, *RARE), domain=6)
+
+
+LACKING = (13, 3)
+"""Of 13 seeds in a row one has peers that lack a kind of nodes: the one that leaves 3. Seeds that failed before there
+was this are others, and tell the story they told then (tests/sim/seeds.txt).
+"""
+
+
+def _draw_lacking(seed: int, executors: tuple[int, ...], namespaces: tuple[str, ...]) -> dict[int, str]:
+    """Some peers, but never all that have executors."""
+    every, rest = LACKING
+    if seed % every != rest:
+        return {}
+    chance = Random(f"{seed}:lacking")
+    able = chance.choice([place for place, count in enumerate(executors) if count])
+    kinds = sorted({node["kind"] for ns in namespaces for graph in CORPUS[ns]() for node in graph["nodes"]})
+    return {place: chance.choice(kinds) for place in range(len(executors)) if place != able and chance.random() < 0.7}
 
 
 def _draw_faults(chance: Random) -> dict[str, float]:

@@ -361,7 +361,7 @@ class Process:
             case AbandonExecutor(executor=executor):
                 self._abandon(executor)
             case CheckGraph(request=request, definition=definition):
-                self.tell(self.world.checked(request, definition))
+                self.tell(self.world.checked(request, definition, self.place))
             case Persist():
                 self._persist(action)
             case Report(name=name, context=context):

@@ -237,10 +237,21 @@ class World:
     def plan(self, ns: str) -> Plan:
         return plan_of(ns)
 
-    def checked(self, request: int, definition: str) -> GraphChecked:
-        """What an executor says of a definition."""
-        found = checked(definition)
-        return GraphChecked(request=request, plan=found.plan, problems=found.problems, warnings=found.warnings)
+    def checked(self, request: int, definition: str, place: int) -> GraphChecked:
+        """What an executor of a peer says of a definition."""
+        found = checked(definition, self.options.lacking.get(place, ""))
+        return GraphChecked(
+            request=request,
+            plan=found.plan,
+            problems=found.problems,
+            warnings=found.warnings,
+            lacking=found.lacking,
+            manifest=found.manifest(),
+        )
+
+    def can_run(self, process: Process, definition: str) -> bool:
+        """Whether its executors have all kinds."""
+        return checked(definition, self.options.lacking.get(process.place, "")).plan is not None
 
     # ---- clients and tasks
 

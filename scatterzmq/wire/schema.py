@@ -69,6 +69,7 @@ from ..core.messages import (
 from ..core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads
 from ..core.peermessages import (
     AnyMessage,
+    AskManifest,
     AskPlans,
     AskPointers,
     AskQueues,
@@ -85,6 +86,7 @@ from ..core.peermessages import (
     Hello,
     Inquire,
     Known,
+    Manifest,
     Nudge,
     PlanKept,
     PlanText,
@@ -197,6 +199,8 @@ _KINDS: Mapping[int, type[AnyMessage]] = {
     114: BlobNamed,
     115: CacheFetch,
     116: CacheLost,
+    117: AskManifest,
+    118: Manifest,
 }
 
 Pack: TypeAlias = Callable[[Any], object]

@@ -110,6 +110,16 @@ def test_what_came_of_caches_is_shown_per_peer() -> None:
     ]
 
 
+def test_what_a_peer_cannot_run_is_shown_and_why() -> None:
+    unable = replace(stats(length=1, idle=1), unusable={"main": "no such\nkind here"})
+    view = statusview.view_of(MEMBERS, {A: unable, B: replace(stats(), executors=())})
+    lines = [line.rstrip() for line in statusview.lines_of(view)]
+    assert lines[-3:] == ["", "UNABLE  NAMESPACE  WHY", "host-a  main       no such kind here"]
+    waiting = TaskReport(id=TASK, status=TaskStatus.WAIT, ns="main", place=PLACE, story=("accepted",))
+    assert why(waiting, view) == "no peer has an executor that is ready, of those that can run namespace main"
+    assert "unusable" not in {key for key, value in view["peers"][1].items() if value}
+
+
 def test_what_was_rejected_is_shown_however_little_it_is() -> None:
     counters = {f"many{number}": 1000 for number in range(50)}
     counters |= {"rejected_magic": 1, "network_sent": 2, "network_cut": 0, "blobs_lies": 3, "events_dropped": 0}

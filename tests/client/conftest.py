@@ -127,7 +127,8 @@ class FakePeer:
             case Submit():
                 self.submit(message, columns)
             case AskNamespaces(mid=mid, ns=ns):
-                self.deliver(Namespaces(mid=mid, infos=tuple(i for i in self.infos.values() if ns in (None, i.ns))))
+                infos = tuple(i for i in self.infos.values() if ns in (None, i.ns))
+                self.deliver(Namespaces(mid=mid, infos=infos, unusable={"rare": "no such kind here"}))
             case LoadGraph(mid=mid) if self.next_info is not None:
                 self.infos[self.next_info.ns] = self.next_info
                 self.deliver(GraphLoaded(mid=mid, info=self.next_info))

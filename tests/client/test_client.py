@@ -204,6 +204,8 @@ def test_only_the_latest_read_results_are_kept(peer: Any, x: Any, y: Any) -> Non
 def test_wrong_inputs_raise_at_the_call(client: Client, x: Any) -> None:
     with pytest.raises(GraphError, match=r"'half' is not loaded; loaded are: double"):
         client.enqueue_task("half", x())
+    with pytest.raises(GraphError, match="namespace 'rare' is loaded, but cannot run: no such kind here"):
+        client.enqueue_task("rare", x())
     with pytest.raises(FormatError, match=r"'x': expected float32\[2\], got float32\[3\]"):
         client.enqueue_task("double", x(1, 2, 3))
     with pytest.raises(FormatError, match=r"missing 'x' and unknown 'z' .* expected 'x' float32\[2\]"):

@@ -49,7 +49,7 @@ from scatterzmq.core.peer import PeerCore
 from scatterzmq.core.strategy import SimpleNodeStrategy, SimpleQueueStrategy
 from scatterzmq.core.values import Block, Value
 from scatterzmq.errors import ErrorCode, ErrorInfo
-from scatterzmq.graph.check import CallInfo, NodeInfo, check
+from scatterzmq.graph.check import CallInfo, NodeInfo, UnknownKind, check
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
 from scatterzmq.graph.nodeinfo import BlobUse
 from scatterzmq.graph.plan import Plan
@@ -146,7 +146,7 @@ class World:
     """One peer's surroundings.
 
     ran: (node name, input) for every row that was executed. checking: all invariants after every event; a test with
-    thousands of events on one task may check at its end only.
+    thousands of events on one task may check at its end only. lacking: kinds that are not installed here.
     """
 
     settings: Settings
@@ -170,6 +170,7 @@ class World:
     checking: bool = True
     digesting: bool = True
     tells: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.core = PeerCore(
@@ -285,6 +286,23 @@ class World:
 
     # ---- actions
 
+    def checked(self, request: int, definition: str) -> GraphChecked:
+        """What an executor says of a definition."""
+        checked = check(definition, self.describe)
+        return GraphChecked(
+            request=request,
+            plan=checked.plan,
+            problems=checked.problems,
+            warnings=checked.warnings,
+            lacking=checked.lacking,
+            manifest=checked.manifest(),
+        )
+
+    def describe(self, kind: str, args: Mapping[str, object], ns: str, place: str) -> NodeInfo:
+        if kind in self.lacking:
+            raise UnknownKind(f"{place}: {kind} is not installed")
+        return describe(kind, args, ns, place)
+
     def perform(self, action: Action) -> None:
         match action:
             case RunBatch(executor=executor, order=order):
@@ -309,12 +327,7 @@ class World:
                 self.abandoned.append(executor)
                 self.running.pop(executor, None)
             case CheckGraph(request=request, definition=definition):
-                checked = check(definition, describe)
-                self.tell(
-                    GraphChecked(
-                        request=request, plan=checked.plan, problems=checked.problems, warnings=checked.warnings
-                    )
-                )
+                self.tell(self.checked(request, definition))
             case RetirePlan(digest=digest):
                 self.retired.append(digest)
             case Report():

@@ -73,12 +73,14 @@ class Beliefs:
     """What one peer believes of the others (core/hints.py). lengths: queue -> owner -> tasks; idle: peer -> executors.
 
     numbers: queue -> what `view` says besides the length. rates: queue -> tasks per second.
+    lacking: peers that cannot run a queue's tasks.
     """
 
     lengths: dict[QueueKey, dict[PeerId, int]] = field(default_factory=dict)
     idle: dict[PeerId, int] = field(default_factory=dict)
     numbers: dict[QueueKey, tuple[float, float, float, int, int]] = field(default_factory=dict)
     rates: dict[QueueKey, float] = field(default_factory=dict)
+    lacking: set[tuple[PeerId, QueueKey]] = field(default_factory=set)
 
     def queues(self) -> tuple[QueueKey, ...]:
         return tuple(self.lengths)
@@ -97,6 +99,9 @@ class Beliefs:
 
     def idle_peers(self) -> tuple[tuple[PeerId, int], ...]:
         return tuple(self.idle.items())
+
+    def can_run(self, peer: PeerId, key: QueueKey) -> bool:
+        return (peer, key) not in self.lacking
 
 
 @dataclass

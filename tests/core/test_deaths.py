@@ -90,8 +90,10 @@ def ill() -> Mesh:
     return made_ill(4, 1)
 
 
-def made_ill(*executors: int) -> Mesh:
+def made_ill(*executors: int, lacking: str = "") -> Mesh:
     mesh = Mesh(len(executors), executors=executors, static=False, gossiping=True, executor={"batch_size": 1})
+    for other in mesh.peers[1:]:
+        other.lacking = frozenset((lacking,))
     mesh.load(chain(1))
     mesh.wait(2_000)  # heartbeats
     mesh.submit(0, *range(20))
@@ -110,7 +112,7 @@ def test_who_is_ill_takes_nothing_and_the_last_one_goes_on(ill: Mesh) -> None:
     assert len(peer.running) == 1, "what was begun is not given up"
     assert peer.core._claims.idle_count() == 0
     ill.wait(1_000)
-    assert not other.core._gossip.any_usable()
+    assert not other.core._gossip.others_work()
     kill_executors(peer)
     assert not peer.running
     ill.submit(1, 1, 2)
@@ -123,10 +125,24 @@ def test_who_is_ill_takes_nothing_and_the_last_one_goes_on(ill: Mesh) -> None:
     assert not peer.running
     ill.wait(2_000)
     assert len(peer.running) == 1, "one tries"
-    assert other.core._gossip.any_usable()
+    assert other.core._gossip.others_work()
     peer.step()
     ill.deliver()
     assert len(peer.running) == 4, "it was well"
+
+
+def test_the_only_one_that_can_run_what_waits_goes_on() -> None:
+    """Others work, but lack a kind."""
+    mesh = made_ill(4, 1, lacking="add")
+    peer, other = mesh.peers
+    assert warned(peer) == 1
+    mesh.wait(1_000)
+    assert not other.running
+    assert len(peer.running) == 4
+    peer.clear(*[record.id for record in peer.core.state.ledger])
+    mesh.wait(1_000)
+    assert peer.core._gossip.others_work(), "nothing waits that they could not run"
+    assert not other.core._gossip.others_work(), "who is ill is no help, whatever it could run"
 
 
 def test_who_tries_and_goes_is_followed_by_another_one(ill: Mesh) -> None:

@@ -23,8 +23,6 @@ from scatterzmq.core.peermessages import (
     AskPlans,
     AskPointers,
     BetweenPeers,
-    Claim,
-    Commit,
     PlanKept,
     PlanText,
     Pointer,
@@ -550,77 +548,6 @@ def test_questions_wait_so_long_and_so_many_do(monkeypatch: pytest.MonkeyPatch) 
     assert len(told(peer, Namespaces)) == 1
     mesh.wait(200)
     assert [answer.mid for answer in told(peer, Namespaces)] == [2, 0, 1]
-
-
-# ---- what cannot run everywhere
-
-
-def unable(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its executors lack what every definition needs."""
-    hear = peer.tell
-
-    def refuse(event: Any) -> Any:
-        if isinstance(event, GraphChecked):
-            event = GraphChecked(request=event.request, plan=None, problems=("no such kind here", "nor there"))
-        return hear(event)
-
-    monkeypatch.setattr(peer, "tell", refuse)
-
-
-@pytest.mark.parametrize("is_unable", [True, False])
-def test_who_cannot_run_a_definition_claims_nothing_of_it(is_unable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each peer has its own executors check what comes, so it knows what they can run, and nobody else has to."""
-    mesh = Mesh(3, executors=[0, 1, 1], gossiping=True, executor={"batch_size": 1})
-    if is_unable:
-        unable(mesh.peers[1], monkeypatch)
-    load(mesh, 0, make_plan(2))
-    mesh.deliver()
-    tasks = mesh.submit(0, *range(6))
-    mesh.deliver()
-    assert bool(mesh.peers[1].running) is not is_unable
-    mesh.run()
-    assert mesh.results(0, tasks) == [number + 2 for number in range(6)]
-    assert bool(mesh.said(Commit, src=1)) is not is_unable
-    assert bool(mesh.said(Claim, src=1)) is not is_unable
-
-
-def test_what_only_others_can_run_is_not_taken_over_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By whoever cannot run it; it keeps its copies until somebody comes who can."""
-    mesh = Mesh(2, executors=0, static=False)
-    unable(mesh.peers[1], monkeypatch)
-    load(mesh, 0, make_plan())
-    mesh.deliver()
-    (task,) = mesh.submit(0, 7)
-    mesh.deliver()
-    mesh.kill(0)
-    mesh.wait(10_000)
-    state = mesh.peers[1].core.state
-    assert state.copies.copy(task) is not None
-    assert state.ledger.record(task) is None
-
-
-def test_who_cannot_run_a_definition_keeps_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = Mesh(2)
-    plan, peer = make_plan(), mesh.peers[1]
-    unable(peer, monkeypatch)
-    load(mesh, 0, plan)
-    mesh.deliver()
-    assert answers(mesh.peers[0]) == [GraphLoaded]
-    assert warnings(peer, "warning.graph.unusable") == [
-        {"digest": plan.digest.hex(), "problems": "no such kind here\nnor there"}
-    ]
-    assert namespaces(peer) == {}
-    assert definition(peer) == plan.definition
-    plans = peer.core._state.plans
-    assert (plans.text(plan.digest), plans.plan(plan.digest)) == (plan.definition, None)
-    assert plans.is_checked(plan.digest)
-    monkeypatch.undo()
-    load(mesh, 1, plan)
-    mesh.deliver()
-    assert namespaces(peer) == {"main": plan.digest}
-    load(mesh, 0, make_plan(2), replace=True)
-    mesh.deliver()
-    assert peer.retired == [plan.digest]
 
 
 def test_what_was_checked_too_late_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,38 +5,44 @@ from typing import Any
 
 import pytest
 
+from scatterzmq.core import travel
 from scatterzmq.core.ledger import Lead
-from scatterzmq.core.travel import _may_wait
+from scatterzmq.settings import Settings
+from tests.core.conftest import World, chain, graph, node
 
 
-@pytest.fixture
-def plan(make_world: Any, build: Any) -> Any:
-    """top calls mid and side, mid calls low; round calls itself."""
+def calling() -> Any:
+    """The plan of graphs: top calls mid and side, mid calls low; round calls itself."""
+    world = World(Settings())
+    world.start(1)
     value = {"value": ":value"}
-    top = build.graph(
+    top = graph(
         "top",
         "round:value",
         [
-            build.node("mid", "call", value, "side", graph="mid"),
-            build.node("side", "call", "mid:value", "round", graph="side"),
-            build.node("round", "call", "side:value", None, graph="round"),
+            node("mid", "call", value, "side", graph="mid"),
+            node("side", "call", "mid:value", "round", graph="side"),
+            node("round", "call", "side:value", None, graph="round"),
         ],
     )
-    mid = build.graph(
-        "mid", "low:value", [build.node("n", "add", value, "low"), build.node("low", "call", value, None, graph="low")]
-    )
+    mid = graph("mid", "low:value", [node("n", "add", value, "low"), node("low", "call", value, None, graph="low")])
     turns = [
-        build.node("n", "add", value, "down"),
-        build.node("down", "down", "n:value", {"back": None, "out": None}, graph="round"),
+        node("n", "add", value, "down"),
+        node("down", "down", "n:value", {"back": None, "out": None}, graph="round"),
     ]
     graphs = [
         top,
         mid,
-        build.graph("round", "down:value", turns),
-        build.chain(1, name="low"),
-        build.chain(1, name="side"),
+        graph("round", "down:value", turns),
+        chain(1, name="low"),
+        chain(1, name="side"),
     ]
-    return make_world().load(*graphs)
+    return world.load(*graphs)
+
+
+@pytest.fixture
+def plan() -> Any:
+    return calling()
 
 
 def unit(plan: Any, name: str) -> Lead:
@@ -49,7 +55,7 @@ def unit(plan: Any, name: str) -> Lead:
 def may_wait(plan: Any, asked: str, *leads: str) -> bool:
     record: Any = SimpleNamespace(plan=plan, leads={name.encode(): unit(plan, name) for name in leads})
     it = unit(plan, asked)
-    return _may_wait(record, it.graph, it.node)
+    return travel._may_wait(record, it.graph, it.node)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,13 @@ def test_neither_waits_for_the_other(plan: Any, lead: str, other: str) -> None:
 @pytest.mark.parametrize(("lead", "other"), [("round", "round"), ("round", "round.down"), ("round.down", "round")])
 def test_in_a_recursion_it_computes(plan: Any, lead: str, other: str) -> None:
     assert not may_wait(plan, other, lead)
+
+
+def test_who_leads_a_key_does_not_wait_for_one_beside_it() -> None:
+    """Another one may lead that and wait for this one."""
+    plan = calling()
+    assert not may_wait(plan, "side", "mid")
+    assert not may_wait(plan, "mid", "side")
 
 
 def test_every_key_it_leads_counts(plan: Any) -> None:

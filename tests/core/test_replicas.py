@@ -35,6 +35,16 @@ def of_kind(*kinds: CopyKind) -> Any:
     return drop
 
 
+def of_fewer(tasks: int) -> Any:
+    """Writes of fewer tasks get lost."""
+
+    def drop(packet: Packet) -> list[Packet]:
+        message = packet.message
+        return [] if isinstance(message, Replicate) and len(message.ids) < tasks else [packet]
+
+    return drop
+
+
 def test_a_task_is_accepted_when_its_copy_is_there() -> None:
     mesh = Mesh(3, executors=0)
     mesh.load(chain(2))
@@ -282,6 +292,44 @@ def test_large_submissions_go_in_pieces() -> None:
     assert [len(message.ids) for message in mesh.said(Replicate)] == [256, 256, 88]
     assert [told.ids for told in accepted(mesh.peers[0])] == [tasks]
     assert isinstance(mesh.peers[0].me, PeerId)
+
+
+def test_a_copy_does_not_count_whose_holder_is_gone_before_the_others_are_there() -> None:
+    """Found by simulation: a holder died when it had kept one piece of two, and what it had was said to be there."""
+    mesh = Mesh(2, executors=0)
+    mesh.load(chain(1))
+    mesh.on_send = of_fewer(256)
+    tasks = mesh.submit(0, *range(300))
+    mesh.deliver()
+    assert len(copies(mesh.peers[1])) == 256
+    assert not accepted(mesh.peers[0])
+    mesh.kill(1)
+    assert [(told.ids, told.copies, told.rset) for told in accepted(mesh.peers[0])] == [(tasks, 1, (mesh.peers[0].me,))]
+
+
+def test_what_waits_gets_its_new_copies_before_what_is_only_repaired() -> None:
+    """Else it goes on when its other pieces are there, and what stands in line for a repair counts as kept."""
+    mesh = Mesh(3, executors=0)
+    mesh.load(chain(1))
+    mesh.submit(0, *range(600))
+    mesh.deliver()
+    first = holder(mesh)
+    mesh.submit(0, 1)  # the next one's turn
+    mesh.deliver()
+    mesh.on_send = of_fewer(256)
+    tasks = mesh.submit(0, *range(300))
+    mesh.deliver()
+    before = len(accepted(mesh.peers[0]))
+    assert len(copies(mesh.peers[first])) == 600 + 256
+    mesh.on_send = lambda packet: [packet] if len(getattr(packet.message, "ids", ())) < 256 else []
+    mesh.kill(first)
+    mesh.deliver()
+    assert len(accepted(mesh.peers[0])) == before
+    mesh.on_send = lambda packet: [packet]
+    mesh.wait(1000)
+    told = accepted(mesh.peers[0])[before:]
+    assert [(answer.ids, answer.copies) for answer in told] == [(tasks, 2)]
+    assert copies(mesh.peers[3 - first]).keys() >= set(tasks)
 
 
 def test_of_a_record_that_is_gone_nothing_is_said_again() -> None:

@@ -97,7 +97,7 @@ def test_who_submits_is_refused_once_a_definition_turns_out_to_be_unusable(monke
     tasks = mesh.submit(0, 7)
     peer.tell(replace(checked, plan=None, problems=("no such kind here",)))
     refused = peer.last(Refused)
-    assert (refused.ids, refused.message) == (tasks, "stale: namespace 'main' is not loaded")
+    assert (refused.ids, refused.message) == (tasks, "stale: namespace 'main' cannot run: no such kind here")
 
 
 def test_a_lone_peer_goes_on_with_what_it_had() -> None:

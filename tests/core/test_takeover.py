@@ -88,6 +88,16 @@ def test_a_copy_says_where_its_owner_is() -> None:
     assert mesh.peers[0].status(task) is TaskStatus.WAIT
 
 
+def test_who_misses_somebody_says_so_of_what_it_does_not_know() -> None:
+    mesh = Mesh(2, static=False, executors=0)
+    for misses in (False, True):
+        mesh.peers[0].say(AskTasks(mid=1, ids=(TaskId("T" + "7" * 32),)), BOB)
+        told = mesh.peers[0].last(TaskReports)
+        assert (told.reports[0].status, told.doubtful) == (TaskStatus.UNKNOWN, misses)
+        mesh.hold(src=1)
+        mesh.wait(10_000)
+
+
 def test_the_client_of_a_copy_is_told_after_the_takeover() -> None:
     mesh = Mesh(2, static=False, executors=[0, 1])
     mesh.load(chain(1))

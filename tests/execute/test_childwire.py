@@ -21,7 +21,6 @@ from scatterzmq.execute.childwire import (
     Begin,
     BlobFetched,
     CancelRows,
-    Described,
     DropPlan,
     Expected,
     FetchBlob,
@@ -41,7 +40,6 @@ from scatterzmq.execute.childwire import (
     wrapped,
 )
 from scatterzmq.execute.childwire import Describe as DescribeWord
-from scatterzmq.execute.manifest import describe_from, described
 from scatterzmq.execute.poller import Poller
 from scatterzmq.execute.sharedmemory import (
     HANDLES_MAX,
@@ -56,7 +54,8 @@ from scatterzmq.execute.sharedmemory import (
 from scatterzmq.execute.work import Done, EmittedColumns, Work
 from scatterzmq.graph.check import Checked, check
 from scatterzmq.graph.formats import FieldFormat
-from scatterzmq.graph.nodeinfo import CallInfo, NodeInfo
+from scatterzmq.graph.manifest import describe_from, described
+from scatterzmq.graph.nodeinfo import CallInfo, Described, NodeInfo
 from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId, Token
 from scatterzmq.nodes.registry import BUILT_IN, Registry
 from scatterzmq.settings import BlobSettings, ExecutorSettings, PluginSettings

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from scatterzmq.errors import GraphError
 from scatterzmq.graph.check import Checked, check, plan_from_text
+from scatterzmq.graph.manifest import describe_from
+from scatterzmq.graph.nodeinfo import Described
 from scatterzmq.graph.show import show
 from scatterzmq.ids import QueueId
 
@@ -308,6 +310,33 @@ def test_where_a_definition_is_refused_unreachable_parts_are_told_as_problems_to
 def test_an_unknown_kind_is_refused_even_where_no_task_comes(checked: Check, small: dict[str, Any]) -> None:
     small["graphs"][0]["nodes"].append({"name": "c", "kind": "os.path"})
     assert checked(small).problems == ("main:main:c: unknown node kind 'os.path'",)
+
+
+def test_what_is_only_lacking_here_is_said_apart(checked: Check, small: dict[str, Any]) -> None:
+    """Another machine may have it, unless something else is wrong as well."""
+    assert checked(small).lacking == ()
+    assert checked({"graphs": 3}).lacking == ()
+    nodes = small["graphs"][0]["nodes"]
+    nodes += [{"name": "c", "kind": "b.kind"}, {"name": "d", "kind": "a.kind"}, {"name": "e", "kind": "b.kind"}]
+    found = checked(small)
+    assert found.lacking == ("a.kind", "b.kind")
+    assert found.manifest() == ()
+    nodes.append({"name": "f", "kind": "fail", "outs": {"out": "nowhere"}})
+    assert checked(small).lacking == ()
+
+
+def test_a_manifest_is_all_that_is_needed_to_make_the_same_plan(checked: Check, small: dict[str, Any]) -> None:
+    found = checked(small)
+    assert found.plan is not None
+    manifest = found.manifest()
+    assert {(one.place, one.info and one.info.doc) for one in manifest} == {("main:main:a", ""), ("main:main:b", "")}
+    again = check(found.plan.definition, describe_from(manifest)).require()
+    assert again.digest == found.plan.digest
+    assert {queue: node.closure for queue, node in again.queues.items()} == {
+        queue: node.closure for queue, node in found.plan.queues.items()
+    }
+    lacking = describe_from([Described(place="main:main:a", info=None, error="no", lacking=True), *manifest[1:]])
+    assert check(found.plan.definition, lacking).lacking == ("step",)
 
 
 def test_an_edge_to_a_missing_node_is_refused_even_where_no_task_comes(checked: Check, small: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from scatterzmq.errors import GraphError
 from scatterzmq.graph.formats import FieldFormat
-from scatterzmq.graph.nodeinfo import CallInfo, UnknownKind
+from scatterzmq.graph.nodeinfo import CallInfo, LackingHere, UnknownKind
 from scatterzmq.nodes.registry import Registry
 
 PLACE = "ns:main:node"
@@ -292,6 +292,15 @@ def test_a_plug_in_that_is_not_there() -> None:
 def test_a_plug_in_that_misbehaves(plug_in: Callable[..., None], method: str, reason: str) -> None:
     plug_in("szq_a.b", f"{BASE}\n    {method}\n")
     with pytest.raises(GraphError, match=rf"^ns:main:node: node kind 'szq_a.b'(:)? {reason}") as caught:
+        describe(Registry(["szq_a"]), "szq_a.b")
+    assert not isinstance(caught.value, UnknownKind)
+
+
+def test_a_plug_in_that_needs_what_is_not_installed_is_lacking_here_and_no_unknown_kind(
+    plug_in: Callable[..., None],
+) -> None:
+    plug_in("szq_a.b", f"{BASE}\n    def __init__(self, args): import szq_gone\n")
+    with pytest.raises(LackingHere, match="cannot be made: ModuleNotFoundError: No module named 'szq_gone'") as caught:
         describe(Registry(["szq_a"]), "szq_a.b")
     assert not isinstance(caught.value, UnknownKind)
 

@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from scatterzmq.errors import GraphError, MissingBlob
 from scatterzmq.execute.blobs import BlobStore
 from scatterzmq.graph.formats import FieldFormat
+from scatterzmq.graph.nodeinfo import LackingHere
 from scatterzmq.ids import TaskId
 from scatterzmq.nodes import Batch, NodeArgs, Resources
 from scatterzmq.nodes.tokenize import Tokenize
@@ -130,6 +131,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(monkeypatch: pytest
     monkeypatch.setattr("scatterzmq.nodes.tokenize.find_spec", found)
     with pytest.raises(GraphError) as caught:
         Tokenize(NodeArgs({"tokenizer": "tokenizer.json"}, "ns", "ns:main:tokenize"))
+    assert isinstance(caught.value, LackingHere)
     assert str(caught.value) == "ns:main:tokenize: kind tokenize needs tokenizers: pip install 'scatterzmq[text]'"
 
 

@@ -159,12 +159,11 @@ class RealCluster:
         self._args = args
         self.peers: list[RealPeer] = []
 
-    def add(self, *more: str, port: int = 0) -> RealPeer:
-        """One more peer, which joins those that are there. port: to come back where it was."""
+    def add(self, *more: str, port: int = 0, allow: Sequence[str] = ("nodes", NAP)) -> RealPeer:
+        """One more peer, which joins those that are there. port: to come back where it was. allow: its plug-ins."""
         joins = [word for peer in self.peers if peer.running for word in ("--join", peer.address)]
-        peer = RealPeer(
-            ["--no-zeroconf", "--port", str(port), "--allow", "nodes", "--allow", NAP, *self._args, *joins, *more]
-        )
+        allowed = [word for module in allow for word in ("--allow", module)]
+        peer = RealPeer(["--no-zeroconf", "--port", str(port), *allowed, *self._args, *joins, *more])
         self.peers.append(peer)
         return peer
 

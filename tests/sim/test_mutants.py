@@ -51,6 +51,7 @@ Whoever changes a rule so that its mutant lives looks for another scenario or se
          a peer that does not have a cached value says so          sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
          who has lost a cached value is not named again            sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
          nobody waits for ever for a cached value                  sim.test_payloads:test_a_cached_value_that_its_holder_has_lost_is_a_miss
+         who leads a key waits only for those below it             core.test_leading:test_who_leads_a_key_does_not_wait_for_one_beside_it
     10  What is missing is found out, and its task starts over
          who keeps something does not free it                      sim.test_payloads:test_what_is_large_stays_where_it_was_made
          an owner frees what it does not need                      sim.test_payloads:test_what_is_large_stays_where_it_was_made
@@ -82,7 +83,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from scatterzmq.core import copies, lending, member, takeover
+from scatterzmq.core import copies, lending, member, takeover, travel
 from scatterzmq.core.batches import Batches
 from scatterzmq.core.blocks import Blocks
 from scatterzmq.core.borrowing import Borrowing
@@ -114,6 +115,7 @@ from scatterzmq.sim.checkers import Violation
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.runs import run
 from tests.core import test_borrowing as borrowing
+from tests.core import test_leading as leading
 from tests.core import test_restoring as restoring
 from tests.core import test_takeover as takeovers_of
 from tests.sim import test_disks as disks
@@ -396,6 +398,10 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         instead(CacheOwners, "_not_fetched"),
         partial(payloads.test_a_cached_value_that_its_holder_has_lost_is_a_miss, "it is out of reach"),
     ),
+    "who leads a key waits only for those below it": (
+        instead(travel, "_may_wait", lambda *_: True),
+        leading.test_who_leads_a_key_does_not_wait_for_one_beside_it,
+    ),
     "who kills executors is poison": (
         instead(Batches, "take_back", _take_back_as_if_innocent),
         scenarios.test_a_task_that_kills_executors_is_poison_and_its_neighbours_are_not,
@@ -409,7 +415,7 @@ BY_SCENARIO: dict[str, tuple[Patch, Scenario]] = {
         scenarios.test_good_tasks_survive_a_machine_that_kills_all_executors,
     ),
     "a machine is not suspected where all have that trouble": (
-        instead(Gossip, "any_usable", lambda _: True),
+        instead(Gossip, "others_work", lambda _: True),
         scenarios.test_tasks_that_kill_executors_everywhere_are_not_held_up,
     ),
     "what a peer slept through is nobody's silence": (

@@ -103,7 +103,7 @@ def resubmit(self: SimClient, batch: Batch) -> None:
     """As a library does that looks the namespace up again."""
     assert isinstance(self.world, Redefining)
     if not self.is_dead:
-        self._submit(self.world.again(self, batch.rest(self._mid())))
+        self._submit(self.world.again(self, batch.rest(self._mid(), self.world.nonce())))
 
 
 def world_of(seed: int, monkeypatch: pytest.MonkeyPatch, **faults: float) -> Redefining:

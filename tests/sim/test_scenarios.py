@@ -8,13 +8,14 @@ import pytest
 
 from scatterzmq.core.actions import BatchOrder
 from scatterzmq.core.cache import cache_key
-from scatterzmq.core.messages import Accepted, TaskStatus
+from scatterzmq.core.messages import Accepted, TaskReport, TaskStatus
 from scatterzmq.core.peermessages import Replicate, Replicated
 from scatterzmq.core.values import Block
 from scatterzmq.core.versions import Rank, Version
 from scatterzmq.graph.formats import DTYPES, Layout
 from scatterzmq.ids import BlockId, TaskId
 from scatterzmq.sim.checkers import Violation
+from scatterzmq.sim.clients import Handle, Outcome
 from scatterzmq.sim.options import Options
 from scatterzmq.sim.payload import column_of
 from scatterzmq.sim.process import Process
@@ -384,6 +385,47 @@ def test_what_a_client_cleared_may_stay_where_only_that_client_knew_of_it(make: 
         world.checkers.agreed()
 
 
+def test_a_task_that_is_there_may_count_as_unknown_only_if_too_much_has_failed_at_once(make: Make) -> None:
+    """Found by simulation (seed 3000600): its owner was halted when its other holder died and started again, which then
+    knew of nobody. Each on its own is what the second copy is for.
+    """
+    world = make(2, executors=(0, 0))
+    (task,) = world.submit("chain", 1, at=0)
+    world.run(500)
+    client, keeper = world.clients[0], world.peer(0)
+    handle = Handle(task, is_accepted=True, outcome=Outcome(TaskStatus.UNKNOWN))
+
+    def is_excused() -> bool:
+        try:
+            world.checkers.latched(client, handle)
+        except Violation:
+            return False
+        return True
+
+    assert not is_excused()
+    keeper.pause()
+    assert not is_excused(), "the other one is there"
+    keeper.resume()
+    world.crash(world.peer(1))
+    assert not is_excused(), "the owner is there"
+    report = TaskReport(id=task, status=TaskStatus.UNKNOWN)
+    with pytest.raises(Violation, match="is said to be unknown"):
+        world.checkers.reported(client, report, None)
+    keeper.pause()
+    assert is_excused()
+    world.checkers.reported(client, report, TaskStatus.UNKNOWN)
+    keeper.resume()
+    world.network.cut(client.address, keeper.address)
+    assert is_excused()
+    world.checkers.facts[task].copies = 3
+    assert not is_excused(), "another one should have it"
+    world.checkers.facts[task].copies = 2
+    world.checkers.failures.clear()
+    assert not is_excused(), "a new copy was to be made meanwhile"
+    world.checkers.facts[task].copies = 1
+    assert not is_excused(), "whoever was there misses it"
+
+
 def test_who_gives_way_after_a_split_still_has_the_task_when_the_better_owner_dies(make: Make) -> None:
     """Neither side of the split had a copy on the other one."""
     world = make(2, executors=(0, 0))
@@ -466,3 +508,19 @@ def test_an_answer_to_an_earlier_life_counts_for_nothing() -> None:
     assert not any(isinstance(send.message, Accepted) for send in again.sent)
     mesh.wait(1_000)
     assert any(isinstance(send.message, Accepted) for send in again.sent)
+
+
+def test_the_only_one_that_has_a_kind_dies_and_its_tasks_wait_until_it_is_back(make: Make) -> None:
+    """Those that lack it accept them, own them and hand them on all the same."""
+    world = make(3, exec_ms=2_000.0, lacking={0: "mix", 2: "mix"})
+    own = world.submit("chain", 1, 2, at=0)
+    theirs = world.submit("chain", 3, 4, at=1)
+    world.run(1_500)
+    world.crash(world.peer(1))
+    world.run(30_000)
+    assert ends(world, [*own, *theirs]) == [None] * 4
+    assert not any(running for process in world.alive() for running in process.executors.values())
+    world.start(1)
+    world.run(60_000)
+    assert ends(world, [*own, *theirs]) == [TaskStatus.READY] * 4
+    assert world.said["AskManifest"]

@@ -72,6 +72,7 @@ from scatterzmq.core.messages import (
 from scatterzmq.core.payloadmessages import Fetch, Fetched, FreePayloads, Gone, HeldPayloads, Payload, Places
 from scatterzmq.core.peermessages import (
     AnyMessage,
+    AskManifest,
     AskPlans,
     AskPointers,
     AskQueues,
@@ -91,6 +92,7 @@ from scatterzmq.core.peermessages import (
     Hello,
     Inquire,
     Known,
+    Manifest,
     Nudge,
     Part,
     PlanKept,
@@ -115,6 +117,7 @@ from scatterzmq.core.peermessages import (
 )
 from scatterzmq.errors import ErrorCode, ErrorContext, ErrorInfo
 from scatterzmq.graph.formats import DTYPES, FieldFormat, Layout
+from scatterzmq.graph.nodeinfo import BlobUse, CallInfo, Described, NodeInfo
 from scatterzmq.ids import ExecutorId, GraphId, PeerId, QueueId, TaskId
 from scatterzmq.wire.columns import Column
 from scatterzmq.wire.frames import encode
@@ -154,6 +157,25 @@ INFO = NamespaceInfo(
     description="Straße",
     cached=(b"origin-1",),
 )
+NODE = Described(
+    place="n:m:a",
+    info=NodeInfo(
+        input_format={"x": FieldFormat("float", (None,))},
+        outputs={"out": {"y": FieldFormat("long", (2,))}},
+        pure=True,
+        weight=1.5,
+        load_cost=2.5,
+        calls=(CallInfo(graph="m", args={}, output="out"),),
+        thread_safe=True,
+        doc="A node.",
+        blobs=(BlobUse(name="weights", end_bytes=8),),
+        arguments=("a",),
+        unused=("b",),
+    ),
+    error="none",
+    lacking=True,
+    unknown=True,
+)
 ERROR = ErrorInfo(
     code=ErrorCode.GENERAL_EXCEPTION, message="boom", traceback="line", context=ErrorContext(task=ONE, node="node_0")
 )
@@ -174,7 +196,7 @@ def _members() -> list[Example]:
     return [
         (AskMembers(mid=19, cluster=b"c" * 8), {}),
         (AskMembers(mid=20), {}),
-        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28, doubtful=True), {}),
+        (MemberList(mid=19, members=(CONTACT,), suspects=(THERE,), message_bytes=1 << 28), {}),
         (MemberList(mid=19, members=(), refusal="another cluster"), {}),
     ]
 
@@ -231,8 +253,8 @@ def _with_clients() -> list[Example]:
         ),
         (Cleared(mid=13, unknown=(TWO,)), {}),
         (Cancelled(mid=14), {}),
-        (TaskReports(mid=15, reports=(report,)), {}),
-        (Namespaces(mid=16, infos=(INFO,)), {}),
+        (TaskReports(mid=15, reports=(report,), doubtful=True), {}),
+        (Namespaces(mid=16, infos=(INFO,), unusable={"n": "no such kind"}), {}),
         (Definition(mid=17, definition="{}"), {}),
         (
             Stats(
@@ -244,6 +266,7 @@ def _with_clients() -> list[Example]:
                 record_bytes=3,
                 cache_entries=4,
                 cache_bytes=5,
+                unusable={"n": "no such kind"},
             ),
             {},
         ),
@@ -261,6 +284,7 @@ def _membership() -> list[Example]:
         claimants=2,
         loaded=1,
         task_us=300_000,
+        lacking=True,
     )
     pointer = Pointer(ns="n", counter=3, by=THERE, digest=b"d" * 32)
     return [
@@ -302,6 +326,18 @@ def _membership() -> list[Example]:
         (AskPlans(digests=X_DIGESTS), {}),
         (PlanText(mid=5, digest=b"d" * 32, definition="{}"), {}),
         (PlanKept(mid=5), {}),
+        (AskManifest(mid=6, definition="{}", settles=True), {}),
+        (
+            Manifest(
+                mid=6,
+                nodes=(NODE,),
+                blobs={"weights": b"b" * 32},
+                problems=("n:m:a: no such kind",),
+                warnings=("n:m:a: too big",),
+                lacking=("a.b",),
+            ),
+            {},
+        ),
     ]
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ..errors import GraphError
-from ..graph.check import check
-from ..graph.nodeinfo import Describe, NodeInfo, UnknownKind
-from .childwire import Described
+from .check import check
+from .nodeinfo import Describe, Described, LackingHere, NodeInfo, UnknownKind
 
 
 def described(definition: str, describe: Describe) -> tuple[Described, ...]:
@@ -16,8 +15,8 @@ def described(definition: str, describe: Describe) -> tuple[Described, ...]:
         try:
             info = describe(kind, args, ns, place)
         except ValueError as error:
-            unknown = isinstance(error, UnknownKind)
-            nodes.append(Described(place=place, info=None, error=str(error), unknown=unknown))
+            lacking, unknown = isinstance(error, LackingHere), isinstance(error, UnknownKind)
+            nodes.append(Described(place=place, info=None, error=str(error), lacking=lacking, unknown=unknown))
             raise
         nodes.append(Described(place=place, info=info))
         return info
@@ -35,7 +34,7 @@ def describe_from(nodes: Sequence[Described]) -> Describe:
         if node is None:
             raise GraphError(f"{place}: the executor that was asked for it has left it out; try again")
         if node.info is None:
-            raise (UnknownKind if node.unknown else GraphError)(node.error)
+            raise (UnknownKind if node.unknown else LackingHere if node.lacking else GraphError)(node.error)
         return node.info
 
     return describe
