@@ -2,8 +2,9 @@
 
 Rules   1. Reports on tasks are asked for where the tasks are, or at home; what is unknown there, at everybody who can
            be asked. A known task beats an unknown one, an ended one beats one that goes on, and the end that the user's
-           side has seen beats any other. Any of them may know of others that cannot be asked; then unknown is no answer.
-           What nobody knows who can be asked is as it was known here, as long as it is not given up (clienttasks).
+           side has seen beats any other. Any of them may know of others that cannot be asked; then unknown is no
+           answer. What nobody knows who can be asked is as it was known here, as long as it is not given up
+           (clienttasks).
         2. A poll is over when everybody who can be asked has answered; not before it is clear who there is.
 """
 
