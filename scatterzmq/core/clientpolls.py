@@ -1,9 +1,10 @@
 """A client's polls: questions that only all peers together can answer.
 
 Rules   1. Reports on tasks are asked for where the tasks are, or at home; what is unknown there, at everybody who can
-           be asked. A known task beats an unknown one, an ended one beats one that goes on. Any of them may know of
-           others that cannot be asked; then unknown is no answer. What nobody knows who can be asked is as it was known
-           here, as long as it is not given up (clienttasks).
+           be asked. A known task beats an unknown one, an ended one beats one that goes on, and the end that the user's
+           side has seen beats any other. Any of them may know of others that cannot be asked; then unknown is no
+           answer. What nobody knows who can be asked is as it was known here, as long as it is not given up
+           (clienttasks).
         2. A poll is over when everybody who can be asked has answered; not before it is clear who there is.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..ids import PeerId, TaskId
 from .clientasks import Answer, Ask, Asks, ClientState
-from .clienttasks import Tasks, chunks
+from .clienttasks import Tasks, alike, chunks
 from .messages import (
     AskStats,
     AskTasks,
@@ -135,9 +136,10 @@ class _TaskPoll:
     def _best(self, task: TaskId, reports: Iterable[TaskReport]) -> TaskReport:
         known = [*reports]
         status = self._tasks.status(task)
-        if not known or status in (TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR):
-            known.append(TaskReport(id=task, status=status))
-        return max(known, key=lambda report: report.status.complete)
+        if status in (TaskStatus.READY, TaskStatus.DONE, TaskStatus.ERROR):
+            # A peer may have another end: of the other side of a split. The user's side sees one only.
+            known = [report for report in known if report.status.complete and alike(report.status, status)]
+        return max(known, key=lambda report: report.status.complete, default=TaskReport(id=task, status=status))
 
 
 class _Census(_TaskPoll):

@@ -275,7 +275,7 @@ class Tasks:
             if known is None:
                 self.counters["unwanted"] += 1
             else:
-                self.counters["repeated" if _alike(known.status, status) else "contradicted"] += 1
+                self.counters["repeated" if alike(known.status, status) else "contradicted"] += 1
                 self.found((task,), peer)
             return False
         place = self.place(task).moved(peer)
@@ -424,7 +424,7 @@ def chunks(ids: Iterable[TaskId]) -> list[tuple[TaskId, ...]]:
     return [listed[start : start + IDS_MAX] for start in range(0, len(listed), IDS_MAX)]
 
 
-def _alike(one: TaskStatus, other: TaskStatus) -> bool:
+def alike(one: TaskStatus, other: TaskStatus) -> bool:
     """Ready and done are the same end."""
     return (one is TaskStatus.ERROR) == (other is TaskStatus.ERROR)
 

@@ -303,7 +303,10 @@ class SimClient:
                 again.append(task)
                 continue
             assert value is None or isinstance(value, int)
-            handle.is_accepted = True  # an end says it, if nothing else has
+            if not handle.is_accepted and status is not TaskStatus.UNKNOWN:
+                # An end says it as well, and how many have it: whatever says so later is no news to a client.
+                self.world.checkers.accepted(task, message.copies, durable=message.durable)
+            handle.is_accepted = True
             self._no_longer_open(task)
             if not (status is TaskStatus.UNKNOWN and handle.outcome is not None):  # cleared after it had ended
                 self._latch(task, Outcome(status, None if error is None or has_value else error.code, value))

@@ -1180,6 +1180,25 @@ def test_a_task_whose_end_was_shown_has_ended_whoever_has_not_heard_of_it() -> N
     assert [entry.status for entry in told.reports] == [READY]
 
 
+def test_an_end_that_was_shown_is_not_another_one_for_who_asks() -> None:
+    """Found by simulation: a task was accepted on both sides of a split, and cancelled on one. Who had been shown that
+    was told by the other side that it is ready.
+    """
+    world = ClientWorld(A, B)
+    (task,) = world.accepted(A, 1, rset=(A, B))
+    world.hear(A, final((task, ERROR)))
+    world.hear(A, Moved(ids=(task,), owners=(B,)))
+    world.take()
+    for status, retries in ((READY, 0), (TaskStatus.WAIT, 0), (ERROR, 3)):
+        world.say(AskTasks(mid=9, ids=(task,)))
+        (ask,) = world.said(AskTasks)
+        entry = TaskReport(id=task, status=status, ns="n", retries=3)
+        world.hear(B, TaskReports(mid=ask.message.mid, reports=(entry,)))
+        (told,) = world.told()
+        assert isinstance(told, TaskReports)
+        assert [(entry.status, entry.retries) for entry in told.reports] == [(ERROR, retries)]
+
+
 def test_reports_on_other_tasks_are_ignored() -> None:
     world = ClientWorld(A)
     world.say(AskTasks(mid=9, ids=tasks(1)))
