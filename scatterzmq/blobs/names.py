@@ -151,15 +151,17 @@ class Names:
     def _judge(self, look: _Look) -> None:
         if not look.is_looked or look not in self._looks:
             return
-        silent_s = self._outside.clock() - look.sign_s
+        now_s = self._outside.clock()
+        silent_s, looking_s = now_s - look.sign_s, now_s - look.began_s
         waiting = set(self._outside.peers()) - look.answers.keys()
-        is_known = look.here is not None or any(look.answers.values()) or bool(look.reading)
+        is_here = look.here is not None or any(look.answers.values())
+        is_known = is_here or bool(look.reading)  # most who take so long have it, but on a busy machine not all
         if look.is_new:
-            is_over = is_known or not waiting or silent_s >= FIND_S
+            is_over = is_here or not waiting or silent_s >= FIND_S or looking_s >= SEEK_S
         elif waiting:
             is_over = silent_s >= (FIND_S if is_known and not look.reading else SEEK_S)
         else:
-            is_over = is_known or self._outside.clock() - look.began_s >= GRACE_S
+            is_over = is_known or looking_s >= GRACE_S
         if is_over:
             self._end(look, self._meaning(look, is_known=is_known))
 

@@ -153,6 +153,20 @@ def test_a_new_name(world: World) -> None:
     assert world.now_s < 2 * names.FIND_S
 
 
+def test_who_takes_long_to_look_need_not_have_it(world: World) -> None:
+    """Found on a busy machine: a new name was refused, as looking for its file took another peer a second."""
+    me = world.peer()
+    world.peer()
+
+    def tamper(flight: Flight) -> list[Flight]:
+        is_looking = isinstance(flight.word, BlobNamed) and world.now_s < 3 * names.ASK_AGAIN_S
+        return [flight.changed(is_here=True)] if is_looking else [flight]
+
+    world.tamper = tamper
+    assert not looked(world, me.look("a", is_new=True))[0].is_known
+    assert world.now_s >= 3 * names.ASK_AGAIN_S
+
+
 def test_a_new_name_that_is_being_read_is_taken(world: World) -> None:
     me = world.peer()
     world.peer()
