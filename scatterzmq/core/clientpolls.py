@@ -124,6 +124,7 @@ class _TaskPoll:
         peers = self._state.peers
         if tasks and not self._open and not self._is_list_new and peers.settled(self._state.now_ms):
             # Home may have found others since it said who there is, or have given some up since it said what it knows.
+            assert peers.home is not None, "settled without a home"
             self._is_list_new = True
             peers.list_anew(self._state.now_ms)
             for task in tasks:
