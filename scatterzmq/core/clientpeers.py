@@ -193,6 +193,11 @@ class Peers:
                 asked.append(self.home)
         return [SayTo(peer=id_, message=AskMembers(mid=number)) for id_ in asked]
 
+    def list_anew(self, now_ms: int) -> None:
+        """Who there is has to be known as it is from now on: home is asked again."""
+        self._listed = False
+        self._refresh_ms = now_ms
+
     def need(self, id_: PeerId, more: int) -> None:
         """Something is expected of a peer, in so many more cases."""
         self._needs[id_] += more
@@ -226,5 +231,4 @@ class Peers:
             return
         self.home = next(iter(self.everybody()), None)
         self._lost_ms = now_ms + LOST_MS if self.home is None else None
-        self._listed = False
-        self._refresh_ms = now_ms
+        self.list_anew(now_ms)

@@ -1,10 +1,10 @@
 """A client's polls: questions that only all peers together can answer.
 
 Rules   1. Reports on tasks are asked for where the tasks are, or at home; what is unknown there, at everybody who can
-           be asked. A known task beats an unknown one, an ended one beats one that goes on, and the end that the user's
-           side has seen beats any other. Any of them may know of others that cannot be asked; then unknown is no
-           answer. What nobody knows who can be asked is as it was known here, as long as it is not given up
-           (clienttasks).
+           be asked, and then at those that home has met since, and at home once more. A known task beats an unknown
+           one, an ended one beats one that goes on, and the end that the user's side has seen beats any other. Any of
+           them may know of others that cannot be asked; then unknown is no answer. What nobody knows who can be asked
+           is as it was known here, as long as it is not given up (clienttasks).
         2. A poll is over when everybody who can be asked has answered; not before it is clear who there is.
 """
 
@@ -77,6 +77,7 @@ class _TaskPoll:
         self._asked: dict[tuple[PeerId, TaskId], None] = {}
         self._open: dict[int, Ask] = {}
         self._doubtful = False
+        self._is_list_new = False
         self._ask_near()
 
     def answered(self, ask: Ask, peer: PeerId, message: Answer) -> None:
@@ -100,7 +101,7 @@ class _TaskPoll:
 
     def advance(self) -> bool:
         if not self._open:
-            self._ask_everybody([task for task, known in self._reports.items() if not known])
+            self._ask_for([task for task, known in self._reports.items() if not known])
         if self._open or not (all(self._reports.values()) or self._state.peers.settled(self._state.now_ms)):
             return True
         self._conclude()
@@ -116,6 +117,18 @@ class _TaskPoll:
                 by_peer.setdefault(peer, []).append(task)
         for peer, tasks in by_peer.items():
             self._ask(peer, tasks)
+
+    def _ask_for(self, tasks: list[TaskId]) -> None:
+        """Nobody knows these yet who was asked."""
+        self._ask_everybody(tasks)
+        peers = self._state.peers
+        if tasks and not self._open and not self._is_list_new and peers.settled(self._state.now_ms):
+            # Home may have found others since it said who there is, or have given some up since it said what it knows.
+            assert peers.home is not None, "settled without a home"
+            self._is_list_new = True
+            peers.list_anew(self._state.now_ms)
+            for task in tasks:
+                self._asked.pop((peers.home, task), None)
 
     def _ask_everybody(self, tasks: list[TaskId]) -> None:
         if tasks and self._state.peers.settled(self._state.now_ms):

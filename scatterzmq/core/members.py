@@ -131,14 +131,18 @@ class Members:
 
     def may_elect(self, now_ms: int) -> bool:
         """Whether this peer has looked around long enough to say who is responsible for something."""
-        booted_ms = now_ms if self._booted_ms is None else self._booted_ms
-        return self._static or self._beat_ms is not None or now_ms - booted_ms >= ELECTED_AFTER_MS
+        return self._static or self._beat_ms is not None or self._is_settled(now_ms)
 
     def may_lack_some(self, now_ms: int) -> bool:
-        """Whether members may be there that are not linked. O(members that are gone)."""
+        """Whether members may be there that are not linked: whom it has met already may have just started, too.
+        O(members that are gone).
+        """
         others, since_ms = (*self._here.values(), *self._gone.values()), now_ms - self._grace_ms
-        is_early = not self.may_elect(now_ms) or self._dials.any_named(since_ms)
+        is_early = not (self._static or self._is_settled(now_ms)) or self._dials.any_named(since_ms)
         return is_early or any(one.may_be_there(since_ms) for one in others)
+
+    def _is_settled(self, now_ms: int) -> bool:
+        return self._booted_ms is not None and now_ms - self._booted_ms >= ELECTED_AFTER_MS
 
     # ---- talking
 

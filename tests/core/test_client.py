@@ -674,6 +674,53 @@ def test_who_asks_where_a_task_is_waits_for_who_may_know_it_as_well() -> None:
     assert statuses(world, one, two) == ([UNKNOWN, UNKNOWN], {two: UNKNOWN})
 
 
+def asks_until_listed(world: ClientWorld, task: TaskId, *members: PeerId) -> list[Any]:
+    """The user asks for a task that A does not know. What is asked when A has then said who there is."""
+    world.say(AskTasks(mid=9, ids=(task,)))
+    for ask in world.said(AskTasks):
+        report(world, ask.peer, ask)
+    world.wait(0)
+    assert [said.peer for said in world.said(AskMembers)] == [A]
+    world.members(A, *members)
+    if B in members:
+        world.up(B)
+    return world.said(AskTasks)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_unknown_is_believed_only_when_home_has_said_once_more_who_there_is(is_new: bool) -> None:
+    """Found by simulation (seed 1005969): home had just started when it said so, and had met the others since."""
+    world = ClientWorld(A, static=False)
+    (task,) = world.accepted(A, 1)
+    world.hear(A, final((task, READY)))
+    world.members(A, A)
+    world.take()
+    asks = asks_until_listed(world, task, *((A, B) if is_new else (A,)))
+    assert [ask.peer for ask in asks] == ([A, B] if is_new else [A])
+    for ask in asks:
+        report(world, ask.peer, ask, **({"t1": READY} if ask.peer == B else {}))
+    told = world.told()
+    assert [message.reports[0].status for message in of(TaskReports, told)] == [READY if is_new else UNKNOWN]
+    assert bool(of(Final, told)) != is_new
+
+
+def test_unknown_is_not_believed_when_home_has_given_somebody_up_since_it_was_asked() -> None:
+    """Found by simulation (seed 1004848): its answer was older than the list without that peer."""
+    world = ClientWorld(A, B, static=False)
+    (task,) = world.accepted(B, 1)
+    world.hear(B, final((task, READY)))
+    world.members(A, A, B)
+    world.down(B)
+    world.wait(0)
+    world.take()
+    world.members(A, A)
+    (ask,) = asks_until_listed(world, task, A)
+    report(world, A, ask, True)
+    told = world.told()
+    assert [message.reports[0].status for message in of(TaskReports, told)] == [READY]
+    assert not of(Final, told)
+
+
 # ---- tasks of others
 
 

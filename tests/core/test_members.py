@@ -533,6 +533,7 @@ def test_of_two_the_other_is_dead_after_two_dials_without_an_answer() -> None:
 def test_whom_it_gave_up_for_silence_may_be_there_for_a_while() -> None:
     both = circle(2, timing={"grace_s": 60.0})
     one = both[0]
+    both.run(3000)
     assert not one.members.may_lack_some(one.now_ms)
     both.kill(1, refused=False)
     both.run(20_000)
@@ -551,10 +552,21 @@ def test_who_has_just_started_may_lack_everybody() -> None:
     assert one.members.may_lack_some(members_module.ELECTED_AFTER_MS)
 
 
+def test_who_has_just_started_may_lack_others_than_those_it_has_met() -> None:
+    """Found by simulation (seed 1004799): two that had just started had met each other, and nobody else yet."""
+    both = circle(2)
+    one = both[0]
+    assert one.status(1) is ALIVE
+    assert one.members.may_lack_some(one.now_ms)
+    both.run(3000)
+    assert not one.members.may_lack_some(one.now_ms)
+
+
 def test_whom_discovery_has_named_and_who_does_not_answer_may_be_there_for_a_while() -> None:
     """Found by simulation (seed 1000058): a peer that could not be reached had the task, and was told to be nobody."""
     both = circle(2, timing={"grace_s": 60.0})
     one = both[0]
+    both.run(3000)
     one.do(lambda: one.members.seen("mesh://1", one.now_ms))
     assert not one.members.may_lack_some(one.now_ms), "that is a member"
     one.do(lambda: one.members.seen("mesh://9", one.now_ms))
@@ -569,6 +581,7 @@ def test_whom_discovery_has_named_and_who_does_not_answer_may_be_there_for_a_whi
 
 def test_whom_nobody_lacks_who_listens_nowhere() -> None:
     three = circle(3)
+    three.run(3000)
     three.kill(2)
     assert three[0].status(2) is DEAD
     assert not three[0].members.may_lack_some(three.now_ms)
