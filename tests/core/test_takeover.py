@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from scatterzmq.core.events import Event, TimerFired
+from scatterzmq.core.members import ELECTED_AFTER_MS
 from scatterzmq.core.messages import AskTasks, Attach, Cancel, Final, Moved, TaskReports, TaskStatus
 from scatterzmq.core.peermessages import Drop, Handover, Inquire, Known, Replicate, Sync, SyncBetter, SyncDigest
 from scatterzmq.core.versions import Rank, Version
@@ -90,6 +91,7 @@ def test_a_copy_says_where_its_owner_is() -> None:
 
 def test_who_misses_somebody_says_so_of_what_it_does_not_know() -> None:
     mesh = Mesh(2, static=False, executors=0)
+    mesh.wait(ELECTED_AFTER_MS)  # who has just started misses everybody
     for misses in (False, True):
         mesh.peers[0].say(AskTasks(mid=1, ids=(TaskId("T" + "7" * 32),)), BOB)
         told = mesh.peers[0].last(TaskReports)
